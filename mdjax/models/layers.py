@@ -1,0 +1,111 @@
+"""The two layers the architectures share: a convolution of selectable form, and BatchNorm with explicit statistics."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Convolution = Literal["lax", "patches"]
+"""How a convolution is computed: XLA's own, or patches times a matrix (same result, other cost)."""
+
+
+def fan_in_uniform(fan_in: int):
+    """Initializer U(±1/√fan_in), for weights and biases alike: what the published zoo was started from."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def dense(features: int, inputs: jax.Array, name: str) -> jax.Array:
+    """A linear layer with bias, named `name` within the calling module."""
+    init = fan_in_uniform(inputs.shape[-1])
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(inputs)
+
+
+def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """A convolution as one matrix product over patches ("im2col").
+
+    XLA's CPU backend computes a convolution's weight gradient tens of times slower inside a loop than outside;
+    a matrix product does not suffer from it, and batches over models as one batched product.
+    """
+    height, width, channels, features = kernel.shape
+    padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows = (padded.shape[1] - height) // stride + 1
+    columns = (padded.shape[2] - width) // stride + 1
+    patches = [
+        padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(height)
+        for j in range(width)
+    ]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(height * width * channels, features)
+
+
+class Conv(nn.Module):
+    """A square convolution, NHWC, padded by `padding` on both sides at every stride, as in PyTorch.
+
+    (JAX's "SAME" pads only one side at stride 2 and would not fit converted weights.)
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: int = 1
+    use_bias: bool = False
+    convolution: Convolution = "lax"
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, inputs.shape[-1], self.features)
+        init = fan_in_uniform(math.prod(shape[:3]))
+        kernel = self.param("kernel", init, shape)
+        if self.convolution == "patches":
+            outputs = patches_convolution(inputs, kernel, self.stride, self.padding)
+        else:
+            outputs = jax.lax.conv_general_dilated(
+                inputs,
+                kernel,
+                (self.stride, self.stride),
+                [(self.padding, self.padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            outputs = outputs + self.param("bias", init, (self.features,))
+        return outputs
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last.
+
+    With `weights=None` the stored statistics are used and left alone. With one weight per example (1, or 0 for
+    padding) the batch is normalised by its own mean and biased variance, and the *batch's* mean and unbiased
+    variance are left in the `batch_stats` collection: whoever called averages them as it needs (a running
+    average in training, a sample-weighted mean in re-estimation).
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
+        features = inputs.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", nn.initializers.zeros, features)
+        mean_variable = self.variable("batch_stats", "mean", jnp.zeros, features)
+        variance_variable = self.variable("batch_stats", "var", jnp.ones, features)
+        if weights is None:
+            mean, variance = mean_variable.value, variance_variable.value
+        else:
+            mask = weights.reshape((-1,) + (1,) * (inputs.ndim - 1))
+            axes = tuple(range(inputs.ndim - 1))
+            count = jnp.sum(weights) * math.prod(inputs.shape[1:-1])
+            mean = jnp.sum(mask * inputs, axes) / count
+            variance = jnp.sum(mask * jnp.square(inputs - mean), axes) / count
+            if not self.is_initializing():
+                mean_variable.value = mean
+                variance_variable.value = variance * count / jnp.maximum(count - 1, 1)
+        return (inputs - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias

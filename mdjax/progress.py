@@ -1,0 +1,32 @@
+"""Progress bars with time left, silent where nobody watches."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: float, *, done: float = 0, show: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar of `total` units, `done` of them already; yields `advance(units=1, title=None)`.
+
+    Where standard error is no terminal, a single line is printed at the end instead.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not show, transient=False) as bar:
+        task = bar.add_task(title, total=total, completed=done)
+
+        def advance(units: float = 1, title: str | None = None) -> None:
+            bar.update(task, advance=units, **({} if title is None else {"description": title}))
+
+        yield advance

@@ -125,12 +125,17 @@ class Architecture:
         variables = self.model().module.init(key, jnp.zeros((1, *self.input_shape)))
         return variables["params"], variables.get("batch_stats", {})
 
-    @functools.cached_property
+    @property
     def abstract(self) -> tuple[PyTree, PyTree]:
-        """Shapes and types of (params, state), at no cost."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        """Shapes and types of (params, state), without computing any."""
+        return _abstract(self)
 
     @property
     def num_params(self) -> int:
         """How many trainable parameters the network has (statistics not counted)."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract[0]))
+
+
+@functools.lru_cache(maxsize=256)
+def _abstract(architecture: Architecture) -> tuple[PyTree, PyTree]:
+    return jax.eval_shape(architecture.init, jax.random.key(0))

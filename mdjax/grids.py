@@ -1,0 +1,136 @@
+"""A TOML file of settings → the list of models to train."""
+
+import dataclasses
+import itertools
+import math
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mdjax.errors import InputError
+from mdjax.models import FAMILIES
+
+_AXES = {
+    "width": (int, (4, 8, 16), 1, None),
+    "depth": (int, (0,), 0, None),
+    "batch_size": (int, (16, 64, 256), 1, None),
+    "data_share": (float, (1.0,), 0, 1),
+    "label_noise": (float, (0.0,), 0, 1),
+    "learning_rate": (float, (0.05,), 0, None),
+    "momentum": (float, (0.9,), 0, 1),
+    "weight_decay": (float, (5e-4,), 0, None),
+}
+"""Axis → (type, default values, least and greatest value). Every axis may be a number or a list of numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """All that decides how one model is trained; `seed` alone tells the members of a configuration apart."""
+
+    family: str
+    width: int
+    depth: int
+    batch_size: int
+    data_share: float
+    label_noise: float
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    epochs: int
+    seed: int
+
+    @property
+    def configuration(self) -> str:
+        """A readable name of everything but the seed."""
+        depth = f"-depth{self.depth}" if self.depth else ""
+        return (
+            f"{self.family}-w{self.width}{depth}-bs{self.batch_size}-data{self.data_share:g}"
+            f"-noise{self.label_noise:g}-lr{self.learning_rate:g}-m{self.momentum:g}-wd{self.weight_decay:g}"
+            f"-e{self.epochs}"
+        )
+
+    @property
+    def model_id(self) -> str:
+        """The model's name in the zoo, from which its random numbers are derived too."""
+        return f"{self.configuration}-s{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A full grid of settings: every combination of the axes, each with `seeds` seeds, `epochs` epochs each."""
+
+    data: str = "digits"
+    family: str = "mlp"
+    epochs: int = 50
+    seeds: int = 5
+    width: tuple[int, ...] = _AXES["width"][1]
+    depth: tuple[int, ...] = _AXES["depth"][1]
+    batch_size: tuple[int, ...] = _AXES["batch_size"][1]
+    data_share: tuple[float, ...] = _AXES["data_share"][1]
+    label_noise: tuple[float, ...] = _AXES["label_noise"][1]
+    learning_rate: tuple[float, ...] = _AXES["learning_rate"][1]
+    momentum: tuple[float, ...] = _AXES["momentum"][1]
+    weight_decay: tuple[float, ...] = _AXES["weight_decay"][1]
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InputError(f"architecture is {self.family!r}. Choose one of {', '.join(FAMILIES)}.")
+        for name in ("epochs", "seeds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}. Give a whole number of at least 1.")
+        for name in _AXES:
+            object.__setattr__(self, name, _axis(name, getattr(self, name)))
+
+    def settings(self) -> list[Setting]:
+        """Every model of the grid, in a fixed order."""
+        axes = [getattr(self, name) for name in _AXES]
+        return [
+            Setting(family=self.family, epochs=self.epochs, seed=seed, **dict(zip(_AXES, values, strict=True)))
+            for values in itertools.product(*axes)
+            for seed in range(self.seeds)
+        ]
+
+
+def _axis(name: str, values: Any) -> tuple[Any, ...]:
+    kind, _, least, greatest = _AXES[name]
+    values = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+    if not values:
+        raise InputError(f"{name} is an empty list. Give at least one value.")
+    for value in values:
+        wrong_type = isinstance(value, bool) or not isinstance(value, int | kind)
+        if wrong_type or not math.isfinite(value) or value < least or (greatest is not None and value > greatest):
+            limits = f"at least {least}" + (f" and at most {greatest}" if greatest is not None else "")
+            noun = "a whole number" if kind is int else "a number"
+            raise InputError(f"{name} holds {value!r}. Give {noun} of {limits}, or a list of them.")
+        if name == "data_share" and value == 0:
+            raise InputError("data_share holds 0. Give a share above 0 and at most 1.")
+    if len(set(values)) < len(values):
+        raise InputError(f"{name} holds a value twice: {list(values)}. Give each value once.")
+    return tuple(kind(value) for value in values)
+
+
+def load_grid(path: str | Path) -> Grid:
+    """Read a grid from TOML; raises InputError for a missing file, bad TOML, an unknown key or a bad value.
+
+    Keys: `data`, `architecture`, `epochs`, `seeds`, and the axes, each a number or a list: `width`, `depth`,
+    `batch_size`, `data_share`, `label_noise`, `learning_rate`, `momentum`, `weight_decay`.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"Cannot read the grid {path}: {error.strerror or error}. Give the path of a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}. See 'mdjax train --help' for an example.") from None
+    fields = {field.name for field in dataclasses.fields(Grid)}
+    keys = {"family" if key == "architecture" else key: value for key, value in content.items()}
+    unknown = sorted(set(keys) - fields)
+    if unknown:
+        known = ", ".join(sorted((fields - {"family"}) | {"architecture"}))
+        raise InputError(f"{path} has the unknown key {unknown[0]!r}. Known keys are {known}.")
+    try:
+        return Grid(**keys)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

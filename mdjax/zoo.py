@@ -1,0 +1,308 @@
+"""A store of trained models: Orbax stacks by architecture, and one Parquet manifest of what they are.
+
+    ZOO/zoo.json                    format version and the name of the data the models were trained on
+    ZOO/manifest.parquet            one row per model; derived, rebuilt from the groups whenever they disagree
+    ZOO/groups/<group>/arrays/      Orbax checkpoint {params, state}, models stacked on axis 0
+    ZOO/groups/<group>/models.parquet, group.json
+
+A group appears by one rename, so a killed writer leaves either a whole group or a temporary folder that the next
+writer removes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+
+from mdjax.errors import InputError
+from mdjax.models import Architecture
+
+PyTree = Any
+
+FORMAT = "mdjax-zoo"
+VERSION = 1
+_TEMPORARY = ".writing-"
+
+
+class DamagedGroupError(InputError):
+    """A group of a zoo cannot be read; the message names it. The other groups are unaffected."""
+
+
+def weights_hash(params: PyTree, state: PyTree) -> list[str]:
+    """One short digest per stacked model over all its arrays, names included: a model's identity by content."""
+    leaves = sorted(
+        (jax.tree_util.keystr(path), np.asarray(leaf))
+        for path, leaf in jax.tree_util.tree_flatten_with_path((params, state))[0]
+    )
+    digests = [hashlib.blake2b(digest_size=12) for _ in range(len(leaves[0][1]))]
+    for name, leaf in leaves:
+        for digest, row in zip(digests, leaf, strict=True):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(row).tobytes())
+    return [digest.hexdigest() for digest in digests]
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return content
+
+
+class Zoo:
+    """An open zoo. `Zoo(path)` opens an existing one; `Zoo.create` makes one or reopens it to add models.
+
+    `manifest` is a frame with one row per model: `model_id`, `configuration` (the model's settings without the
+    seed), `seed`, `group`, `position`, the architecture's fields, `num_params`, `weights_hash`, `status`, and
+    whatever is known of the training (batch_size, data_share, label_noise, ...; missing where unknown).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        header = self.path / "zoo.json"
+        try:
+            content = _read_json(header)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path} is no zoo: it has no zoo.json. Grow one with 'mdjax train', or convert checkpoints "
+                "with 'mdjax-convert'."
+            ) from None
+        except (ValueError, OSError) as error:
+            raise InputError(f"Cannot read {header}: {error}. Restore it from a copy of the zoo.") from None
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise InputError(
+                f"{header} has format {content.get('format')!r} version {content.get('version')!r}, but this mdjax "
+                f"reads {FORMAT!r} version {VERSION}. Convert the zoo again with this version."
+            )
+        self.data = str(content.get("data", ""))
+        self.damaged: dict[str, str] = {}
+        self.manifest = self._load_manifest()
+
+    @classmethod
+    def create(cls, path: str | Path, *, data: str) -> "Zoo":
+        """Make an empty zoo for models trained on `data`, or reopen the one that is there.
+
+        Raises InputError where the folder cannot be written or holds a zoo of other data.
+        """
+        path = Path(path)
+        try:
+            (path / "groups").mkdir(parents=True, exist_ok=True)
+            if not (path / "zoo.json").exists():
+                _write_json(path / "zoo.json", {"format": FORMAT, "version": VERSION, "data": data})
+            for leftover in (path / "groups").glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(leftover)
+        except OSError as error:
+            raise InputError(
+                f"Cannot write the zoo {path}: {error.strerror or error}. Choose a folder that you may write to."
+            ) from None
+        zoo = cls(path)
+        if zoo.data != data:
+            raise InputError(
+                f"The zoo {path} holds models trained on {zoo.data!r}, not {data!r}. Choose another folder for --out."
+            )
+        return zoo
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of the groups, sorted; damaged ones included."""
+        folder = self.path / "groups"
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __repr__(self) -> str:
+        return f"Zoo({str(self.path)!r}, {len(self)} models in {len(self.groups)} groups, data={self.data!r})"
+
+    def append(
+        self,
+        group: str,
+        architecture: Architecture,
+        rows: Sequence[Mapping[str, Any]],
+        params: PyTree,
+        state: PyTree,
+    ) -> None:
+        """Add a group of models of one architecture, all or nothing.
+
+        `params` and `state` are pytrees with the models stacked on axis 0; `rows` has one mapping per model with
+        at least `model_id`, `configuration` and `seed`. Raises InputError where the folder cannot be written, a
+        model id is already taken, or shapes do not fit the architecture.
+        """
+        if "/" in group or group.startswith(".") or not group:
+            raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
+        params, state = jax.tree.map(np.asarray, (params, state))
+        _check_shapes(group, architecture, len(rows), params, state)
+        frame = pd.DataFrame(list(rows))
+        taken = set(frame["model_id"]) & set(self.manifest.get("model_id", ()))
+        if taken or frame["model_id"].duplicated().any():
+            raise InputError(f"Model ids occur twice in {self.path}: {sorted(taken)[:3]}. Give each model its own id.")
+        frame["group"] = group
+        frame["position"] = np.arange(len(frame))
+        fields = dataclasses.asdict(architecture)
+        for name, value in fields.items():
+            frame[name] = [list(value)] * len(frame) if isinstance(value, tuple) else value
+        frame["num_params"] = architecture.num_params
+        frame["weights_hash"] = weights_hash(params, state)
+        finite = _finite_models(params, state)
+        frame["status"] = np.where(finite, "ok", "weights are not finite")
+
+        folder = self.path / "groups"
+        temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            temporary.mkdir()
+            with _checkpointer() as checkpointer:
+                checkpointer.save(
+                    (temporary / "arrays").absolute(), args=ocp.args.PyTreeSave({"params": params, "state": state})
+                )
+            frame.to_parquet(temporary / "models.parquet", index=False)
+            (temporary / "group.json").write_text(json.dumps({"architecture": fields}, indent=2) + "\n")
+            temporary.rename(folder / group)
+            self.manifest = _concatenate([self.manifest, frame])
+            self._save_manifest()
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(
+                f"Cannot write group {group} of the zoo {self.path}: {error.strerror or error}. "
+                "Free space or choose a folder that you may write to, then run the same command again."
+            ) from None
+
+    def architecture(self, group: str) -> Architecture:
+        """The architecture of a group's models."""
+        path = self.path / "groups" / group / "group.json"
+        try:
+            fields = _read_json(path)["architecture"]
+            return Architecture(**fields)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}.") from None
+
+    def read_group(self, group: str) -> tuple[PyTree, PyTree]:
+        """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
+
+        Raises DamagedGroupError, which names the group, where files are missing, truncated or altered.
+        """
+        architecture = self.architecture(group)
+        folder = self.path / "groups" / group / "arrays"
+        try:
+            with _checkpointer() as checkpointer:
+                tree = checkpointer.restore(
+                    folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture))
+                )
+        except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
+            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}.") from None
+        params, state = tree["params"], tree.get("state") or {}
+        expected = self.manifest.loc[self.manifest["group"] == group].sort_values("position")["weights_hash"]
+        if weights_hash(params, state) != list(expected):
+            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: its weights do not fit their hashes.")
+        return params, state
+
+    def read(self, model_ids: Sequence[str]) -> tuple[PyTree, PyTree]:
+        """Read models of one architecture, stacked in the order asked for; only their groups are opened.
+
+        Memory: the largest of those groups plus the models asked for. Raises InputError for an unknown model or
+        models whose shapes do not stack, DamagedGroupError for a group that cannot be read.
+        """
+        index = self.manifest.set_index("model_id")
+        unknown = [name for name in model_ids if name not in index.index]
+        if unknown:
+            raise InputError(f"Model {unknown[0]!r} is not in the zoo {self.path}. Its manifest lists {len(index)} models.")
+        rows = index.loc[list(model_ids), ["group", "position"]].reset_index(drop=True)
+        pieces: list[tuple[np.ndarray, list[np.ndarray]]] = []
+        structure = None
+        for group, members in rows.groupby("group", sort=False):
+            leaves, structure = jax.tree.flatten(self.read_group(str(group)))
+            positions = members["position"].to_numpy()
+            pieces.append((members.index.to_numpy(), [leaf[positions] for leaf in leaves]))
+        assert structure is not None
+        order = np.argsort(np.concatenate([places for places, _ in pieces]))
+        try:
+            stacked = [np.concatenate(parts)[order] for parts in zip(*(leaves for _, leaves in pieces), strict=True)]
+        except ValueError:
+            raise InputError(
+                f"The models {model_ids[0]!r} ... {model_ids[-1]!r} differ in architecture and do not stack. "
+                "Read one architecture at a time."
+            ) from None
+        return jax.tree.unflatten(structure, stacked)
+
+    def _load_manifest(self) -> pd.DataFrame:
+        groups = self.groups
+        path = self.path / "manifest.parquet"
+        try:
+            manifest = pd.read_parquet(path)
+            if sorted(set(manifest["group"])) == groups:
+                return manifest
+        except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
+            pass
+        frames = []
+        for group in groups:
+            try:
+                frames.append(pd.read_parquet(self.path / "groups" / group / "models.parquet"))
+            except Exception as error:  # pyarrow raises many types for a cut file
+                self.damaged[group] = f"Group {group} of {self.path} is damaged: {_reason(error)}."
+        return _concatenate(frames)
+
+    def _save_manifest(self) -> None:
+        temporary = self.path / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        self.manifest.to_parquet(temporary, index=False)
+        os.replace(temporary, self.path / "manifest.parquet")
+
+
+def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The rows in one order, whatever the order in which groups arrived."""
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        return pd.DataFrame(columns=["model_id", "configuration", "seed", "group", "position", "weights_hash", "status"])
+    return pd.concat(frames).sort_values(["group", "position"], ignore_index=True)
+
+
+def _numpy_restore_args(architecture: Architecture) -> PyTree:
+    params, state = architecture.abstract
+    tree = {"params": params, "state": state}
+    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+
+
+def _finite_models(params: PyTree, state: PyTree) -> np.ndarray:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((params, state))]
+    return np.logical_and.reduce([np.isfinite(leaf).all(tuple(range(1, leaf.ndim))) for leaf in leaves])
+
+
+def _check_shapes(group: str, architecture: Architecture, count: int, params: PyTree, state: PyTree) -> None:
+    expected = {
+        jax.tree_util.keystr(path): (count, *leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(architecture.abstract)[0]
+    }
+    given = {
+        jax.tree_util.keystr(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path((params, state))[0]
+    }
+    for name in sorted(expected.keys() ^ given.keys()):
+        verb = "lacks" if name in expected else "has the unexpected"
+        raise InputError(f"Group {group} {verb} array {name} for a {architecture.family} of width {architecture.width}.")
+    for name, shape in expected.items():
+        if given[name] != shape:
+            raise InputError(f"Group {group}: array {name} has shape {given[name]}, but {shape} was expected.")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, short enough for a table."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200].rstrip(".")

@@ -22,10 +22,28 @@ _PUBLIC = {
     "diagnose": "mdjax.diagnosis",
     "InputError": "mdjax.errors",
 }
-_MODULES = (
-    "curvature curves data diagnosis engine grids krylov labels losses metrics models protocols report "
-    "similarity sweep table trace training trees zoo"
-).split()
+_MODULES = [
+    "curvature",
+    "curves",
+    "data",
+    "diagnosis",
+    "engine",
+    "grids",
+    "krylov",
+    "labels",
+    "losses",
+    "metrics",
+    "models",
+    "protocols",
+    "report",
+    "similarity",
+    "sweep",
+    "table",
+    "trace",
+    "training",
+    "trees",
+    "zoo",
+]
 
 __all__ = ["InputError", "MDTree", "Zoo", "__version__", "diagnose", "measure"]
 

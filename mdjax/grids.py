@@ -121,7 +121,9 @@ def load_grid(path: str | Path) -> Grid:
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"Cannot read the grid {path}: {error.strerror or error}. Give the path of a TOML file.") from None
+        raise InputError(
+            f"Cannot read the grid {path}: {error.strerror or error}. Give the path of a TOML file."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}. See 'mdjax train --help' for an example.") from None
     fields = {field.name for field in dataclasses.fields(Grid)}

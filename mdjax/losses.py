@@ -20,9 +20,7 @@ def mean_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array)
     return jnp.sum(weights * cross_entropy(logits, labels)) / jnp.sum(weights)
 
 
-def slice_batch(
-    array: jax.Array, start: jax.Array, num_examples: jax.Array, size: int
-) -> tuple[jax.Array, jax.Array]:
+def slice_batch(array: jax.Array, start: jax.Array, num_examples: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Examples `start … start+size` of `array` and their weights: 0 from `num_examples` on.
 
     Indices past the end are clipped, so the last batch has the same shape as the others.

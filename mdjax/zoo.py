@@ -12,7 +12,6 @@ writer removes.
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -172,7 +171,8 @@ class Zoo:
             temporary.mkdir()
             with _checkpointer() as checkpointer:
                 checkpointer.save(
-                    (temporary / "arrays").absolute(), args=ocp.args.PyTreeSave({"params": params, "state": state})
+                    (temporary / "arrays").absolute(),
+                    args=ocp.args.PyTreeSave({"params": params, "state": state}),
                 )
             frame.to_parquet(temporary / "models.parquet", index=False)
             (temporary / "group.json").write_text(json.dumps({"architecture": fields}, indent=2) + "\n")
@@ -205,7 +205,8 @@ class Zoo:
         try:
             with _checkpointer() as checkpointer:
                 tree = checkpointer.restore(
-                    folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture))
+                    folder.absolute(),
+                    args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture)),
                 )
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
             raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}.") from None
@@ -224,7 +225,9 @@ class Zoo:
         index = self.manifest.set_index("model_id")
         unknown = [name for name in model_ids if name not in index.index]
         if unknown:
-            raise InputError(f"Model {unknown[0]!r} is not in the zoo {self.path}. Its manifest lists {len(index)} models.")
+            raise InputError(
+                f"Model {unknown[0]!r} is not in the zoo {self.path}. Its manifest lists {len(index)} models."
+            )
         rows = index.loc[list(model_ids), ["group", "position"]].reset_index(drop=True)
         pieces: list[tuple[np.ndarray, list[np.ndarray]]] = []
         structure = None
@@ -263,14 +266,16 @@ class Zoo:
     def _save_manifest(self) -> None:
         temporary = self.path / f"{_TEMPORARY}{uuid.uuid4().hex}"
         self.manifest.to_parquet(temporary, index=False)
-        os.replace(temporary, self.path / "manifest.parquet")
+        temporary.replace(self.path / "manifest.parquet")
 
 
 def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The rows in one order, whatever the order in which groups arrived."""
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        return pd.DataFrame(columns=["model_id", "configuration", "seed", "group", "position", "weights_hash", "status"])
+        return pd.DataFrame(
+            columns=["model_id", "configuration", "seed", "group", "position", "weights_hash", "status"]
+        )
     return pd.concat(frames).sort_values(["group", "position"], ignore_index=True)
 
 
@@ -296,7 +301,9 @@ def _check_shapes(group: str, architecture: Architecture, count: int, params: Py
     }
     for name in sorted(expected.keys() ^ given.keys()):
         verb = "lacks" if name in expected else "has the unexpected"
-        raise InputError(f"Group {group} {verb} array {name} for a {architecture.family} of width {architecture.width}.")
+        raise InputError(
+            f"Group {group} {verb} array {name} for a {architecture.family} of width {architecture.width}."
+        )
     for name, shape in expected.items():
         if given[name] != shape:
             raise InputError(f"Group {group}: array {name} has shape {given[name]}, but {shape} was expected.")

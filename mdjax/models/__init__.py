@@ -79,7 +79,11 @@ class FunctionModel:
         return self.function(params, state, inputs), state
 
 
-_MODULES: dict[str, tuple[type[nn.Module], int]] = {"mlp": (MLP, 2), "cnn": (CNN, 3), "resnet18": (ResNet18, 18)}
+_MODULES: dict[str, tuple[type[nn.Module], int]] = {
+    "mlp": (MLP, 2),
+    "cnn": (CNN, 3),
+    "resnet18": (ResNet18, 18),
+}
 """Family name → module and its usual depth."""
 
 FAMILIES = tuple(_MODULES)

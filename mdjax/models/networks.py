@@ -94,7 +94,7 @@ class ResNet18(nn.Module):
         for stage in range(4):
             for block in range(2):
                 stride = 2 if stage > 0 and block == 0 else 1
-                hidden = BasicBlock(
-                    self.width * 2**stage, stride, self.convolution, name=f"layer{stage + 1}_{block}"
-                )(hidden, weights)
+                hidden = BasicBlock(self.width * 2**stage, stride, self.convolution, name=f"layer{stage + 1}_{block}")(
+                    hidden, weights
+                )
         return dense(self.num_classes, hidden.mean((1, 2)), "linear")

@@ -1,0 +1,207 @@
+"""The three diagnostic questions: rows, classes, wording, and the published trees as tables of splits.
+
+Which word means what, once and for all. The published label `small` is given where smaller batches would
+raise the test accuracy; noise grows as batches shrink, so `small` says that the training *temperature* is too
+low, and `large` that it is too high. Users read the causes below; data and files keep the published names.
+
+Source: Zhou et al., "MD tree", ICML 2024, arXiv 2406.16988.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from mdjax.errors import InputError
+from mdjax.labels import OPTIMAL
+
+MIN_WIDTH_FOR_DATA = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """One node: rows with `feature <= threshold` go to `at_most`, the others to `above`.
+
+    A child is the position of another split in the tree, or the name of the class that a leaf answers.
+    """
+
+    feature: str
+    threshold: float
+    bounds: tuple[float, float]  # of the threshold's search
+    at_most: int | str
+    above: int | str
+
+
+Tree = tuple[Split, ...]  # the root comes first
+Columns = dict[str, np.ndarray]  # feature name -> (rows,) float64
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Where a path ends: the class it answers, and the (split, went to at_most) pairs that lead there."""
+
+    label: str
+    path: tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, of which rows, and what each answer means and asks for."""
+
+    name: str
+    text: str
+    label: str  # the column of the published label
+    classes: tuple[str, str]
+    tree: Tree  # the published structure with its start thresholds
+    hyperparameters: tuple[str, ...]  # the features of the hyperparameter baseline
+    meaning: dict[str, str]
+    change: dict[str, str]
+    min_width: float | None = None
+
+    def asked(self, table: pd.DataFrame) -> np.ndarray:
+        """A mask of the rows that the question concerns whatever their label; no where a width is missing."""
+        if self.min_width is None:
+            return np.ones(len(table), dtype=bool)
+        if "width" not in table.columns:
+            return np.zeros(len(table), dtype=bool)
+        widths = pd.Series(pd.to_numeric(table["width"], errors="coerce"))
+        return widths.to_numpy(dtype=float, na_value=np.nan) >= self.min_width
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows on which the question is grown and scored: asked, and labelled with one of its classes."""
+        if self.label not in table.columns:
+            raise InputError(
+                f"The table has no column {self.label}, the labels of question {self.name!r}. "
+                "Add it with mdjax.labels.failure_labels(table)."
+            )
+        labels = table[self.label]
+        strange = [value for value in labels.dropna().unique() if value not in (*self.classes, OPTIMAL)]
+        if strange:
+            raise InputError(
+                f"Column {self.label} holds {strange[0]!r}; expected {', '.join(self.classes)} or {OPTIMAL}. "
+                "Recompute it with mdjax.labels.failure_labels(table)."
+            )
+        return table.loc[labels.isin(self.classes).to_numpy() & self.asked(table)]
+
+
+_TRAIN, _PEAK, _SHARP, _CKA = "train_error", "mode_connectivity_peak", "hessian_t", "CKA"
+_TRAIN_BOUNDS, _PEAK_BOUNDS, _SHARP_BOUNDS = (0.0, 1.0), (-30.0, 0.0), (4.0, 9.0)
+
+LANDSCAPE = (_TRAIN, _PEAK, _CKA, _SHARP)
+VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
+
+# Thresholds are fitted in the order of the splits, which is the published one and not that of depth.
+QUESTIONS: dict[str, Question] = {
+    question.name: question
+    for question in (
+        Question(
+            name="optimizer",
+            text="Is the training temperature too low or too high?",
+            label="bs_failure",
+            classes=("small", "large"),
+            tree=(
+                Split(_TRAIN, 0.5, _TRAIN_BOUNDS, "small", 1),
+                Split(_PEAK, -10.0, _PEAK_BOUNDS, 2, "large"),
+                Split(_SHARP, 7.0, _SHARP_BOUNDS, "large", "small"),
+            ),
+            hyperparameters=("log_data_amount", "log_para_amount"),
+            meaning={"small": "temperature too low", "large": "temperature too high"},
+            change={
+                "small": "raise the temperature: reduce the batch size or raise the learning rate",
+                "large": "lower the temperature: increase the batch size or lower the learning rate",
+            },
+        ),
+        Question(
+            name="width",
+            text="Is the model too small, or is it the optimizer's temperature?",
+            label="width_vs_batch",
+            classes=("width", "batch"),
+            tree=(
+                Split(_TRAIN, 0.5, _TRAIN_BOUNDS, 1, 2),
+                Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
+                Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
+            ),
+            hyperparameters=("log_data_amount",),
+            meaning={"width": "model too small", "batch": "temperature rather than model size"},
+            change={"width": "use a larger model: widen its layers", "batch": "change the temperature"},
+        ),
+        Question(
+            name="data",
+            text="Is the data too little, or is it the optimizer's temperature?",
+            label="data_vs_batch",
+            classes=("data", "batch"),
+            tree=(
+                Split(_TRAIN, 0.5, _TRAIN_BOUNDS, 1, 3),
+                Split(_PEAK, -10.0, _PEAK_BOUNDS, 4, 2),
+                Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
+                Split(_PEAK, -10.0, _PEAK_BOUNDS, "batch", 5),
+                Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
+                Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
+            ),
+            hyperparameters=("log_para_amount",),
+            meaning={"data": "too little data", "batch": "temperature rather than data"},
+            change={"data": "train on more data", "batch": "change the temperature"},
+            min_width=MIN_WIDTH_FOR_DATA,
+        ),
+    )
+}
+
+# The optimizer question with the similarity of two runs in place of sharpness.
+SIMILARITY_TREE: Tree = (
+    *QUESTIONS["optimizer"].tree[:2],
+    Split(_CKA, 0.5, (0.2, 0.8), "small", "large"),
+)
+# The published start thresholds of the optimizer question for data unlike the training data.
+OUT_OF_DISTRIBUTION_STARTS = (0.5, -10.0, 5.0)
+
+
+def named(question: str) -> Question:
+    """The question of that name; InputError for any other."""
+    if not isinstance(question, str) or question not in QUESTIONS:
+        raise InputError(f"There is no question {question!r}. Choose one of {', '.join(QUESTIONS)}.")
+    return QUESTIONS[question]
+
+
+def features_of(tree: Tree) -> tuple[str, ...]:
+    """The features that a tree reads, in the order in which its splits first name them."""
+    return tuple(dict.fromkeys(split.feature for split in tree))
+
+
+def with_thresholds(tree: Tree, thresholds: Sequence[float]) -> Tree:
+    """The same tree with other thresholds, in the order of its splits."""
+    return tuple(replace(split, threshold=float(value)) for split, value in zip(tree, thresholds, strict=True))
+
+
+def leaves(tree: Tree) -> tuple[Leaf, ...]:
+    """The leaves from left (at most) to right (above), each with the path that leads to it."""
+
+    def below(child: int | str, path: tuple[tuple[int, bool], ...]) -> Iterator[Leaf]:
+        if isinstance(child, str):
+            yield Leaf(child, path)
+        else:
+            yield from below(tree[child].at_most, (*path, (child, True)))
+            yield from below(tree[child].above, (*path, (child, False)))
+
+    return tuple(below(0, ()))
+
+
+def leaf_positions(tree: Tree, columns: Columns) -> np.ndarray:
+    """For each row, the position in `leaves(tree)` of the leaf that it reaches from the root."""
+    low = [columns[split.feature] <= split.threshold for split in tree]
+    positions = np.zeros(len(low[0]), dtype=int)
+    for k, leaf in enumerate(leaves(tree)):
+        positions[np.logical_and.reduce([low[i] == side for i, side in leaf.path])] = k
+    return positions
+
+
+def classes_below(tree: Tree, child: int | str, columns: Columns) -> np.ndarray:
+    """The class that each row would be given if it stood at `child`."""
+    if isinstance(child, str):
+        return np.full(len(next(iter(columns.values()))), child, dtype=object)
+    split = tree[child]
+    return np.where(
+        columns[split.feature] <= split.threshold,
+        classes_below(tree, split.at_most, columns),
+        classes_below(tree, split.above, columns),
+    )

@@ -52,11 +52,13 @@ class _BaselineTree(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each row, (rows,) of str; InputError for NaN features."""
-        return self.tree_.predict(self._matrix(X))
+        matrix = self._matrix(X)
+        return self.tree_.predict(matrix)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The class shares of each row's leaf, (rows, classes) in the order of `classes_`."""
-        return np.asarray(self.tree_.predict_proba(self._matrix(X)))
+        matrix = self._matrix(X)
+        return np.asarray(self.tree_.predict_proba(matrix))
 
     def export_text(self, *, decimals: int = 3) -> str:
         """The grown tree as indented text."""

@@ -120,7 +120,8 @@ class MDTree(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each row, (rows,) of str; InputError for NaN features."""
-        return np.array([leaf.label for leaf in self.leaves_])[self.apply(X)]
+        positions = self.apply(X)
+        return np.array([leaf.label for leaf in self.leaves_])[positions]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The smoothed class shares of each row's leaf, (rows, classes) in the order of `classes_`."""
@@ -218,6 +219,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             "question": self.question,
             "method": self.method,
             "similarity": bool(self.similarity),
+            "starts": None if self.starts is None else [float(start) for start in self.starts],
             "smoothing": float(self.smoothing),
             "classes": self.classes_.tolist(),
             "splits": [{**vars(split), "bounds": list(split.bounds)} for split in self.tree_],
@@ -235,6 +237,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 entry["question"],
                 method=entry["method"],
                 similarity=entry["similarity"],
+                starts=entry["starts"],
                 smoothing=entry["smoothing"],
             )
             splits = tuple(

@@ -211,26 +211,23 @@ def _cautions(tree: MDTree, columns: Columns, errors: Columns, leaf: np.ndarray)
 
 
 def _cause_probabilities(answers: Mapping[str, Answers], num_rows: int) -> np.ndarray:
-    """The probability of each of CAUSES, (rows, 4); a knob whose question was not answered gets 0.
-
-    NaN for both temperatures where their direction is unknown, and for all where no question was answered.
-    """
+    """The probability of each of CAUSES, (rows, 4); NaN for causes whose question was not answered."""
     unanswered = np.full(num_rows, np.nan)
     low, width, data = (
         answers[name].first if name in answers else unanswered for name in ("optimizer", "width", "data")
     )
     odds = np.column_stack([width / (1 - width), data / (1 - data)])
     weights = np.column_stack([np.ones(num_rows), np.nan_to_num(odds, nan=0.0)])
-    weights[np.isnan(low) & np.isnan(width) & np.isnan(data)] = np.nan
     knobs = weights / weights.sum(axis=1, keepdims=True)
+    knobs[:, 1:][np.isnan(odds)] = np.nan
     return np.column_stack([knobs[:, 0] * low, knobs[:, 0] * (1 - low), knobs[:, 1], knobs[:, 2]])
 
 
 def _likeliest(probabilities: np.ndarray) -> np.ndarray:
     """The cause to name: the likeliest knob first, then the temperature's direction; -1 where it is unknown."""
-    low, high, width, data = probabilities.T
-    temperature = 1 - width - data
-    knob = np.stack([temperature, width, data]).argmax(axis=0)  # NaN counts as the greatest: knob 0
+    low, high = probabilities[:, 0], probabilities[:, 1]
+    width, data = np.nan_to_num(probabilities[:, 2:]).T
+    knob = np.stack([1 - width - data, width, data]).argmax(axis=0)
     return np.where(knob > 0, knob + 1, np.where(np.isnan(low), -1, np.where(low >= high, 0, 1)))
 
 

@@ -22,12 +22,8 @@ class Evidence:
     standard_error: float | None  # None: not known
     threshold: float
     at_most: bool  # whether the path went to the side `value <= threshold`
+    distance: float | None  # the value minus the threshold
     flags: tuple[str, ...]
-
-    @property
-    def distance(self) -> float | None:
-        """The value minus the threshold."""
-        return None if self.value is None else self.value - self.threshold
 
     def to_text(self) -> str:
         """One line: the value, its standard error, the threshold, the distance and what to beware of."""
@@ -125,8 +121,6 @@ def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = No
 
 
 def _one_row(row: pd.Series | pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:
-    if isinstance(row, pd.Series):
-        row = row.to_dict()
     table = row if isinstance(row, pd.DataFrame) else pd.DataFrame([dict(row)])
     if len(table) != 1:
         raise InputError(f"explain takes one row, got {len(table)}. Pick one, for instance table.iloc[[0]].")
@@ -139,17 +133,21 @@ def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
     question = named(tree.question)
     label, leaf = answers.label[0], int(answers.leaf[0])
     flags = [text for text, mask in answers.flags.items() if mask[0]]
-    evidence = tuple(
-        Evidence(
-            feature=tree.tree_[i].feature,
-            value=_number(columns[tree.tree_[i].feature][0]),
-            standard_error=float(errors[tree.tree_[i].feature][0]) or None,
-            threshold=tree.tree_[i].threshold,
-            at_most=side,
-            flags=tuple(text for text in flags if text.startswith(tree.tree_[i].feature + " ")),
+    evidence = []
+    for i, side in tree.leaves_[leaf].path:
+        name, threshold = tree.tree_[i].feature, tree.tree_[i].threshold
+        value = _number(columns[name][0])
+        evidence.append(
+            Evidence(
+                feature=name,
+                value=value,
+                standard_error=float(errors[name][0]) or None,
+                threshold=threshold,
+                at_most=side,
+                distance=None if value is None else value - threshold,
+                flags=tuple(text for text in flags if text.startswith(f"{name} ")),
+            )
         )
-        for i, side in tree.leaves_[leaf].path
-    )
     counts = dict(zip(tree.classes_.tolist(), tree.leaf_counts_[leaf].tolist()))
     return Answer(
         question=question.name,
@@ -159,7 +157,7 @@ def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
         probability=_number(answers.probability[0]),
         status=answers.status[0],
         training_rows={} if label is None else counts,
-        evidence=() if label is None else evidence,
+        evidence=() if label is None else tuple(evidence),
     )
 
 

@@ -86,7 +86,8 @@ def diagnose(table: pd.DataFrame, trees: Trees = None) -> pd.DataFrame:
     natural logarithm of the trace, `width` in channels of the first stage. Returns `configuration` (where the table
     has it), `cause`, `probability`, `recommendation`, `status` ("ok", or what is missing or went wrong), `flags`
     (reasons for caution, joined by "; "), `p_<cause>` for each of `CAUSES`, and for each question its
-    `<question>_answer` (published class), `<question>_probability` and `<question>_status`.
+    `<question>_answer` (published class), `<question>_probability` and `<question>_status`. An answer is the class that
+    the point values lead to; its probability counts the error bars, so it can be below one half.
 
     A broken row never raises: it is told in its `status`. Raises InputError when no tree finds any of its features.
     """
@@ -216,11 +217,12 @@ def _cause_probabilities(answers: Mapping[str, Answers], num_rows: int) -> np.nd
     low, width, data = (
         answers[name].first if name in answers else unanswered for name in ("optimizer", "width", "data")
     )
-    odds = np.column_stack([width / (1 - width), data / (1 - data)])
-    weights = np.column_stack([np.ones(num_rows), np.nan_to_num(odds, nan=0.0)])
-    knobs = weights / weights.sum(axis=1, keepdims=True)
-    knobs[:, 1:][np.isnan(odds)] = np.nan
-    return np.column_stack([knobs[:, 0] * low, knobs[:, 0] * (1 - low), knobs[:, 1], knobs[:, 2]])
+    # Temperature : width : data = 1 : w/(1-w) : d/(1-d), free of divisions.
+    w, d = np.nan_to_num(width), np.nan_to_num(data)
+    weights = np.stack([(1 - w) * (1 - d), w * (1 - d), d * (1 - w)])
+    temperature, wider, more_data = weights / weights.sum(axis=0)
+    wider[np.isnan(width)], more_data[np.isnan(data)] = np.nan, np.nan
+    return np.column_stack([temperature * low, temperature * (1 - low), wider, more_data])
 
 
 def _likeliest(probabilities: np.ndarray) -> np.ndarray:

@@ -112,6 +112,11 @@ def load(source: str | Path, *, mean: Numbers | None = None, std: Numbers | None
     if text in NAMES:
         return _digits(text, mean, std)
     path = Path(text.removeprefix(_CIFAR_PREFIX)).expanduser()
+    if text == "cifar10" and not path.exists():
+        raise InputError(
+            f"CIFAR-10 has to be read from its official folder. Give {_CIFAR_PREFIX}PATH, with the path of "
+            "cifar-10-batches-py or cifar-10-batches-bin."
+        )
     if text.startswith(_CIFAR_PREFIX) or path.is_dir():
         return _cifar10(path, mean, std)
     if path.is_file():

@@ -239,6 +239,7 @@ def test_damaged_npz_is_refused(save, tmp_path):
     ("source", "message"),
     [
         ("digtis", "Unknown data 'digtis'. Choose one of digits, digits32, or"),
+        ("cifar10", "Give cifar10:PATH, with the path of"),
         ("missing.npz", "There is no file or folder missing.npz"),
         ("some/where", "There is no file or folder some/where"),
         ("cifar10:nowhere", "There are no CIFAR-10 batches in nowhere"),

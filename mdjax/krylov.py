@@ -39,7 +39,7 @@ def lanczos(
     """Lanczos from start[p], fully re-orthogonalised, until the largest Ritz value has converged.
 
     Stops after at least `min_steps` products once the residual bound of the largest Ritz value θ is at most
-    `tolerance`·|θ|, at `max_steps`, or at an invariant subspace. Cost: one product a step and 4·m·p flops for
+    `tolerance`·|θ|, at `max_steps`, at an invariant subspace, or at a product that is not finite. Cost: one product a step and 4·m·p flops for
     orthogonalisation; memory m·p floats for the basis. Under `vmap` every model stops by its own test.
     Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
     """
@@ -61,10 +61,12 @@ def lanczos(
         # What rounding leaves of an exhausted subspace is noise: going on would add directions of no meaning.
         scale = jnp.linalg.norm(product)
         exhausted = norm <= 100 * jnp.finfo(norm.dtype).eps * jnp.maximum(scale, jnp.max(jnp.abs(alpha)))
-        value, residual = _top_ritz(alpha, beta, j + 1)
-        converged = (j + 1 >= min_steps) & ~(residual > tolerance * jnp.abs(value))
+        finite = jnp.isfinite(norm) & jnp.isfinite(alpha[j])
+        # LAPACK may iterate for ever on NaN.
+        value, residual = _top_ritz(*jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0.0), (alpha, beta)), j + 1)
+        converged = (j + 1 >= min_steps) & (residual <= tolerance * jnp.abs(value))
         vector = jnp.where(exhausted, 0.0, remainder / jnp.where(norm > 0, norm, 1.0))
-        return _Carry(Krylov(basis, alpha, beta, j + 1), vector, exhausted | converged)
+        return _Carry(Krylov(basis, alpha, beta, j + 1), vector, exhausted | converged | ~finite)
 
     first = start / jnp.linalg.norm(start)
     final = jax.lax.while_loop(

@@ -219,7 +219,10 @@ class CKA:
         return share * data.x_train[index] + (1 - share) * data.x_train[partner]
 
     def compare(self, features: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-        return {"CKA": linear_cka(features, other)}
+        value = linear_cka(features, other)
+        if np.isnan(value) and np.isfinite(features).all() and np.isfinite(other).all():
+            return {"CKA": value, "status": "CKA is undefined: a model answers the same to every input"}
+        return {"CKA": value}
 
 
 Metric = Losses | Hessian | ModeConnectivity | CKA

@@ -155,9 +155,10 @@ def _chunks(manifest: pd.DataFrame, dataset: Dataset) -> Iterator[_Chunk]:
     else:
         cells = rows.groupby(["data_share", "label_noise"], sort=False)
     pieces: list[_Chunk] = []
-    for key, cell in cells:
-        *fields, share, noise = key if isinstance(key, tuple) else (key,)
-        architecture = Architecture(**dict(zip(_ARCHITECTURE, fields, strict=True))) if fields else None
+    for _, cell in cells:
+        first = {str(name): value for name, value in cell.iloc[0].items()}
+        share, noise = first["data_share"], first["label_noise"]
+        architecture = Architecture(**{name: first[name] for name in architectures}) if architectures else None
         if architecture is not None:
             _check_fit(architecture, dataset)
         limit = engine.plan(architecture.family if architecture else None).chunk_size

@@ -12,6 +12,7 @@ import math
 import os
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,7 +140,7 @@ def _read_parquet(path: Path, asked: Path) -> pd.DataFrame:
         raise InputError(f"Cannot read {path}: {reason}. Run 'mdjax measure' again: finished work is kept.") from None
 
 
-def signed_log(value: np.ndarray | float) -> np.ndarray | float:
+def signed_log(value: Any) -> Any:
     """asinh(x / 2ε) + ln ε with ε = 1e-3: the natural logarithm above about 10 ε, and finite and ordered below.
 
     The published features are ln of a mean, which a negative trace turns into NaN; this agrees with it to 1e-4
@@ -153,33 +154,18 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, *, num_train: int) -> p
 
     Errors and accuracies in percent, losses in nats; `hessian_e` and `hessian_t` are the logarithm of the mean
     over the seeds (`signed_log`); connectivity and CKA are means over pairs. `data` is the data share in tenths
-    and `data_amount` the number of examples of `num_train`, as in the published dataset. Only models whose status
-    is "ok" count; a configuration without any keeps its row, with NaN features and the reason in `status`.
+    and `data_amount` the number of examples of `num_train`, as in the published dataset. Every feature is taken
+    over the models or pairs that have it; a configuration of which none has it keeps its row with NaN there, and
+    `status` gives the first thing that went wrong with any of its models or pairs.
     """
     facts = [name for name in _FACTS if name in models]
     grouped = models.groupby("configuration", sort=False)
     table = grouped[facts].first()
     table["num_models"] = grouped.size()
-    usable = models[models["status"] == "ok"]
-    table["num_usable"] = usable.groupby("configuration").size().reindex(table.index, fill_value=0)
-    bad = models[models["status"] != "ok"].groupby("configuration")["status"].first().reindex(table.index)
-    table["status"] = bad.fillna("ok")
-    table.loc[bad.notna() & (table["num_usable"] > 0), "status"] = "ok, without " + (
-        (table["num_models"] - table["num_usable"]).astype(str) + " of " + table["num_models"].astype(str) + " models"
-    )
-
-    def mean_and_se(rows: pd.DataFrame, column: str, single_se: str | None = None) -> tuple[pd.Series, pd.Series]:
-        values = rows.groupby("configuration")[column]
-        mean = values.mean().reindex(table.index)
-        error = (values.std() / np.sqrt(values.count())).reindex(table.index)
-        if single_se is not None:
-            # One model shows no spread between seeds; its estimator's own error is what is known.
-            error = error.fillna(rows.groupby("configuration")[single_se].mean().reindex(table.index))
-        return mean, error
-
+    table["status"] = _status(table.index, models, pairs)
     for name in ("train_loss", "test_loss", "train_error", "test_error"):
-        if name in usable:
-            table[name], table[f"{name}_se"] = mean_and_se(usable, name)
+        if name in models:
+            table[name], table[f"{name}_se"] = _mean_and_se(table.index, models, name)
     for name in ("train", "test"):
         if f"{name}_error" in table:
             table[f"{name}_acc"] = 100 - table[f"{name}_error"]
@@ -189,19 +175,18 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, *, num_train: int) -> p
         ("hessian_e", "hessian_eigenvalue", "hessian_eigenvalue_residual"),
         ("hessian_t", "hessian_trace", "hessian_trace_se"),
     ):
-        if column in usable:
-            mean, error = mean_and_se(usable, column, own_error)
+        if column in models:
+            mean, error = _mean_and_se(table.index, models, column, own_error)
             table[name] = signed_log(mean)
             # d asinh(x/2ε)/dx
             table[f"{name}_se"] = error / np.sqrt(mean**2 + 4 * SMALLEST_CURVATURE**2)
-    fine = pairs[pairs["status"] == "ok"] if len(pairs) else pairs
     for name in ("mode_connectivity", "mode_connectivity_peak", "CKA"):
-        if name in fine:
-            table[name], table[f"{name}_se"] = mean_and_se(fine, name)
+        if name in pairs:
+            table[name], table[f"{name}_se"] = _mean_and_se(table.index, pairs, name)
 
-    share = table["data_share"].astype(float).fillna(1.0) if "data_share" in table else pd.Series(1.0, table.index)
+    share = pd.to_numeric(table["data_share"]).fillna(1.0) if "data_share" in table else pd.Series(1.0, table.index)
     table["data"] = share * 10
-    table["data_amount"] = (num_train * share).astype(int)
+    table["data_amount"] = (num_train * share).round(6).astype(int)
     table["log_data_amount"] = np.log(table["data_amount"])
     table["para_amount"] = table["num_params"]
     table["log_para_amount"] = np.log(table["para_amount"].astype(float))
@@ -209,3 +194,28 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, *, num_train: int) -> p
         table["bs"] = table["batch_size"]
         table["log_bs"] = np.log(table["bs"].astype(float))
     return table.reset_index()
+
+
+def _mean_and_se(
+    index: pd.Index, rows: pd.DataFrame, column: str, own_error: str | None = None
+) -> tuple[pd.Series, pd.Series]:
+    """Mean over a configuration's rows that have the column, and its standard error from their spread."""
+    values = rows.groupby("configuration")[column]
+    mean = values.mean().reindex(index)
+    error = (values.std() / np.sqrt(values.count())).reindex(index)
+    if own_error is not None:
+        # One model shows no spread between seeds; its estimator's own error is what is known.
+        error = error.fillna(rows.groupby("configuration")[own_error].mean().reindex(index))
+    return mean, error
+
+
+def _status(index: pd.Index, models: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
+    rows = pd.concat(
+        [frame[["configuration", "status"]].assign(kind=kind) for frame, kind in ((models, "models"), (pairs, "pairs"))]
+    )
+    found: dict[Any, str] = {}
+    for (name, kind), members in rows.groupby(["configuration", "kind"]):
+        bad = members.loc[members["status"] != "ok", "status"]
+        if len(bad) and name not in found:
+            found[name] = f"{len(bad)} of {len(members)} {kind}: {bad.iloc[0]}"
+    return pd.Series([found.get(name, "ok") for name in index], index)

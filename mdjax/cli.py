@@ -1,0 +1,128 @@
+"""Arguments → calls; no logic of its own."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdjax import __version__
+from mdjax.errors import InputError
+
+_TRAIN_EPILOG = """\
+example grid (every axis may be a number or a list):
+
+  data = "digits"                  # or a .npz file, or a CIFAR-10 folder
+  architecture = "cnn"             # mlp, cnn or resnet18
+  width = [2, 4, 8, 16]
+  batch_size = [16, 64, 256]
+  data_share = [0.25, 1.0]
+  label_noise = 0.0
+  learning_rate = 0.05
+  epochs = 50
+  seeds = 3
+
+  mdjax train grid.toml --out zoo
+
+A killed run goes on where it stopped when the same command is given again."""
+
+_MEASURE_EPILOG = """\
+example:
+
+  mdjax measure zoo --out table
+  mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
+
+TABLE becomes a folder with models.parquet, pairs.parquet and configurations.parquet. Finished work is
+kept there: the same command again measures only what is missing."""
+
+_DIAGNOSE_EPILOG = """\
+example:
+
+  mdjax diagnose table
+  mdjax diagnose table --configuration mlp-w4-bs256-data1-noise0-lr0.05-m0.9-wd0.0005-e50
+  mdjax diagnose table --out verdicts.csv
+
+TABLE is a folder made by 'mdjax measure', or a .parquet or .csv file with the published columns."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; an InputError is printed as one sentence with exit status 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except InputError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; give the same command again to go on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("mdjax", description="Why does a trained network underperform?")
+    parser.add_argument("--version", action="version", version=f"mdjax {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary, epilog=epilog, formatter_class=raw)
+        added.set_defaults(run=run)
+        return added
+
+    demo = command("demo", _demo, "the whole path on real data: train, measure, diagnose, report")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+
+    train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
+    train.add_argument("grid", type=Path, metavar="GRID.toml")
+    train.add_argument("--out", type=Path, required=True, metavar="ZOO")
+
+    measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _MEASURE_EPILOG)
+    measure.add_argument("zoo", type=Path, metavar="ZOO")
+    measure.add_argument("--out", type=Path, required=True, metavar="TABLE")
+    measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
+    measure.add_argument("--preset", default="default", help="default or fast (default: %(default)s)")
+    measure.add_argument("--metrics", metavar="a,b", help="some of losses, hessian, mode_connectivity, cka (default: all)")
+    measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
+
+    diagnose = command("diagnose", _diagnose, "say why each configuration of a table underperforms", _DIAGNOSE_EPILOG)
+    diagnose.add_argument("table", type=Path, metavar="TABLE")
+    diagnose.add_argument("--tree", default="published", metavar="published|FILE", help="default: %(default)s")
+    diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
+    diagnose.add_argument("--out", type=Path, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
+
+    report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
+    report.add_argument("table", type=Path, metavar="TABLE")
+    report.add_argument("--tree", default="published", metavar="published|FILE", help="default: %(default)s")
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="default: %(default)s")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from mdjax.demo import run_demo
+
+    run_demo(options.out)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mdjax.grids import load_grid
+    from mdjax.training import train
+
+    print(train(load_grid(options.grid), options.out))
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from mdjax.sweep import measure
+
+    table = measure(
+        options.zoo,
+        out=options.out,
+        data=options.data,
+        preset=options.preset,
+        metrics=options.metrics,
+        seed=options.seed,
+    )
+    bad = int((table.models["status"] != "ok").sum())
+    print(
+        f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
+        f"{len(table.configurations)} configurations"
+    )

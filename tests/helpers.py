@@ -1,0 +1,80 @@
+"""Small real models, trained once per run, and references computed another way."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from mdjax.data import Dataset, load
+from mdjax.grids import Setting
+from mdjax.metrics import Examples
+from mdjax.training import architecture_of, train_stack
+
+WIDTHS = {"mlp": 4, "cnn": 2, "resnet18": 1}
+
+
+@functools.cache
+def digits() -> Dataset:
+    return load("digits")
+
+
+def setting(family: str, seed: int = 0, **changes) -> Setting:
+    """A quick training run that leaves a model neither random nor perfect."""
+    fields = {
+        "family": family,
+        "width": WIDTHS[family],
+        "depth": 0,
+        "batch_size": 64,
+        "data_share": 0.5,
+        "label_noise": 0.0,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "epochs": 8,
+        "seed": seed,
+    }
+    return Setting(**fields | changes)
+
+
+@functools.cache
+def trained(family: str, num_models: int = 3):
+    """(architecture, stacked params, stacked state) of a few seeds."""
+    settings = [setting(family, seed) for seed in range(num_models)]
+    params, state = train_stack(settings, digits())
+    return architecture_of(settings[0], digits()), params, state
+
+
+def one(stacked, index: int = 0):
+    """One model of a stack."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def examples(num_train: int | None = None, dataset: Dataset | None = None) -> Examples:
+    dataset = dataset or digits()
+    count = len(dataset.x_train) if num_train is None else num_train
+    arrays = map(jnp.asarray, (dataset.x_train, dataset.y_train, count, dataset.x_test, dataset.y_test))
+    return Examples(*arrays)
+
+
+@functools.cache
+def dense_hessian(family: str, index: int, num_samples: int) -> np.ndarray:
+    """The Hessian of the mean cross-entropy of a trained model, every entry, in float64, by XLA's own convolutions."""
+    architecture, params, state = trained(family)
+    inputs, labels = digits().x_train[:num_samples], jnp.asarray(digits().y_train[:num_samples])
+    with jax.enable_x64(True):
+        params, state, inputs = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64), (one(params, index), one(state, index), inputs)
+        )
+        flat, unravel = ravel_pytree(params)
+        model = architecture.model("lax")
+
+        def loss(flat):
+            scores = jax.nn.log_softmax(model.apply(unravel(flat), state, inputs))
+            return -jnp.mean(scores[jnp.arange(num_samples), labels])
+
+        product = jax.jit(lambda vectors: jax.vmap(jax.linearize(jax.grad(loss), flat)[1])(vectors))
+        padded = np.eye(-(-flat.size // 64) * 64, flat.size)
+        rows = [np.asarray(product(block)) for block in np.split(padded, len(padded) // 64)]
+    return np.concatenate(rows)[: flat.size]

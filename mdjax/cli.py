@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", type=Path, required=True, metavar="TABLE")
     measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
     measure.add_argument("--preset", default="default", help="default or fast (default: %(default)s)")
-    measure.add_argument("--metrics", metavar="a,b", help="some of losses, hessian, mode_connectivity, cka (default: all)")
+    measure.add_argument(
+        "--metrics", metavar="a,b", help="some of losses, hessian, mode_connectivity, cka (default: all)"
+    )
     measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
     diagnose = command("diagnose", _diagnose, "say why each configuration of a table underperforms", _DIAGNOSE_EPILOG)
@@ -126,3 +128,73 @@ def _measure(options: argparse.Namespace) -> None:
         f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
         f"{len(table.configurations)} configurations"
     )
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from mdjax.diagnosis import diagnose
+    from mdjax.table import read_configurations
+    from mdjax.verdicts import explain
+
+    table, trees = read_configurations(options.table), _trees(options.tree)
+    verdicts = diagnose(table, trees)
+    console = Console()
+    if options.configuration is not None:
+        console.print(explain(_pick(table, options), trees).to_text(), highlight=False, markup=False)
+    else:
+        for line in _summary(verdicts):
+            console.print(line, highlight=False, markup=False)
+        if len(table) == 1:
+            console.print(explain(table, trees).to_text(), highlight=False, markup=False)
+    if options.out is not None:
+        _write_frame(verdicts, options.out)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mdjax.report import write_report
+    from mdjax.table import read_configurations
+
+    write_report(options.out, read_configurations(options.table), trees=_trees(options.tree))
+    print(options.out)
+
+
+def _trees(name: str) -> str | None:
+    return None if name == "published" else name
+
+
+def _pick(table, options: argparse.Namespace):
+    names = table["configuration"] if "configuration" in table else table.index.astype(str)
+    rows = table[(names == options.configuration).to_numpy()]
+    if len(rows) != 1:
+        raise InputError(
+            f"{len(rows)} configurations of {options.table} are named {options.configuration!r}. "
+            f"Give one of its {len(table)} names, for instance {names[0]!r}."
+        )
+    return rows
+
+
+def _summary(verdicts) -> list[str]:
+    counts = verdicts["cause"].value_counts()
+    width = max(len(cause) for cause in counts.index)
+    lines = [f"{len(verdicts)} configurations"]
+    for cause, count in counts.items():
+        change = verdicts.loc[verdicts["cause"] == cause, "recommendation"].iloc[0]
+        lines.append(f"  {count:6d}  {cause:<{width}}  → {change}")
+    return lines
+
+
+def _write_frame(frame, path: Path) -> None:
+    writers = {
+        ".csv": lambda: frame.to_csv(path, index=False),
+        ".json": lambda: frame.to_json(path, orient="records", indent=1),
+        ".parquet": lambda: frame.to_parquet(path, index=False),
+    }
+    if path.suffix not in writers:
+        raise InputError(f"Cannot write {path}: its ending is {path.suffix!r}. Use .csv, .json or .parquet.")
+    try:
+        writers[path.suffix]()
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. Choose a folder that you may write to."
+        ) from None

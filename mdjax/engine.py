@@ -111,17 +111,16 @@ def measure_features(
     pad_to: int = 0,
 ) -> list[np.ndarray]:
     """The features [n, d] of each stacked model, on the same inputs for all of them."""
-    count = trees.count(params)
-    keys = jnp.stack([metric_key(seed, metric.name)] * count)
+    inputs = _draw_inputs(metric, data, metric_key(seed, metric.name))
     run = functools.partial(_run_features, metric, model)
-    return _run(run, batching, (params, state, keys), data, count, pad_to)
+    return _run(run, batching, (params, state), inputs, trees.count(params), pad_to)
 
 
 def _run(
     run: Callable[..., PyTree],
     batching: Literal["vmap", "loop"],
     stacked: tuple[PyTree, ...],
-    data: Examples,
+    data: Examples | jax.Array,
     count: int,
     pad_to: int,
 ) -> list[Any]:
@@ -159,8 +158,13 @@ def _run_pair(metric, model, batched: bool, params, state, other, keys, data):
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "model", "batched"))
-def _run_features(metric, model, batched: bool, params, state, keys, data):
-    def one(params, state, key):
-        return metric.features(model, params, state, data, key)
+def _run_features(metric, model, batched: bool, params, state, inputs):
+    def one(params, state):
+        return metric.features(model, params, state, inputs)
 
-    return _over_models(one, batched, (params, state, keys))
+    return _over_models(one, batched, (params, state))
+
+
+@functools.partial(jax.jit, static_argnames="metric")
+def _draw_inputs(metric, data, key):
+    return metric.inputs(data, key)

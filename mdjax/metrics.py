@@ -1,7 +1,7 @@
 """The metrics: frozen settings with what they measure on one model or pair, and the names of their columns.
 
 A metric sees one model; the engine adds the model axis, compiles and shards. Each metric comes in two halves:
-`measure` (or `features`) is traced by JAX and returns arrays, `columns` (or `compare`) turns them into numbers
+`measure` (or `inputs` and `features`) is traced by JAX and returns arrays, `columns` (or `compare`) turns them into numbers
 on the host in float64. To add one, write a frozen dataclass with these and put it into `METRICS`.
 """
 
@@ -202,8 +202,8 @@ class CKA:
     batch_size: int = 128
     mixup: float = 16.0
 
-    def features(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> jax.Array:
-        logits = jax.lax.map(lambda x: model.apply(params, state, x), self.inputs(data, key))
+    def features(self, model: Model, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        logits = jax.lax.map(lambda x: model.apply(params, state, x), inputs)
         return jax.nn.softmax(logits.reshape(-1, logits.shape[-1]))
 
     def inputs(self, data: Examples, key: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from mdjax.errors import InputError
 from mdjax.metrics import CKA, Examples, Metric, ModeConnectivity, select
 from mdjax.models import Architecture, FunctionModel, Model
 from mdjax.progress import console, progress
-from mdjax.table import Shards, Table, aggregate, write_table
+from mdjax.table import Shards, Table, aggregate, read_table, write_table
 from mdjax.zoo import DamagedGroupError, Zoo
 
 PyTree = Any
@@ -35,7 +35,6 @@ class _Chunk:
     architecture: Architecture | None
     data_share: float
     label_noise: float
-    pad_to: int
 
 
 def measure(
@@ -93,6 +92,7 @@ def measure(
     table = _compose(manifest, chosen, results, notes, preset, seed, len(dataset.x_train))
     if out is not None:
         write_table(Path(out), table)
+        return read_table(out)  # exactly what anyone else reads there
     return table
 
 
@@ -149,30 +149,27 @@ def _chunks(manifest: pd.DataFrame, dataset: Dataset) -> Iterator[_Chunk]:
         rows[name] = pd.to_numeric(known).fillna(default)
     architectures = _ARCHITECTURE if "family" in rows else []
     if architectures:
-        rows["input_shape"] = rows["input_shape"].map(tuple)
         rows = rows.sort_values([*architectures, "data_share", "label_noise", "configuration", "seed"])
         cells = rows.groupby([*architectures, "data_share", "label_noise"], sort=False)
     else:
         cells = rows.groupby(["data_share", "label_noise"], sort=False)
-    pieces: list[_Chunk] = []
+    limit = engine.plan().chunk_size
     for _, cell in cells:
         first = {str(name): value for name, value in cell.iloc[0].items()}
         share, noise = first["data_share"], first["label_noise"]
-        architecture = Architecture(**{name: first[name] for name in architectures}) if architectures else None
+        architecture = None
+        if architectures:
+            shape = tuple(int(size) for size in first["input_shape"].split("x"))
+            architecture = Architecture(**{name: first[name] for name in architectures} | {"input_shape": shape})
         if architecture is not None:
             _check_fit(architecture, dataset)
-        limit = engine.plan(architecture.family if architecture else None).chunk_size
         members: list[pd.DataFrame] = []
         for _, configuration in cell.groupby("configuration", sort=False):
             if members and sum(map(len, members)) + len(configuration) > limit:
-                pieces.append(_Chunk(pd.concat(members), architecture, share, noise, 0))
+                yield _Chunk(pd.concat(members), architecture, share, noise)
                 members = []
             members.append(configuration)
-        pieces.append(_Chunk(pd.concat(members), architecture, share, noise, 0))
-    for _, group in itertools.groupby(pieces, lambda piece: piece.architecture):
-        same = list(group)
-        pad_to = max(len(piece.rows) for piece in same)
-        yield from (dataclasses.replace(piece, pad_to=pad_to) for piece in same)
+        yield _Chunk(pd.concat(members), architecture, share, noise)
 
 
 def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
@@ -218,7 +215,6 @@ class _Loaded:
     params: PyTree
     state: PyTree
     model: Model
-    batching: Any
     problems: dict[str, str]
 
 
@@ -232,18 +228,17 @@ def _load(collection: Zoo | _InMemory, chunk: _Chunk, model: Any) -> _Loaded:
             kept.append(members)
         except DamagedGroupError as error:
             problems.update(dict.fromkeys(members["model_id"], str(error)))
-    plan = engine.plan(chunk.architecture.family if chunk.architecture else None)
     if chunk.architecture is not None:
-        model = chunk.architecture.model(plan.convolution)
+        model = chunk.architecture.model(engine.plan().convolution)
     elif not hasattr(model, "apply"):
         model = FunctionModel(model)
     rows = pd.concat(kept) if kept else chunk.rows.iloc[:0]
     if not kept:
-        return _Loaded(rows, {}, {}, model, plan.batching, problems)
+        return _Loaded(rows, {}, {}, model, problems)
     stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
     order = rows.reset_index(drop=True).sort_values(["configuration", "seed"]).index.to_numpy()
     params, state = trees.take(stacked, order)
-    return _Loaded(rows.iloc[order], params, state, model, plan.batching, problems)
+    return _Loaded(rows.iloc[order], params, state, model, problems)
 
 
 def _measure_unit(metric: Metric, chunk: _Chunk, loaded: _Loaded, data: _DeviceData, seed: int) -> pd.DataFrame:
@@ -252,7 +247,8 @@ def _measure_unit(metric: Metric, chunk: _Chunk, loaded: _Loaded, data: _DeviceD
     if not names:
         return pd.DataFrame()
     examples = data.examples(chunk.data_share, chunk.label_noise)
-    options: dict[str, Any] = {"seed": seed, "batching": loaded.batching, "pad_to": chunk.pad_to}
+    plan = engine.plan()
+    options: dict[str, Any] = {"seed": seed, "batching": plan.batching, "pad_to": plan.chunk_size}
     arrays = (loaded.model, loaded.params, loaded.state)
     if isinstance(metric, ModeConnectivity | CKA):
         pairs = _pairs(loaded.rows, "all" if isinstance(metric, CKA) else metric.pairs)
@@ -262,7 +258,7 @@ def _measure_unit(metric: Metric, chunk: _Chunk, loaded: _Loaded, data: _DeviceD
             columns = [metric.compare(features[i], features[j]) for i, j in pairs]
         else:
             identities = [f"{row['model_a']}|{row['model_b']}" for row in rows]
-            options["pad_to"] = chunk.pad_to // 2 if metric.pairs != "all" else 0
+            options["pad_to"] = plan.chunk_size // 2
             columns = engine.measure_pairs(metric, loaded.model, *arrays[1:], pairs, examples, identities, **options)
     else:
         rows = [{"model_id": name} for name in names]
@@ -312,7 +308,9 @@ def _compose(
 ) -> Table:
     """Join the units into the three frames; every model of the manifest keeps its row, in the manifest's order."""
     models = manifest.copy()
-    models["status"] = models["model_id"].map(notes).fillna(models["status"])
+    models["status"] = [
+        notes.get(name, status) for name, status in zip(models["model_id"], models["status"], strict=True)
+    ]
     models["preset"] = preset
     models["measure_seed"] = seed
     pairs = pd.DataFrame({"configuration": [], "model_a": [], "model_b": [], "status": []}, dtype=str)

@@ -218,4 +218,4 @@ def _status(index: pd.Index, models: pd.DataFrame, pairs: pd.DataFrame) -> pd.Se
         bad = members.loc[members["status"] != "ok", "status"]
         if len(bad) and name not in found:
             found[name] = f"{len(bad)} of {len(members)} {kind}: {bad.iloc[0]}"
-    return pd.Series([found.get(name, "ok") for name in index], index)
+    return pd.Series([found.get(name, "ok") for name in index], index, dtype="str")

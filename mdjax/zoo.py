@@ -159,7 +159,7 @@ class Zoo:
         frame["position"] = np.arange(len(frame))
         fields = dataclasses.asdict(architecture)
         for name, value in fields.items():
-            frame[name] = [list(value)] * len(frame) if isinstance(value, tuple) else value
+            frame[name] = "x".join(map(str, value)) if isinstance(value, tuple) else value
         frame["num_params"] = architecture.num_params
         frame["weights_hash"] = weights_hash(params, state)
         finite = _finite_models(params, state)

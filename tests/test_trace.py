@@ -48,7 +48,9 @@ def test_reaches_the_wanted_error_with_fewer_products_than_hutchinson(matrix):
     plain = estimate(matrix, jax.random.key(2), num_deflated=1, max_probes=2000)
     for result in (deflated, plain):
         assert float(result.estimate.standard_error) <= 0.02 * float(result.estimate.value)
-        assert float(result.estimate.value) == pytest.approx(SPECTRUM.sum(), abs=5 * float(result.estimate.standard_error))
+        assert float(result.estimate.value) == pytest.approx(
+            SPECTRUM.sum(), abs=5 * float(result.estimate.standard_error)
+        )
     assert int(deflated.num_products) + 12 < int(plain.num_products) / 5
 
 

@@ -1,0 +1,31 @@
+"""Losses and errors against float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import digits, examples, trained
+
+from mdjax import engine
+from mdjax.metrics import Losses
+
+FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+NUM_SAMPLES = 64
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("num_train", [37, 700, None])
+def test_losses_agree_with_float64(family, num_train):
+    architecture, params, state = trained(family)
+    row = engine.measure_models(Losses(), architecture.model(), params, state, examples(num_train), ["a", "b", "c"])[1]
+    count = num_train or len(digits().x_train)
+    with jax.enable_x64(True):
+        weights = jax.tree.map(lambda leaf: jnp.asarray(leaf[1], jnp.float64), (params, state))
+        for split, inputs, labels in (
+            ("train", digits().x_train[:count], digits().y_train[:count]),
+            ("test", digits().x_test, digits().y_test),
+        ):
+            logits = np.asarray(architecture.model().apply(*weights, jnp.asarray(inputs, jnp.float64)))
+            scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+            assert row[f"{split}_loss"] == pytest.approx(-scores[np.arange(len(labels)), labels].mean(), rel=1e-5)
+            assert row[f"{split}_error"] == pytest.approx(100 * (logits.argmax(1) != labels).mean(), abs=1e-3)

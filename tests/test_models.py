@@ -1,0 +1,93 @@
+"""Architectures: sizes as published, both forms of a convolution equal, statistics explicit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdjax.errors import InputError
+from mdjax.models import Architecture, FunctionModel
+from mdjax.models.layers import patches_convolution
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 128])
+def test_resnet_has_the_published_number_of_parameters(width):
+    assert Architecture("resnet18", width).num_params == 2724 * width**2 + 257 * width + 10
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn", "resnet18"])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (32, 32, 3)])
+def test_any_input_size_and_number_of_classes(family, shape):
+    architecture = Architecture(family, 2, shape, 7)
+    params, state = architecture.init(jax.random.key(0))
+    inputs = jnp.ones((3, *shape))
+    logits = jax.jit(architecture.model().apply)(params, state, inputs)
+    assert logits.shape == (3, 7)
+    assert bool(jax.tree.leaves(state)) == (family == "resnet18")
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0)])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 5)])
+def test_patches_equal_xlas_convolution(size, stride, padding, shape):
+    keys = jax.random.split(jax.random.key(0))
+    inputs = jax.random.normal(keys[0], (2, *shape, 3))
+    kernel = jax.random.normal(keys[1], (size, size, 3, 4))
+    expected = jax.lax.conv_general_dilated(
+        inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(patches_convolution(inputs, kernel, stride, padding), expected, atol=2e-5)
+
+
+def test_padding_examples_do_not_touch_batch_statistics():
+    architecture = Architecture("resnet18", 1, (8, 8, 1))
+    params, state = architecture.init(jax.random.key(0))
+    model = architecture.model()
+    inputs = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
+    weights = jnp.array([1.0, 1, 1, 1, 0, 0])
+    padded_logits, padded = model.batch_apply(params, state, inputs.at[4:].set(99.0), weights)
+    logits, alone = model.batch_apply(params, state, inputs[:4], jnp.ones(4))
+    np.testing.assert_allclose(padded_logits[:4], logits, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), padded, alone)
+
+
+def test_batch_statistics_are_means_and_unbiased_variances():
+    architecture = Architecture("resnet18", 2, (8, 8, 1))
+    params, state = architecture.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
+    _, statistics = architecture.model().batch_apply(params, state, inputs, jnp.ones(5))
+    stem = jax.lax.conv_general_dilated(
+        inputs, params["conv1"]["kernel"], (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).reshape(-1, 2)
+    np.testing.assert_allclose(statistics["bn1"]["mean"], np.mean(stem, 0), atol=1e-5)
+    np.testing.assert_allclose(statistics["bn1"]["var"], np.var(stem, 0, ddof=1), rtol=1e-4)
+
+
+def test_initial_weights_lie_within_one_over_the_root_of_fan_in():
+    params, _ = Architecture("cnn", 8, (8, 8, 3)).init(jax.random.key(0))
+    bound = 1 / np.sqrt(9 * 8)
+    kernel = np.asarray(params["conv1"]["kernel"])
+    assert np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vgg", 2), "Unknown architecture 'vgg'"),
+        (("mlp", 0), "width is 0"),
+        (("resnet18", 2, (32, 32, 3), 10, 34), "depth is 34"),
+        (("cnn", 2, (64,)), "input_shape is \\(64,\\)"),
+    ],
+)
+def test_wrong_architectures_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Architecture(*arguments)
+
+
+def test_a_function_with_state_is_not_connected_by_curves():
+    model = FunctionModel(lambda params, state, inputs: inputs @ params)
+    logits, state = model.batch_apply(jnp.eye(2), {}, jnp.ones((1, 2)), jnp.ones(1))
+    assert logits.shape == (1, 2)
+    assert state == {}
+    with pytest.raises(InputError, match="Cannot re-estimate the statistics"):
+        model.batch_apply(jnp.eye(2), {"mean": jnp.ones(2)}, jnp.ones((1, 2)), jnp.ones(1))

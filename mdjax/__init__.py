@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mdjax.diagnosis import diagnose as diagnose
     from mdjax.errors import InputError as InputError
     from mdjax.sweep import measure as measure
+    from mdjax.verdicts import explain as explain
     from mdjax.zoo import Zoo as Zoo
 
 _PUBLIC = {
@@ -20,32 +21,39 @@ _PUBLIC = {
     "measure": "mdjax.sweep",
     "MDTree": "mdjax.diagnosis",
     "diagnose": "mdjax.diagnosis",
+    "explain": "mdjax.verdicts",
     "InputError": "mdjax.errors",
 }
-_MODULES = [
-    "curvature",
-    "curves",
-    "data",
-    "diagnosis",
-    "engine",
-    "grids",
-    "krylov",
-    "labels",
-    "losses",
-    "metrics",
-    "models",
-    "protocols",
-    "report",
-    "similarity",
-    "sweep",
-    "table",
-    "trace",
-    "training",
-    "trees",
-    "zoo",
-]
+_MODULES = frozenset(
+    [
+        "baselines",
+        "curvature",
+        "curves",
+        "data",
+        "diagnosis",
+        "engine",
+        "grids",
+        "krylov",
+        "labels",
+        "losses",
+        "mdtree",
+        "metrics",
+        "models",
+        "protocols",
+        "questions",
+        "report",
+        "similarity",
+        "sweep",
+        "table",
+        "trace",
+        "training",
+        "trees",
+        "verdicts",
+        "zoo",
+    ]
+)
 
-__all__ = ["InputError", "MDTree", "Zoo", "__version__", "diagnose", "measure"]
+__all__ = ["InputError", "MDTree", "Zoo", "__version__", "diagnose", "explain", "measure"]
 
 
 def __getattr__(name: str) -> Any:

@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
     report.add_argument("table", type=Path, metavar="TABLE")
     report.add_argument("--tree", default="published", metavar="published|FILE", help="default: %(default)s")
+    report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="default: %(default)s")
     return parser
 
@@ -141,12 +142,12 @@ def _diagnose(options: argparse.Namespace) -> None:
     verdicts = diagnose(table, trees)
     console = Console()
     if options.configuration is not None:
-        console.print(explain(_pick(table, options), trees).to_text(), highlight=False, markup=False)
+        console.print(explain(_pick(table, options), trees).to_text(), highlight=False, markup=False, soft_wrap=True)
     else:
         for line in _summary(verdicts):
-            console.print(line, highlight=False, markup=False)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         if len(table) == 1:
-            console.print(explain(table, trees).to_text(), highlight=False, markup=False)
+            console.print(explain(table, trees).to_text(), highlight=False, markup=False, soft_wrap=True)
     if options.out is not None:
         _write_frame(verdicts, options.out)
 
@@ -155,7 +156,14 @@ def _report(options: argparse.Namespace) -> None:
     from mdjax.report import write_report
     from mdjax.table import read_configurations
 
-    write_report(options.out, read_configurations(options.table), trees=_trees(options.tree))
+    table = read_configurations(options.table)
+    write_report(
+        options.out,
+        table,
+        trees=_trees(options.tree),
+        highlight=options.configuration,
+        source=str(options.table),
+    )
     print(options.out)
 
 

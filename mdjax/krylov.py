@@ -39,9 +39,9 @@ def lanczos(
     """Lanczos from start[p], fully re-orthogonalised, until the largest Ritz value has converged.
 
     Stops after at least `min_steps` products once the residual bound of the largest Ritz value θ is at most
-    `tolerance`·|θ|, at `max_steps`, at an invariant subspace, or at a product that is not finite. Cost: one product a step and 4·m·p flops for
-    orthogonalisation; memory m·p floats for the basis. Under `vmap` every model stops by its own test.
-    Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
+    `tolerance`·|θ|, at `max_steps`, at an invariant subspace, or at a product that is not finite. Cost: one product
+    a step and 4·m·p flops for orthogonalisation; memory m·p floats for the basis. Under `vmap` every model stops by
+    its own test. Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
     """
     max_steps = min(max_steps, start.size)
     min_steps = min(min_steps, max_steps)
@@ -63,7 +63,7 @@ def lanczos(
         exhausted = norm <= 100 * jnp.finfo(norm.dtype).eps * jnp.maximum(scale, jnp.max(jnp.abs(alpha)))
         finite = jnp.isfinite(norm) & jnp.isfinite(alpha[j])
         # LAPACK may iterate for ever on NaN.
-        value, residual = _top_ritz(*jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0.0), (alpha, beta)), j + 1)
+        value, residual = _top_ritz(jnp.where(finite, alpha, 0.0), jnp.where(finite, beta, 0.0), j + 1)
         converged = (j + 1 >= min_steps) & (residual <= tolerance * jnp.abs(value))
         vector = jnp.where(exhausted, 0.0, remainder / jnp.where(norm > 0, norm, 1.0))
         return _Carry(Krylov(basis, alpha, beta, j + 1), vector, exhausted | converged | ~finite)

@@ -1,8 +1,8 @@
 """The metrics: frozen settings with what they measure on one model or pair, and the names of their columns.
 
 A metric sees one model; the engine adds the model axis, compiles and shards. Each metric comes in two halves:
-`measure` (or `inputs` and `features`) is traced by JAX and returns arrays, `columns` (or `compare`) turns them into numbers
-on the host in float64. To add one, write a frozen dataclass with these and put it into `METRICS`.
+`measure` (or `inputs` and `features`) is traced by JAX and returns arrays, `columns` (or `compare`) turns them into
+numbers on the host in float64. To add one, write a frozen dataclass with these and put it into `METRICS`.
 """
 
 import dataclasses

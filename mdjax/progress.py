@@ -17,10 +17,10 @@ console = Console(stderr=True)
 
 
 @contextlib.contextmanager
-def progress(title: str, total: float, *, done: float = 0, show: bool = True) -> Iterator[Callable[..., None]]:
+def progress(title: str, total: int, *, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
     """A bar of `total` units, `done` of them already; yields `advance(units=1, title=None)`.
 
-    Where standard error is no terminal, a single line is printed at the end instead.
+    Where standard error is no terminal, only the finished bar is printed.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -34,6 +34,6 @@ def progress(title: str, total: float, *, done: float = 0, show: bool = True) ->
         task = bar.add_task(title, total=total, completed=done)
 
         def advance(units: float = 1, title: str | None = None) -> None:
-            bar.update(task, advance=units, **({} if title is None else {"description": title}))
+            bar.update(task, advance=units, description=title)
 
         yield advance

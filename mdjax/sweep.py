@@ -159,8 +159,9 @@ def _chunks(manifest: pd.DataFrame, dataset: Dataset) -> Iterator[_Chunk]:
         share, noise = first["data_share"], first["label_noise"]
         architecture = None
         if architectures:
-            shape = tuple(int(size) for size in first["input_shape"].split("x"))
-            architecture = Architecture(**{name: first[name] for name in architectures} | {"input_shape": shape})
+            fields = {name: first[name] for name in architectures}
+            fields["input_shape"] = tuple(int(size) for size in first["input_shape"].split("x"))
+            architecture = Architecture(**fields)
         if architecture is not None:
             _check_fit(architecture, dataset)
         members: list[pd.DataFrame] = []

@@ -1,0 +1,114 @@
+"""The command line: help with examples, one sentence for a mistake, and the whole way from grid to report."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from mdjax.cli import main
+
+GRID = """
+architecture = "mlp"
+width = [2, 32]
+batch_size = [32, 128]
+epochs = 2
+seeds = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "grid.toml").write_text(GRID)
+    main(["train", str(folder / "grid.toml"), "--out", str(folder / "zoo")])
+    main(["measure", str(folder / "zoo"), "--out", str(folder / "table"), "--preset", "fast"])
+    return folder / "table"
+
+
+def test_from_grid_to_verdicts(table, capsys, tmp_path):
+    main(["diagnose", str(table)])
+    assert "4 configurations" in capsys.readouterr().out
+    for suffix in (".csv", ".json", ".parquet"):
+        main(["diagnose", str(table), "--out", str(tmp_path / f"verdicts{suffix}")])
+    verdicts = pd.read_parquet(tmp_path / "verdicts.parquet")
+    assert len(verdicts) == 4
+    assert verdicts["cause"].notna().all()
+    assert len(json.loads((tmp_path / "verdicts.json").read_text())) == 4
+    assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 4
+    capsys.readouterr()
+    main(["diagnose", str(table), "--configuration", verdicts["configuration"][0]])
+    text = capsys.readouterr().out
+    assert verdicts["configuration"][0] in text
+    assert "train_error" in text
+
+
+def test_report_is_written(table, tmp_path):
+    main(["report", str(table), "--out", str(tmp_path / "report.html")])
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "measure", "diagnose", "report"])
+def test_every_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--out" in text
+    assert command in ("demo", "report") or f"mdjax {command} " in text.split("example", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.toml", "--out", "zoo"], "Cannot read the grid none.toml"),
+        (["measure", "none", "--out", "table"], "none is no zoo"),
+        (["measure", "none", "--out", "table", "--metrics", "hesian"], "Unknown metric 'hesian'. Choose from losses"),
+        (["diagnose", "none"], "none is no table"),
+        (["diagnose", "TABLE", "--tree", "none.json"], "Cannot read the trees in none.json"),
+        (["diagnose", "TABLE", "--out", "verdicts.xlsx"], "its ending is '.xlsx'. Use .csv, .json or .parquet."),
+        (["diagnose", "TABLE", "--configuration", "x"], "0 configurations of .* are named 'x'"),
+        (["report", "none"], "none is no table"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(arguments, message, table, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([str(table) if argument == "TABLE" else argument for argument in arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("mdjax: error: ")
+    assert len(error.splitlines()) == 1
+    assert re.search(message, error), error
+
+
+def test_interrupting_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr("mdjax.grids.load_grid", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "grid.toml", "--out", "zoo"])
+    assert stop.value.code == 130
+    assert "same command again" in capsys.readouterr().err
+
+
+def test_diagnosing_never_loads_jax(table):
+    code = (
+        "import sys; from mdjax.cli import main; "
+        f"main(['diagnose', {str(table)!r}]); main(['report', {str(table)!r}, '--out', {str(table / 'r.html')!r}]); "
+        "import mdjax; mdjax.diagnose; mdjax.MDTree; "
+        "sys.exit(sorted(m for m in sys.modules if m.split('.')[0] in ('jax', 'flax', 'torch'))[:3])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("[]"), done.stderr
+
+
+def test_public_names_load_lazily():
+    import mdjax
+
+    for name in mdjax.__all__:
+        assert getattr(mdjax, name) is not None
+    assert {"curvature", "sweep", "Zoo", "diagnose"} <= set(dir(mdjax))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = mdjax.nonsense

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,10 @@ class Shards:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # A killed writer's leftovers; a writer alive loses nothing but has to do that unit again.
             for leftover in folder.glob(".writing-*"):
-                leftover.unlink()
+                # A younger one may belong to another writer that is at work.
+                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                    leftover.unlink(missing_ok=True)
             probe = folder / f".writing-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()

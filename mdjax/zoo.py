@@ -5,14 +5,15 @@
     ZOO/groups/<group>/arrays/      Orbax checkpoint {params, state}, models stacked on axis 0
     ZOO/groups/<group>/models.parquet, group.json
 
-A group appears by one rename, so a killed writer leaves either a whole group or a temporary folder that the next
-writer removes.
+A group appears by one rename, so a killed writer leaves either a whole group or a temporary folder, which a later
+writer removes; of two writers of the same group the first one wins.
 """
 
 import dataclasses
 import hashlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ PyTree = Any
 FORMAT = "mdjax-zoo"
 VERSION = 1
 _TEMPORARY = ".writing-"
+_STALE_SECONDS = 3600
 
 
 class DamagedGroupError(InputError):
@@ -109,7 +111,9 @@ class Zoo:
             if not (path / "zoo.json").exists():
                 _write_json(path / "zoo.json", {"format": FORMAT, "version": VERSION, "data": data})
             for leftover in (path / "groups").glob(f"{_TEMPORARY}*"):
-                shutil.rmtree(leftover)
+                # A younger one may belong to another writer that is at work.
+                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
         except OSError as error:
             raise InputError(
                 f"Cannot write the zoo {path}: {error.strerror or error}. Choose a folder that you may write to."
@@ -176,7 +180,13 @@ class Zoo:
                 )
             frame.to_parquet(temporary / "models.parquet", index=False)
             (temporary / "group.json").write_text(json.dumps({"architecture": fields}, indent=2) + "\n")
-            temporary.rename(folder / group)
+            try:
+                temporary.rename(folder / group)
+            except OSError:
+                if not (folder / group).exists():
+                    raise
+                shutil.rmtree(temporary)
+                frame = pd.read_parquet(folder / group / "models.parquet")
             self.manifest = _concatenate([self.manifest, frame])
             self._save_manifest()
         except OSError as error:

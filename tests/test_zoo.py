@@ -1,6 +1,7 @@
 """The zoo store: what goes in comes out, in part and in any order; damage is named and stays where it is."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -126,12 +127,26 @@ def test_nan_weights_are_marked(tmp_path):
 
 
 def test_a_killed_writers_leftovers_are_removed(zoo):
-    leftover = zoo.path / "groups" / ".writing-123"
-    leftover.mkdir()
-    (leftover / "half").write_text("x")
+    old, young = (zoo.path / "groups" / f".writing-{name}" for name in ("old", "young"))
+    for leftover in (old, young):
+        leftover.mkdir()
+        (leftover / "half").write_text("x")
+    os.utime(old, (0, 0))
     reopened = Zoo.create(zoo.path, data="digits")
-    assert not leftover.exists()
+    assert not old.exists()
+    assert young.exists()
     assert reopened.groups == ["a", "b", "n"]
+
+
+def test_of_two_writers_of_a_group_the_first_wins(zoo):
+    late = Zoo(zoo.path)
+    first, second = stack(SHAPES["small"], 2, 5), stack(SHAPES["small"], 2, 6)
+    zoo.append("c", SHAPES["small"], rows("c", 2), *first)
+    late.append("c", SHAPES["small"], rows("c", 2), *second)
+    for reopened in (late, Zoo(zoo.path)):
+        assert_equal(reopened.read_group("c"), first)
+        assert len(reopened) == 10
+    assert not list((zoo.path / "groups").glob(".writing-*"))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ import pandas as pd
 
 from mdjax.errors import InputError
 
+_STALE_SECONDS = 3600
+
 SMALLEST_CURVATURE = 1e-3
 """Where the logarithm of a curvature turns linear, so that zero and negative values keep a place."""
 

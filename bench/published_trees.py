@@ -1,9 +1,11 @@
-"""Which trees does the package ship? Those grown by the published method on the whole published dataset.
+"""Which trees does the package ship? Those grown by the default method on the whole published dataset.
 
-    python bench/published_trees.py --data DIR
+    python bench/published_trees.py --data DIR [--date YYYY-MM-DD]
 
-DIR holds basic.csv and noisy.csv of the Model Diagnosis Dataset. Writes mdjax/published_trees.json; the last line of
-the output is JSON with the thresholds.
+DIR holds basic.csv and noisy.csv of the Model Diagnosis Dataset. Writes mdjax/published_trees.json: per question the
+full tree and the one for single models, with what their answers' changes brought in the two sweeps (each compared
+within itself) and how often they were right when grown on all of one sweep and asked about the other, mean of both
+ways. The last line of the output is JSON with the thresholds.
 """
 
 import argparse
@@ -11,31 +13,54 @@ import json
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mdjax import __version__
 from mdjax.diagnosis import MDTree, grow, save_trees
-from mdjax.questions import QUESTIONS
+from mdjax.labels import Axes
+from mdjax.questions import QUESTIONS, named
 
 DATASET = "Model Diagnosis Dataset, basic.csv and noisy.csv (github.com/YefanZhou/ModelDiagnosis, MIT License)"
 
 
-def published_trees(folder: Path) -> list[MDTree]:
+def published_trees(folder: Path, day: str) -> list[MDTree]:
     """One tree per question, grown on both tables together."""
-    table = pd.concat([pd.read_csv(folder / "basic.csv"), pd.read_csv(folder / "noisy.csv")], ignore_index=True)
-    provenance = {"data": DATASET, "date": date.today().isoformat(), "mdjax": __version__}
-    return [grow(table, name, preset="reference", provenance=provenance) for name in QUESTIONS]
+    zoos = {name: pd.read_csv(folder / f"{name}.csv").assign(zoo=name) for name in ("basic", "noisy")}
+    table = pd.concat(zoos.values(), ignore_index=True)
+    provenance = {"data": DATASET, "date": day, "mdjax": __version__}
+    trees = []
+    for name in QUESTIONS:
+        tree = grow(table, name, preset="reference", provenance=provenance, axes=Axes(within=("zoo",)))
+        for one in filter(None, (tree, tree.single_)):
+            one.provenance_["transfer_accuracy"] = round(transfer_accuracy(one, *zoos.values()), 2)
+        trees.append(tree)
+    return trees
+
+
+def transfer_accuracy(tree: MDTree, first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """The accuracy in percent of trees like this one grown on all of one zoo on all of the other, mean of both ways."""
+    question = named(tree.question)
+    right = []
+    for train, test in ((first, second), (second, first)):
+        grown, tested = question.rows(train), question.rows(test)
+        fitted = MDTree(question.name, method=tree.method, single=tree.single).fit(grown, grown[question.label])
+        right.append(np.mean(fitted.predict(tested) == tested[question.label].to_numpy(dtype=object)))
+    return 100 * float(np.mean(right))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--date", default=date.today().isoformat(), help="of the provenance (default: today)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "mdjax" / "published_trees.json")
     arguments = parser.parse_args()
-    trees = published_trees(arguments.data)
+    trees = published_trees(arguments.data, arguments.date)
     save_trees(trees, arguments.out)
     for tree in trees:
         print(f"{tree.question}\n{tree.export_text()}")
+        if tree.single_ is not None:
+            print(f"{tree.question}, single models\n{tree.single_.export_text()}")
     print(json.dumps({tree.question: tree.thresholds_.tolist() for tree in trees}))
 
 

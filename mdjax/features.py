@@ -8,7 +8,8 @@ import pandas as pd
 from sklearn.utils.validation import check_array
 
 from mdjax.errors import InputError
-from mdjax.questions import Columns, Question
+from mdjax.quantities import Columns
+from mdjax.questions import Question
 
 
 def feature_columns(X: Any, features: Sequence[str]) -> Columns:

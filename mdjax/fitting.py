@@ -1,12 +1,14 @@
-"""Methods that fit the thresholds of a tree: structure, features and labels in, a fitted tree out."""
+"""The methods that grow trees, by name: structure, features and labels in, a fitted tree out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from mdjax.questions import Columns, Tree, classes_below, leaves, with_thresholds
+from mdjax.beliefs import fit_beliefs
+from mdjax.questions import Columns, Question, Tree, classes_below, leaves, with_thresholds
 
 
 def fit_one_pass(tree: Tree, columns: Columns, labels: np.ndarray) -> Tree:
@@ -41,8 +43,38 @@ def fit_one_pass(tree: Tree, columns: Columns, labels: np.ndarray) -> Tree:
     return tree
 
 
-# A method turns (structure with start thresholds, feature columns, labels) into a fitted tree, whose
-# structure may differ; anything that follows (probabilities, files, verdicts, text) only walks the tree it
-# returns.
-FitMethod = Callable[[Tree, Columns, np.ndarray], Tree]
-METHODS: dict[str, FitMethod] = {"published": fit_one_pass}
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit returns: the tree, and the probability that each leaf's class is right where the fit says so.
+
+    Without probabilities the class shares of each leaf's training rows are used.
+    """
+
+    tree: Tree
+    reliability: np.ndarray | None = None  # (leaves,)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to grow trees: the structure it starts from, for pairs and for single models, and its fit.
+
+    All that follows (probabilities, files, verdicts, text) only walks the tree that the fit returns, which may differ
+    from the one it started from.
+    """
+
+    start: Callable[[Question], Tree]
+    fit: Callable[[Tree, Columns, np.ndarray], Fitted]
+    single: Callable[[Question], Tree] | None = None  # None: the method has no tree for single models
+
+
+METHODS: dict[str, Method] = {
+    "published": Method(
+        start=lambda question: question.tree,
+        fit=lambda tree, columns, labels: Fitted(fit_one_pass(tree, columns, labels)),
+    ),
+    "default": Method(
+        start=lambda question: question.default_tree,
+        fit=lambda tree, columns, labels: Fitted(*fit_beliefs(tree, columns, labels)),
+        single=lambda question: question.single_tree,
+    ),
+}

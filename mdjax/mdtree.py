@@ -4,8 +4,8 @@ It takes pandas frames, from which it picks its features by name, or arrays whos
 `MDTree.features`. Labels are the published ones (`small`, `large`, `width`, `batch`, `data`).
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -16,40 +16,47 @@ from scipy.special import ndtr
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from mdjax.beliefs import gate, interval, leaf_memberships
 from mdjax.errors import InputError
 from mdjax.features import feature_columns, finite, known_labels
-from mdjax.fitting import METHODS
+from mdjax.fitting import METHODS, Method
+from mdjax.quantities import with_quantities
 from mdjax.questions import (
     SIMILARITY_TREE,
     Question,
-    Split,
     Tree,
+    columns_of,
     features_of,
     leaf_positions,
     leaves,
     named,
     with_thresholds,
 )
+from mdjax.treefiles import check_tree, plain_splits, read_entries, splits_of, write_entries
 
 PUBLISHED_TREES = Path(__file__).with_name("published_trees.json")
 T = TypeVar("T", bound="MDTree")
-_FORMAT, _VERSION = "mdjax-trees", 1
 
 
 class MDTree(ClassifierMixin, BaseEstimator):
     """The MD tree of one question: a fixed, readable structure whose thresholds are fitted.
 
-    `question` is "optimizer", "width" or "data"; `method` a key of `METHODS`. `similarity=True` (optimizer
-    only) reads CKA in place of sharpness. `starts` replaces the start thresholds, in the order of the splits.
+    `question` is "optimizer", "width" or "data"; `method` a key of `METHODS`: "published" fits sharp thresholds as
+    published, "default" soft ones that start from prior beliefs (see `mdjax.beliefs`). `single=True` asks for the
+    tree that reads single models only, for want of pairs. `similarity=True` (published, optimizer) reads CKA in place
+    of sharpness. `starts` replaces the start thresholds, in the order of the splits; `structure` the whole tree that
+    the fit starts from. `min_width` replaces the least width of which the question is asked (0: of all rows).
     `smoothing` is added to both class counts of a leaf before shares are taken (1: Laplace).
 
-    Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_`, `n_features_in_`,
-    `leaves_`, `leaf_counts_` (leaves, classes), `feature_ranges_` (feature -> least and greatest value seen),
-    `preset_` (how the features were measured, None if unknown) and `provenance_`.
+    Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that are
+    read), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, (leaves, classes)), `shares_`
+    (class probabilities at the leaves where the method gives them, else None), `feature_ranges_` (feature -> least
+    and greatest value seen), `preset_` (how the features were measured, None if unknown), `provenance_`, and what
+    `grow` adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought).
 
-    `predict` gives the class that the structure names at the leaf, as published; `predict_proba` the share of
-    each class among the training rows of that leaf, so it can be below one half where they contradict the
-    structure.
+    With the published method `predict` gives the class that the structure names at the leaf, and `predict_proba` the
+    share of each class among the training rows of that leaf, so it can be below one half where they contradict the
+    structure. With soft thresholds a row belongs to several leaves, and `predict` gives the likelier class.
     """
 
     def __init__(
@@ -57,57 +64,98 @@ class MDTree(ClassifierMixin, BaseEstimator):
         question: str = "optimizer",
         *,
         method: str = "published",
+        single: bool = False,
         similarity: bool = False,
         starts: Sequence[float] | None = None,
+        structure: Tree | None = None,
+        min_width: float | None = None,
         smoothing: float = 1.0,
     ):
         self.question = question
         self.method = method
+        self.single = single
         self.similarity = similarity
         self.starts = starts
+        self.structure = structure
+        self.min_width = min_width
         self.smoothing = smoothing
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The features that are read, in the order in which arrays must hold them."""
-        return features_of(self.tree_ if hasattr(self, "tree_") else self._structure())
+        """The columns that are read, in the order in which arrays must hold them."""
+        return columns_of(self.tree_ if hasattr(self, "tree_") else self._start())
 
-    def _structure(self) -> Tree:
-        tree = named(self.question).tree
-        if self.similarity:
-            if self.question != "optimizer":
+    @property
+    def asked_question(self) -> Question:
+        """The question, asked from this tree's own least width on."""
+        question = named(self.question)
+        return question if self.min_width is None else replace(question, min_width=self.min_width)
+
+    @property
+    def soft(self) -> bool:
+        """Whether any threshold of the fitted tree is soft."""
+        return any(split.spread > 0 for split in self.tree_)
+
+    def _method(self) -> Method:
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise InputError(f"There is no method {self.method!r}. Choose one of {', '.join(METHODS)}.")
+        return METHODS[self.method]
+
+    def _start(self) -> Tree:
+        question, method = named(self.question), self._method()
+        if self.structure is not None:
+            tree = tuple(self.structure)
+            try:
+                check_tree(tree, question)
+            except ValueError as error:
+                raise InputError(f"structure must be a whole tree of splits, but {error}. Mend it.") from None
+        elif self.similarity:
+            if self.question != "optimizer" or self.method != "published" or self.single:
                 raise InputError(
-                    f"similarity=True is defined for question 'optimizer' only, got {self.question!r}. Leave it out."
+                    "similarity=True is defined for question 'optimizer' only, by method 'published' and of pairs, "
+                    f"got {self.question!r} by {self.method!r}. Leave it out."
                 )
             tree = SIMILARITY_TREE
+        elif self.single:
+            if method.single is None:
+                known = ", ".join(name for name, other in METHODS.items() if other.single)
+                raise InputError(f"Method {self.method!r} has no tree for single models. Choose one of {known}.")
+            tree = method.single(question)
+        else:
+            tree = method.start(question)
         if self.starts is None:
             return tree
         if len(self.starts) != len(tree) or not np.all(np.isfinite(self.starts)):
             raise InputError(
                 f"starts must be {len(tree)} finite numbers for question {self.question!r}, "
-                f"got {self.starts!r}. The published ones are {[split.threshold for split in tree]}."
+                f"got {self.starts!r}. The usual ones are {[split.threshold for split in tree]}."
             )
         return with_thresholds(tree, self.starts)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the thresholds to rows `X` with labels `y`; InputError for NaN features and foreign labels."""
-        question, start = named(self.question), self._structure()
-        if self.method not in METHODS:
-            raise InputError(f"There is no method {self.method!r}. Choose one of {', '.join(METHODS)}.")
+        question, start = named(self.question), self._start()
         if not self.smoothing > 0:
             raise InputError(f"smoothing must be positive, got {self.smoothing!r}. Leave it at 1.")
-        columns = finite(feature_columns(X, features_of(start)))
+        columns = self._columns(X, start)
         labels = known_labels(y, len(next(iter(columns.values()))), question)
-        self._set_tree(METHODS[self.method](start, columns, labels))
+        fitted = self._method().fit(start, columns, labels)
+        self._set_tree(fitted.tree)
+        self.shares_ = None
+        if fitted.reliability is not None:
+            right = np.array([[leaf.label == name for name in self.classes_] for leaf in self.leaves_])
+            self.shares_ = np.where(right, fitted.reliability[:, None], 1 - fitted.reliability[:, None])
         positions = leaf_positions(self.tree_, columns)
         self.leaf_counts_ = np.zeros((len(self.leaves_), 2), dtype=int)
         np.add.at(self.leaf_counts_, (positions, np.searchsorted(self.classes_, labels.astype(str))), 1)
         self.feature_ranges_ = {
-            name: (float(columns[name].min()), float(columns[name].max())) for name in self.features
+            name: (float(columns[name].min()), float(columns[name].max())) for name in features_of(self.tree_)
         }
         presets = X["preset"].dropna().unique() if isinstance(X, pd.DataFrame) and "preset" in X else ()
         self.preset_ = str(presets[0]) if len(presets) == 1 else None
         self.provenance_: dict[str, Any] = {"method": self.method, "rows": len(labels)}
+        self.single_: MDTree | None = None
+        self.gains_: dict[str, dict[str, float]] = {}
         return self
 
     def _set_tree(self, tree: Tree) -> None:
@@ -115,37 +163,58 @@ class MDTree(ClassifierMixin, BaseEstimator):
         self.leaves_ = leaves(tree)
         self.thresholds_ = np.array([split.threshold for split in tree])
         self.classes_ = np.array(sorted(named(self.question).classes))
-        self.feature_names_in_ = np.array(features_of(tree), dtype=object)
+        self.feature_names_in_ = np.array(columns_of(tree), dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
+
+    def _columns(self, X: Any, tree: Tree) -> dict[str, np.ndarray]:
+        """The columns that a tree reads, checked, and the quantities that it splits on."""
+        columns = finite(feature_columns(X, columns_of(tree)))
+        return finite(with_quantities(features_of(tree), columns))
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each row, (rows,) of str; InputError for NaN features."""
-        positions = self.apply(X)
-        return np.array([leaf.label for leaf in self.leaves_])[positions]
+        check_is_fitted(self)
+        if self.soft:
+            return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return np.array([leaf.label for leaf in self.leaves_])[self.apply(X)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The smoothed class shares of each row's leaf, (rows, classes) in the order of `classes_`."""
-        return self.leaf_shares()[self.apply(X)]
+        """The probability of each class, (rows, classes) in the order of `classes_`."""
+        check_is_fitted(self)
+        if not self.soft:
+            return self.leaf_shares()[self.apply(X)]
+        columns = self._columns(X, self.tree_)
+        sides = [gate(split, columns[split.feature]) for split in self.tree_]
+        return leaf_memberships(self.tree_, sides) @ self.leaf_shares()
 
     def apply(self, X: Any) -> np.ndarray:
-        """The position in `leaves_` of the leaf that each row reaches."""
+        """The position in `leaves_` of the leaf that each row reaches by the thresholds' centres."""
         check_is_fitted(self)
-        return leaf_positions(self.tree_, finite(feature_columns(X, self.features)))
+        return leaf_positions(self.tree_, self._columns(X, self.tree_))
 
     def leaf_shares(self) -> np.ndarray:
-        """The smoothed share of each class among the training rows of each leaf, (leaves, classes)."""
+        """The probability of each class at each leaf, (leaves, classes): the method's, or the rows' smoothed shares."""
         check_is_fitted(self)
+        if self.shares_ is not None:
+            return self.shares_
         counts = self.leaf_counts_ + float(self.smoothing)
         return counts / counts.sum(axis=1, keepdims=True)
 
     def leaf_weights(self, columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]) -> np.ndarray:
         """The probability that each row belongs to each leaf, (rows, leaves), rows adding to one.
 
-        `columns` holds the measured features and `errors` their standard errors (0: exact), taken as
+        `columns` holds the features that are split on and `errors` their standard errors (0: exact), taken as
         independent and normal. At a missing (non-finite) feature a row goes both ways, weighted as the
         training rows went (the rule of Quinlan's C4.5).
         """
         check_is_fitted(self)
+        if self.soft:
+            sides = []
+            for i, split in enumerate(self.tree_):
+                values = columns[split.feature]
+                side = gate(split, values, errors[split.feature])
+                sides.append(np.where(np.isfinite(values), side, self._share_of_steps([(i, True)])))
+            return leaf_memberships(self.tree_, sides)
         num_rows = len(next(iter(columns.values())))
         weights = np.ones((num_rows, len(self.leaves_)))
         for k, leaf in enumerate(self.leaves_):
@@ -178,6 +247,9 @@ class MDTree(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         found = iter(range(len(self.leaves_)))
 
+        def number(value: float) -> str:
+            return f"{value:.{decimals}{'f' if abs(value) >= 0.1 else 'g'}}"
+
         def lines(child: int | str, depth: int) -> list[str]:
             bar = "|   " * depth + "|--- "
             if isinstance(child, str):
@@ -185,7 +257,9 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 rows = ", ".join(f"{n} {name}" for name, n in zip(self.classes_, counts))
                 return [f"{bar}class: {child} ({named(self.question).meaning[child]}; rows: {rows})"]
             split = self.tree_[child]
-            value = f"{split.threshold:.{decimals}f}"
+            value, span = number(split.threshold), interval(split)
+            if span is not None:
+                value += f" ({number(span[0])} to {number(span[1])})"
             return [
                 f"{bar}{split.feature} <= {value}",
                 *lines(split.at_most, depth + 1),
@@ -220,13 +294,17 @@ class MDTree(ClassifierMixin, BaseEstimator):
             "method": self.method,
             "similarity": bool(self.similarity),
             "starts": None if self.starts is None else [float(start) for start in self.starts],
+            "min_width": None if self.min_width is None else float(self.min_width),
             "smoothing": float(self.smoothing),
             "classes": self.classes_.tolist(),
-            "splits": [{**vars(split), "bounds": list(split.bounds)} for split in self.tree_],
+            "splits": plain_splits(self.tree_),
             "leaf_counts": self.leaf_counts_.tolist(),
+            "shares": None if self.shares_ is None else self.shares_.tolist(),
             "feature_ranges": {name: list(ends) for name, ends in self.feature_ranges_.items()},
             "preset": self.preset_,
+            "gains": {name: dict(gain) for name, gain in self.gains_.items()},
             "provenance": dict(self.provenance_),
+            "single": None if self.single_ is None else self.single_.to_dict(),
         }
 
     @classmethod
@@ -238,77 +316,42 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 method=entry["method"],
                 similarity=entry["similarity"],
                 starts=entry["starts"],
+                min_width=None if entry["min_width"] is None else float(entry["min_width"]),
                 smoothing=entry["smoothing"],
             )
-            splits = tuple(
-                Split(
-                    str(split["feature"]),
-                    float(split["threshold"]),
-                    (float(split["bounds"][0]), float(split["bounds"][1])),
-                    split["at_most"],
-                    split["above"],
-                )
-                for split in entry["splits"]
-            )
-            _check_tree(splits, named(tree.question))
-            tree._set_tree(splits)
+            tree._set_tree(splits_of(entry["splits"], named(tree.question)))
             tree.leaf_counts_ = np.array(entry["leaf_counts"], dtype=int)
+            tree.shares_ = None if entry["shares"] is None else np.array(entry["shares"], dtype=float)
             tree.feature_ranges_ = {
                 name: (float(entry["feature_ranges"][name][0]), float(entry["feature_ranges"][name][1]))
-                for name in tree.features
+                for name in features_of(tree.tree_)
             }
             tree.preset_ = entry["preset"]
+            tree.gains_ = {
+                name: {step: float(points) for step, points in gain.items()} for name, gain in entry["gains"].items()
+            }
             tree.provenance_ = dict(entry["provenance"])
+            tree.single_ = None
+            if entry["single"] is not None:
+                tree.single_ = cls.from_dict(entry["single"])
+                tree.single_.single = True
             if tree.classes_.tolist() != list(entry["classes"]):
                 raise ValueError(f"classes are {entry['classes']}, expected {tree.classes_.tolist()}")
             if tree.leaf_counts_.shape != (len(tree.leaves_), 2) or (tree.leaf_counts_ < 0).any():
                 raise ValueError(f"leaf_counts do not fit {len(tree.leaves_)} leaves")
+            if tree.shares_ is not None and (
+                tree.shares_.shape != tree.leaf_counts_.shape or not np.allclose(tree.shares_.sum(axis=1), 1)
+            ):
+                raise ValueError(f"shares do not fit {len(tree.leaves_)} leaves")
             if not tree.smoothing > 0:
                 raise ValueError(f"smoothing is {tree.smoothing}")
         except KeyError as error:
             raise InputError(f"A tree lacks the field {error}. Grow and save it again.") from None
         except (TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"A tree cannot be understood: {error}. Grow and save it again.") from None
         return tree
-
-
-def _check_tree(tree: Tree, question: Question) -> None:
-    """Raise ValueError unless the splits make one finite tree whose leaves are classes of the question."""
-    children = [child for split in tree for child in (split.at_most, split.above)]
-    inner = [child for child in children if not isinstance(child, str)]
-    if not all(type(child) is int for child in inner) or sorted(inner) != list(range(1, len(tree))):
-        raise ValueError("its splits do not form one tree")
-    reached, todo = set(), [0]
-    while todo:
-        position = todo.pop()
-        reached.add(position)
-        split = tree[position]
-        todo += [child for child in (split.at_most, split.above) if not isinstance(child, str)]
-    if len(reached) != len(tree):
-        raise ValueError("its splits do not form one tree")
-    if not {child for child in children if isinstance(child, str)} <= set(question.classes):
-        raise ValueError(f"a leaf is none of {', '.join(question.classes)}")
-    if not np.all(np.isfinite([split.threshold for split in tree])):
-        raise ValueError("a threshold is not finite")
-
-
-def grow(
-    table: pd.DataFrame,
-    question: str,
-    *,
-    preset: str | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    **settings: Any,
-) -> MDTree:
-    """An MD tree fitted on those rows of a labelled table of which the question is asked.
-
-    `settings` go to MDTree. `preset` says how the features were measured where the table has no such column.
-    """
-    rows = named(question).rows(table)
-    tree = MDTree(question, **settings).fit(rows, rows[named(question).label])
-    tree.preset_ = preset or tree.preset_
-    tree.provenance_ |= dict(provenance or {})
-    return tree
 
 
 def save_trees(trees: Iterable[MDTree], path: str | PathLike[str]) -> None:
@@ -317,35 +360,20 @@ def save_trees(trees: Iterable[MDTree], path: str | PathLike[str]) -> None:
     questions = [entry["question"] for entry in entries]
     if len(set(questions)) < len(questions):
         raise InputError(f"A file keeps one tree per question, got {', '.join(questions)}. Use several files.")
-    text = json.dumps({"format": _FORMAT, "version": _VERSION, "trees": entries}, indent=1)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    write_entries(entries, path)
 
 
 def load_trees(path: str | PathLike[str] | None = None) -> dict[str, MDTree]:
     """The trees of a JSON file by question; without a path those shipped with the package.
 
-    Raises InputError for a missing, foreign, damaged or newer file.
+    Raises InputError for a missing, foreign, damaged, older or newer file.
     """
     return _read_trees(MDTree, path)
 
 
 def _read_trees(cls: type[T], path: str | PathLike[str] | None) -> dict[str, T]:
     path = PUBLISHED_TREES if path is None else Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the trees in {path}: {error.strerror}. Give a file that exists.") from None
-    except ValueError:
-        raise InputError(f"{path} is not a JSON file of trees. Save it again with MDTree.save.") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise InputError(f"{path} is no file of MD trees. Give one that MDTree.save wrote.")
-    if content.get("version") != _VERSION:
-        raise InputError(
-            f"{path} has version {content.get('version')!r}, expected {_VERSION}. Grow and save its trees again."
-        )
-    entries = content.get("trees")
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path} holds no trees. Grow and save them again.")
+    entries = read_entries(path)
     try:
         trees = [cls.from_dict(entry) for entry in entries]
     except InputError as error:

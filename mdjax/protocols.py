@@ -2,24 +2,39 @@
 
 A protocol grows a diagnosis method on few configurations of one zoo and scores it on all of another. Any method can
 be scored: `factory(question)` returns an unfitted classifier; mdjax's own read whole frames, others need `features`.
+`FACTORIES` knows methods by name: put a new one there, and `evaluate` runs it through all cases and curves.
 
 Source: Zhou et al., "MD tree", ICML 2024, arXiv 2406.16988, sections 4 and 5; choices of rows follow its code.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mdjax.baselines import CombinedTree, HyperparameterTree, LandscapeTree, ValidationTree
 from mdjax.errors import InputError
+from mdjax.labels import STEPS, Axes, step_gains
+from mdjax.mdtree import MDTree
 from mdjax.questions import Question, named
 
 SEEDS = (42, 90, 38, 18, 72)  # of the published runs
 MODES = ("random", "random_data", "random_width", "data_limit", "width_limit")
 
-Factory = Callable[[str], Any]  # question -> unfitted classifier with fit(X, y) and predict(X)
+Factory = Callable[[str], Any]  # question -> unfitted classifier with fit(X, y), predict(X), maybe predict_proba(X)
+
+FACTORIES: dict[str, Factory] = {
+    "hyperparameter": HyperparameterTree,
+    "validation": ValidationTree,
+    "combined": CombinedTree,
+    "landscape": LandscapeTree,
+    "md_tree": MDTree,
+    "default": lambda question: MDTree(question, method="default"),
+    "md_tree_single": lambda question: MDTree(question, method="default", single=True),
+}
+"""The diagnosis methods by name; add your own."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +68,15 @@ CURVES = (
 
 @dataclass(frozen=True)
 class Transfer:
-    """How well a method diagnoses another zoo: accuracies in percent, and training rows, one per seed."""
+    """How well a method diagnoses another zoo, one value per seed.
+
+    Accuracies in percent; training rows; expected calibration errors (ten bins of equal width of the probability of
+    the answer, NaN for methods without probabilities).
+    """
 
     accuracies: np.ndarray
     num_rows: np.ndarray
+    calibration_errors: np.ndarray
 
     @property
     def mean(self) -> float:
@@ -69,27 +89,34 @@ class Transfer:
         return float(self.accuracies.std(ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
-def training_rows(table: pd.DataFrame, mode: str, size: float, seed: int = SEEDS[0]) -> pd.DataFrame:
+def training_rows(
+    table: pd.DataFrame, mode: str, size: float, seed: int = SEEDS[0], *, axes: Axes | None = None
+) -> pd.DataFrame:
     """The rows of a zoo that a protocol grows on.
 
     `random`: `size` of the (data, width) cells with all their batch sizes, numbered data-major; `random_data` and
     `random_width`: `size` values of that axis; `data_limit` and `width_limit` (scale transfer): all rows where the
     axis is at most `size`. Draws are those of `np.random.seed(seed)` followed by one `choice` without replacement.
+    `axes` names the columns of data and width in one's own sweep; `random` also takes a sweep without one of them.
     """
-    for column in ("data", "width"):
-        if column not in table.columns:
+    axes = axes or Axes()
+    named_axes = {"data": axes.data, "width": axes.width}
+    axis = named_axes["data" if "data" in mode else "width"]
+    read = [name for name in named_axes.values() if name is not None] if mode == "random" else [axis]
+    for column in read:
+        if mode in MODES and column not in table.columns:
             raise InputError(f"The table has no column {column}, which the protocols choose rows by. Add it.")
-    axis = "data" if "data" in mode else "width"
     if mode in ("data_limit", "width_limit"):
         chosen = (table[axis] <= size).to_numpy()
     elif mode in ("random_data", "random_width"):
         values = np.unique(table[axis].to_numpy())
         chosen = np.isin(table[axis].to_numpy(), values[_draw(len(values), size, seed, f"values of {axis}")])
     elif mode == "random":
-        data, row = np.unique(table["data"].to_numpy(), return_inverse=True)
-        width, column = np.unique(table["width"].to_numpy(), return_inverse=True)
-        drawn = _draw(len(data) * len(width), size, seed, "cells")
-        chosen = np.isin(row * len(width) + column, drawn)
+        number, count = np.zeros(len(table), dtype=int), 1
+        for name in read:
+            values, position = np.unique(table[name].to_numpy(), return_inverse=True)
+            number, count = number * len(values) + position, count * len(values)
+        chosen = np.isin(number, _draw(count, size, seed, "cells"))
     else:
         raise InputError(f"There is no mode {mode!r}. Choose one of {', '.join(MODES)}.")
     if not chosen.any():
@@ -104,8 +131,8 @@ def _draw(count: int, size: float, seed: int, what: str) -> np.ndarray:
 
 
 def transfer(
-    factory: Factory,
-    question: str,
+    factory: Factory | str,
+    question: str | Question,
     train: pd.DataFrame,
     test: pd.DataFrame,
     *,
@@ -113,38 +140,61 @@ def transfer(
     size: float,
     seeds: Sequence[int] = SEEDS,
     features: Sequence[str] | None = None,
+    axes: Axes | None = None,
 ) -> Transfer:
     """Grow on some rows of `train`, score on all of `test` (dataset transfer; scale transfer by the limit modes).
 
-    Both tables hold labels (`mdjax.labels.failure_labels`); only rows of which the question is asked count. To test
-    scale transfer within one zoo, pass its larger models as `test`.
+    `factory` is one, or a name in `FACTORIES`. A question of another least width is `replace(named("data"),
+    min_width=8)`. Both tables hold labels (`mdjax.labels.failure_labels`); only rows of
+    which the question is asked count. To test scale transfer within one zoo, pass its larger models as `test`.
     """
     asked = named(question)
     pool, tested = asked.rows(train), asked.rows(test)
-    accuracies, num_rows = [], []
+    truth = tested[asked.label].to_numpy(dtype=object)
+    if not len(tested):
+        raise InputError(f"The test table has no row that question {asked.name!r} is asked of. Give a larger one.")
+    scores = []
     for seed in seeds:
-        rows = training_rows(pool, mode, size, seed)
-        predicted = _predictions(factory, asked, rows, tested, features)
-        accuracies.append(100 * np.mean(predicted == tested[asked.label].to_numpy(dtype=object)))
-        num_rows.append(len(rows))
-    return Transfer(np.array(accuracies), np.array(num_rows))
+        rows = training_rows(pool, mode, size, seed, axes=axes)
+        fitted = _fitted(factory, asked, rows, features)
+        right = np.asarray(fitted.predict(_read(tested, features)), dtype=object) == truth
+        error = np.nan
+        if hasattr(fitted, "predict_proba"):
+            error = calibration_error(fitted.predict_proba(_read(tested, features)), fitted.classes_, truth)
+        scores.append((100 * np.mean(right), len(rows), error))
+    return Transfer(*np.array(scores, dtype=float).T)
 
 
-def _predictions(
-    factory: Factory,
-    question: Question,
-    rows: pd.DataFrame,
-    tested: pd.DataFrame,
-    features: Sequence[str] | None,
-) -> np.ndarray:
-    columns = list(tested.columns if features is None else features)
-    fitted = factory(question.name).fit(rows[columns], rows[question.label])
-    return np.asarray(fitted.predict(tested[columns]), dtype=object)
+def calibration_error(probabilities: np.ndarray, classes: np.ndarray, truth: np.ndarray, num_bins: int = 10) -> float:
+    """The expected calibration error: |confidence - accuracy| over bins of the likeliest class's probability."""
+    confidence = np.max(probabilities, axis=1)
+    right = np.asarray(classes, dtype=object)[np.argmax(probabilities, axis=1)] == truth
+    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    return float(np.abs(np.bincount(bins, confidence - right)).sum() / len(truth))
+
+
+def _fitted(factory: Factory | str, question: Question, rows: pd.DataFrame, features: Sequence[str] | None) -> Any:
+    return factory_of(factory)(question.name).fit(_read(rows, features), rows[question.label])
+
+
+def factory_of(method: Factory | str) -> Factory:
+    """The factory of that name, or the factory itself; InputError for a name that is not in `FACTORIES`."""
+    if not isinstance(method, str):
+        return method
+    if method not in FACTORIES:
+        raise InputError(
+            f"There is no method {method!r}. Choose one of {', '.join(FACTORIES)}, or add it to FACTORIES."
+        )
+    return FACTORIES[method]
+
+
+def _read(rows: pd.DataFrame, features: Sequence[str] | None) -> pd.DataFrame:
+    return rows if features is None else rows[list(features)]
 
 
 def learning_curve(
-    factory: Factory,
-    question: str,
+    factory: Factory | str,
+    question: str | Question,
     train: pd.DataFrame,
     test: pd.DataFrame,
     *,
@@ -152,14 +202,18 @@ def learning_curve(
     sizes: Iterable[float],
     seeds: Sequence[int] = SEEDS,
     features: Sequence[str] | None = None,
+    axes: Axes | None = None,
 ) -> pd.DataFrame:
     """Accuracy in percent against the size of the training choice, one row per size.
 
     Columns: `size`, `rows` (mean over seeds), `accuracy` (mean), `spread` (standard deviation), `lowest`, `highest`.
+    Arguments are those of `transfer`.
     """
     points = []
     for size in sizes:
-        result = transfer(factory, question, train, test, mode=mode, size=size, seeds=seeds, features=features)
+        result = transfer(
+            factory, question, train, test, mode=mode, size=size, seeds=seeds, features=features, axes=axes
+        )
         points.append(
             {
                 "size": size,
@@ -173,49 +227,42 @@ def learning_curve(
     return pd.DataFrame(points, columns=["size", "rows", "accuracy", "spread", "lowest", "highest"])
 
 
-STEPS = ("one", "random", "best")
-# The direction that each published class asks for: (axis, towards larger values).
-DIRECTIONS = {"small": ("bs", False), "large": ("bs", True), "width": ("width", True), "data": ("data", True)}
+def evaluate(
+    method: Factory | str, train: pd.DataFrame, test: pd.DataFrame, *, seeds: Sequence[int] = SEEDS
+) -> dict[str, Any]:
+    """One method on all published protocols, both ways round if called twice with the tables exchanged.
 
-
-def step_gains(table: pd.DataFrame, direction: str, *, accuracy: str = "test_acc") -> pd.DataFrame:
-    """The points of test accuracy gained by following one class's advice along its axis, all else equal.
-
-    `direction` is the class that is acted on: `small` (smaller batches), `large`, `width` or `data`. Columns: `one`:
-    to the next value; `random`: the expected gain of a uniformly drawn further value; `best`: to the best further
-    value. Losses count as 0, and so does the end of the axis.
+    Returns plain values: `cases` (case -> mean accuracy in percent), `calibration` (case -> mean expected calibration
+    error) and `curves` (question and mode -> the columns of `learning_curve` as lists). Both tables are labelled
+    sweeps with the published axes.
     """
-    if direction not in DIRECTIONS:
-        raise InputError(f"There is no direction {direction!r}. Choose one of {', '.join(DIRECTIONS)}.")
-    axis, larger = DIRECTIONS[direction]
-    held = [name for name in ("bs", "width", "data") if name != axis]
-    absent = [name for name in (axis, *held, accuracy) if name not in table.columns]
-    if absent:
-        raise InputError(f"The table has no column {', '.join(absent)}, which gains are computed from. Add it.")
-    ordered = table.reset_index(drop=True).sort_values(axis, ascending=larger, kind="stable")
-    own = ordered[accuracy]
-    groups = own.groupby([ordered[name] for name in held], sort=False)
-    one, best, total, further = np.zeros((4, len(own)))
-    for step in range(1, np.max(groups.cumcount().to_numpy(), initial=0) + 1):
-        gain = np.asarray(groups.shift(-step) - own, dtype=float).clip(min=0)
-        further += ~np.isnan(gain)
-        gain = np.nan_to_num(gain)
-        one = gain if step == 1 else one
-        best, total = np.maximum(best, gain), total + gain
-    columns = {"one": one, "random": total / further.clip(min=1), "best": best}
-    gains = pd.DataFrame(columns, index=ordered.index).sort_index()
-    return gains.set_index(table.index)
+    results = {
+        case.name: transfer(method, case.question, train, test, mode=case.mode, size=case.size, seeds=seeds)
+        for case in CASES
+    }
+    curves = {
+        f"{question} {mode}": learning_curve(
+            method, question, train, test, mode=mode, sizes=sizes, seeds=seeds[:1] if mode.endswith("limit") else seeds
+        ).to_dict("list")
+        for question, mode, sizes in CURVES
+    }
+    return {
+        "cases": {name: result.mean for name, result in results.items()},
+        "calibration": {name: float(result.calibration_errors.mean()) for name, result in results.items()},
+        "curves": curves,
+    }
 
 
 def one_step_change(
-    question: str,
+    question: str | Question,
     train: pd.DataFrame,
     test: pd.DataFrame,
-    methods: dict[str, Factory],
+    methods: Mapping[str, Factory | str],
     *,
     mode: str,
     size: float,
     seeds: Sequence[int] = SEEDS,
+    axes: Axes | None = None,
 ) -> pd.DataFrame:
     """The mean test accuracy gained on `test` when each method picks what to change, in points.
 
@@ -226,13 +273,14 @@ def one_step_change(
 
     The published table draws its random steps and guesses; here they are expectations, which differ by up to 0.08.
     """
+    axes = axes or Axes()
     asked, optimizer = named(question), named("optimizer")
     test = test.reset_index(drop=True)
     pool, tested = asked.rows(optimizer.rows(train)), asked.rows(optimizer.rows(test))
     # Gains come from the whole grid: an optimal neighbour is the one to move to.
     gains = {
-        direction: step_gains(test, direction).loc[tested.index].to_numpy()
-        for direction in {*optimizer.classes, *asked.classes} & set(DIRECTIONS)
+        direction: step_gains(test, direction, axes=axes).loc[tested.index].to_numpy()
+        for direction in {*optimizer.classes, *asked.classes} & set(axes.directions)
     }
 
     def gained(answers: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -248,9 +296,11 @@ def one_step_change(
     for method, factory in methods.items():
         results = []
         for seed in seeds:
-            chosen = training_rows(pool, mode, size, seed)
-            directions = _predictions(factory, optimizer, chosen, tested, None)
-            answers = directions if asked is optimizer else _predictions(factory, asked, chosen, tested, None)
+            chosen = training_rows(pool, mode, size, seed, axes=axes)
+            directions, answers = (
+                np.asarray(_fitted(factory, one, chosen, None).predict(tested), dtype=object)
+                for one in (optimizer, asked)
+            )
             results.append(gained(answers, directions))
         rows[method] = np.mean(results, axis=0)
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(STEPS))

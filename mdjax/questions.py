@@ -1,4 +1,4 @@
-"""The three diagnostic questions: rows, classes, wording, and the published trees as tables of splits.
+"""The three diagnostic questions: rows, classes, wording, and their trees as tables of splits.
 
 Which word means what, once and for all. The published label `small` is given where smaller batches would
 raise the test accuracy; noise grows as batches shrink, so `small` says that the training *temperature* is too
@@ -15,6 +15,7 @@ import pandas as pd
 
 from mdjax.errors import InputError
 from mdjax.labels import OPTIMAL
+from mdjax.quantities import Columns, inputs_of, quantity
 
 MIN_WIDTH_FOR_DATA = 32
 
@@ -23,7 +24,9 @@ MIN_WIDTH_FOR_DATA = 32
 class Split:
     """One node: rows with `feature <= threshold` go to `at_most`, the others to `above`.
 
-    A child is the position of another split in the tree, or the name of the class that a leaf answers.
+    A child is the position of another split in the tree, or the name of the class that a leaf answers. `feature`
+    names a measured column or one of `mdjax.quantities.QUANTITIES`. `spread` is the standard deviation of what is
+    believed of the threshold, on the quantity's scale; 0 where the threshold is sharp.
     """
 
     feature: str
@@ -31,10 +34,10 @@ class Split:
     bounds: tuple[float, float]  # of the threshold's search
     at_most: int | str
     above: int | str
+    spread: float = 0.0
 
 
 Tree = tuple[Split, ...]  # the root comes first
-Columns = dict[str, np.ndarray]  # feature name -> (rows,) float64
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Question:
     label: str  # the column of the published label
     classes: tuple[str, str]
     tree: Tree  # the published structure with its start thresholds
+    default_tree: Tree  # that of the default method, with what is believed of its thresholds before any label
+    single_tree: Tree  # the same for single models, where nothing of pairs is known
     hyperparameters: tuple[str, ...]  # the features of the hyperparameter baseline
     meaning: dict[str, str]
     change: dict[str, str]
@@ -61,7 +66,7 @@ class Question:
 
     def asked(self, table: pd.DataFrame) -> np.ndarray:
         """A mask of the rows that the question concerns whatever their label; no where a width is missing."""
-        if self.min_width is None:
+        if not self.min_width:
             return np.ones(len(table), dtype=bool)
         if "width" not in table.columns:
             return np.zeros(len(table), dtype=bool)
@@ -91,6 +96,30 @@ _TRAIN_BOUNDS, _PEAK_BOUNDS, _SHARP_BOUNDS = (0.0, 1.0), (-30.0, 0.0), (4.0, 9.0
 LANDSCAPE = (_TRAIN, _PEAK, _CKA, _SHARP)
 VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
 
+# What is believed of the default method's thresholds before any label: centre, and spread on the quantity's scale.
+_PRIORS = {
+    "train_error": (0.25, 1.0),
+    "barrier": (2.0, 0.7),
+    "mode_connectivity_peak": (-1.0, 1.0),
+    "train_loss": (0.002, 0.7),
+    "hessian_t": (6.0, 1.0),
+    "hessian_e": (4.0, 1.0),
+    "CKA": (0.4, 0.15),
+    "trace_for_loss": (5.3, 0.7),
+    "eigenvalue_for_loss": (3.3, 0.7),
+}
+
+
+def believed(feature: str, at_most: int | str, above: int | str) -> Split:
+    """A split of the default method, with the prior belief of its quantity's threshold."""
+    threshold, spread = _PRIORS[feature]
+    this = quantity(feature)
+    low, high = (float(this.from_scale(this.to_scale(np.array(threshold)) + way * 2 * spread)) for way in (-1, 1))
+    return Split(feature, threshold, (low, high), at_most, above, spread)
+
+
+_LOSS, _BARRIER = "train_loss", "barrier"
+
 # Thresholds are fitted in the order of the splits, which is the published one and not that of depth.
 QUESTIONS: dict[str, Question] = {
     question.name: question
@@ -105,6 +134,9 @@ QUESTIONS: dict[str, Question] = {
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, 2, "large"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "large", "small"),
             ),
+            # Cold training that does not fit the data leaves a barrier between its solutions; hot training does not.
+            default_tree=(believed(_TRAIN, "small", 1), believed(_BARRIER, "large", "small")),
+            single_tree=(believed(_TRAIN, "small", 1), believed("trace_for_loss", "large", "small")),
             hyperparameters=("log_data_amount", "log_para_amount"),
             meaning={"small": "temperature too low", "large": "temperature too high"},
             change={
@@ -121,6 +153,18 @@ QUESTIONS: dict[str, Question] = {
                 Split(_TRAIN, 0.5, _TRAIN_BOUNDS, 1, 2),
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
+            ),
+            # The published tree; of the fitting models that are connected, the larger ones have less loss left.
+            default_tree=(
+                believed(_TRAIN, 1, 2),
+                believed(_PEAK, "width", 3),
+                believed(_PEAK, "width", "batch"),
+                believed(_LOSS, "batch", "width"),
+            ),
+            single_tree=(
+                believed(_TRAIN, 1, 2),
+                believed(_LOSS, "batch", "width"),
+                believed("eigenvalue_for_loss", "batch", "width"),
             ),
             hyperparameters=("log_data_amount",),
             meaning={"width": "model too small", "batch": "temperature rather than model size"},
@@ -139,6 +183,9 @@ QUESTIONS: dict[str, Question] = {
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
             ),
+            # Sharpness decides at every end of the published tree; alone it carries over best.
+            default_tree=(believed(_SHARP, "data", "batch"),),
+            single_tree=(believed(_SHARP, "data", "batch"),),
             hyperparameters=("log_para_amount",),
             meaning={"data": "too little data", "batch": "temperature rather than data"},
             change={"data": "train on more data", "batch": "change the temperature"},
@@ -156,16 +203,23 @@ SIMILARITY_TREE: Tree = (
 OUT_OF_DISTRIBUTION_STARTS = (0.5, -10.0, 5.0)
 
 
-def named(question: str) -> Question:
-    """The question of that name; InputError for any other."""
+def named(question: str | Question) -> Question:
+    """The question of that name, or the question itself; InputError for anything else."""
+    if isinstance(question, Question):
+        return question
     if not isinstance(question, str) or question not in QUESTIONS:
         raise InputError(f"There is no question {question!r}. Choose one of {', '.join(QUESTIONS)}.")
     return QUESTIONS[question]
 
 
 def features_of(tree: Tree) -> tuple[str, ...]:
-    """The features that a tree reads, in the order in which its splits first name them."""
+    """The features that a tree splits on, in the order in which its splits first name them."""
     return tuple(dict.fromkeys(split.feature for split in tree))
+
+
+def columns_of(tree: Tree) -> tuple[str, ...]:
+    """The measured columns that a tree's features are computed from."""
+    return inputs_of(features_of(tree))
 
 
 def with_thresholds(tree: Tree, thresholds: Sequence[float]) -> Tree:

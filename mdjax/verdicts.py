@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from mdjax.diagnosis import CAUSES, Trees, as_trees, diagnose, measured, tree_answers
+from mdjax.beliefs import interval
+from mdjax.diagnosis import CAUSES, NUM_ERRORS, Trees, as_trees, diagnose, measured, single_rows, tree_answers
 from mdjax.errors import InputError
 from mdjax.mdtree import MDTree
+from mdjax.quantities import quantity
 from mdjax.questions import named
 
 
@@ -24,6 +26,9 @@ class Evidence:
     at_most: bool  # whether the path went to the side `value <= threshold`
     distance: float | None  # the value minus the threshold
     flags: tuple[str, ...]
+    crossed: bool = False  # whether the threshold lies within two standard errors of the value
+    interval: tuple[float, float] | None = None  # the threshold, give or take what the training rows leave open
+    meaning: str = ""  # of a feature that is computed from measured ones
 
     def to_text(self) -> str:
         """One line: the value, its standard error, the threshold, the distance and what to beware of."""
@@ -36,6 +41,10 @@ class Evidence:
                 f"{self.feature} = {self.value:.4g}{error} is {side} the threshold {self.threshold:.4g} "
                 f"(by {abs(self.distance):.3g})"
             )
+        if self.interval is not None:
+            line += f", which is believed to lie from {self.interval[0]:.3g} to {self.interval[1]:.3g}"
+        if self.meaning:
+            line += f"; {self.feature}: {self.meaning}"
         return line + "".join(f" [{flag}]" for flag in self.flags)
 
 
@@ -51,11 +60,17 @@ class Answer:
     status: str
     training_rows: dict[str, int]  # class -> rows of the leaf that the tree was grown on
     evidence: tuple[Evidence, ...]
+    tree: str = "full"  # which tree spoke: "full", or "single" where what takes pairs of models is missing
+    second_seed: str | None = None  # what a second, equally trained model would add
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why one configuration underperforms, how sure that is, and what to change."""
+    """Why one configuration underperforms, how sure that is, what to change, and what that brought others.
+
+    `gain` holds the points of test accuracy that one step (`one`) and the best step (`best`) of the recommended
+    change brought on average in the sweep that the tree was grown on; None without a recommendation or a sweep.
+    """
 
     configuration: str | None
     cause: str
@@ -65,6 +80,7 @@ class Verdict:
     status: str
     flags: tuple[str, ...]
     answers: tuple[Answer, ...]
+    gain: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain values that JSON can hold."""
@@ -74,6 +90,11 @@ class Verdict:
         """The verdict as a short paragraph per question, for people."""
         subject = "Cause" if self.configuration is None else self.configuration
         lines = [f"{subject}: {self.cause}", f"What to change: {self.recommendation}."]
+        if self.gain is not None:
+            lines.append(
+                f"In the sweep that the tree was grown on, this brought {self.gain['one']:.1f} points of test accuracy "
+                f"in one step and {self.gain['best']:.1f} in the best one, on average."
+            )
         if self.probability is not None:
             lines.append(f"Causes weighed: {self._weighed()}.")
         for answer in self.answers:
@@ -83,8 +104,10 @@ class Verdict:
                 continue
             rows = ", ".join(f"{count} {label}" for label, count in answer.training_rows.items())
             note = "" if answer.status == "ok" else f"; {answer.status}"
+            note += "; by the tree for single models" if answer.tree == "single" else ""
             lines.append(f"  {answer.meaning}, probability {answer.probability:.2f} (rows grown on: {rows}{note})")
             lines += [f"  - {step.to_text()}" for step in answer.evidence]
+            lines += [f"  {answer.second_seed}"] if answer.second_seed else []
         if self.flags:
             lines += ["", "Caution: " + "; ".join(self.flags) + "."]
         if self.status != "ok":
@@ -106,7 +129,9 @@ def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = No
     """
     table = _one_row(row)
     trees = as_trees(trees)
-    verdict = diagnose(table, trees).iloc[0]
+    verdicts = diagnose(table, trees)
+    verdict = verdicts.iloc[0]
+    gain = {"one": _number(verdict["gain"]), "best": _number(verdict["gain_best"])}
     name = verdict.get("configuration")
     return Verdict(
         configuration=None if name is None or pd.isna(name) else str(name),
@@ -115,8 +140,9 @@ def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = No
         recommendation=verdict["recommendation"],
         probabilities={cause.meaning: _number(verdict[f"p_{cause.key}"]) for cause in CAUSES},
         status=verdict["status"],
-        flags=tuple(filter(None, verdict["flags"].split("; "))),
+        flags=(*filter(None, verdict["flags"].split("; ")), *verdicts.attrs["cautions"]),
         answers=tuple(_answer(tree, table) for tree in trees.values()),
+        gain=None if None in gain.values() else {step: float(points or 0) for step, points in gain.items()},
     )
 
 
@@ -128,27 +154,13 @@ def _one_row(row: pd.Series | pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
-    answers = tree_answers(tree, table)
-    columns, errors = measured(tree, table)
+    single = tree.single_ is not None and bool(single_rows(tree, table)[0])
+    speaker = tree.single_ if tree.single_ is not None and single else tree
+    answers = tree_answers(speaker, table)
     question = named(tree.question)
     label, leaf = answers.label[0], int(answers.leaf[0])
     flags = [text for text, mask in answers.flags.items() if mask[0]]
-    evidence = []
-    for i, side in tree.leaves_[leaf].path:
-        name, threshold = tree.tree_[i].feature, tree.tree_[i].threshold
-        value = _number(columns[name][0])
-        evidence.append(
-            Evidence(
-                feature=name,
-                value=value,
-                standard_error=float(errors[name][0]) or None,
-                threshold=threshold,
-                at_most=side,
-                distance=None if value is None else value - threshold,
-                flags=tuple(text for text in flags if text.startswith(f"{name} ")),
-            )
-        )
-    counts = dict(zip(tree.classes_.tolist(), tree.leaf_counts_[leaf].tolist()))
+    counts = dict(zip(speaker.classes_.tolist(), speaker.leaf_counts_[leaf].tolist()))
     return Answer(
         question=question.name,
         text=question.text,
@@ -157,8 +169,47 @@ def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
         probability=_number(answers.probability[0]),
         status=answers.status[0],
         training_rows={} if label is None else counts,
-        evidence=() if label is None else tuple(evidence),
+        evidence=() if label is None else _evidence(speaker, table, leaf, flags),
+        tree="single" if single or tree.single else "full",
+        second_seed=_second_seed(tree) if single and label is not None else None,
     )
+
+
+def _evidence(tree: MDTree, table: pd.DataFrame, leaf: int, flags: list[str]) -> tuple[Evidence, ...]:
+    columns, errors = measured(tree, table)
+    steps = []
+    for i, side in tree.leaves_[leaf].path:
+        split = tree.tree_[i]
+        value, error = _number(columns[split.feature][0]), float(errors[split.feature][0])
+        distance = None if value is None else value - split.threshold
+        this = quantity(split.feature)
+        steps.append(
+            Evidence(
+                feature=split.feature,
+                value=value,
+                standard_error=error or None,
+                threshold=split.threshold,
+                at_most=side,
+                distance=distance,
+                flags=tuple(text for text in flags if text.startswith(f"{split.feature} ")),
+                crossed=distance is not None and error > 0 and abs(distance) <= NUM_ERRORS * error,
+                interval=interval(split),
+                meaning="" if this.reads == (split.feature,) else this.text,
+            )
+        )
+    return tuple(steps)
+
+
+def _second_seed(tree: MDTree) -> str:
+    """What the full tree reads that one model cannot give, and how much oftener it was right."""
+    of_pairs = ", ".join(name for name in tree.features if quantity(name).of_pairs)
+    text = f"A second seed would add {of_pairs}"
+    full = tree.provenance_.get("transfer_accuracy")
+    single = tree.single_.provenance_.get("transfer_accuracy") if tree.single_ is not None else None
+    if full and single:
+        text += f"; with it this question was answered right in {full:.0f} % of cases instead of {single:.0f} %, "
+        text += "when trees grown on one published sweep diagnosed the other"
+    return text + "."
 
 
 def _number(value: Any) -> float | None:

@@ -1,0 +1,88 @@
+"""Trees grown on a labelled table, on the rows their question is asked of, and what their answers brought there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mdjax.errors import InputError
+from mdjax.features import feature_columns
+from mdjax.fitting import METHODS
+from mdjax.labels import Axes, step_gains
+from mdjax.mdtree import MDTree
+from mdjax.quantities import quantity
+from mdjax.questions import features_of
+
+
+def grow(
+    table: pd.DataFrame,
+    question: str,
+    *,
+    method: str = "default",
+    preset: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    axes: Axes | None = None,
+    **settings: Any,
+) -> MDTree:
+    """An MD tree fitted on those rows of a labelled table of which the question is asked.
+
+    Rows that lack a feature are left out. Where the tree reads pairs of models, one for single models is grown with
+    it (`single_`), if the method has one. `gains_` says what the answers' changes brought in this table, where it
+    holds the sweep's axes (`axes`) and test accuracies. `settings` go to MDTree. `preset` says how the features were
+    measured where the table has no such column. Raises InputError for a table without the labels or features.
+    """
+    tree = MDTree(question, method=method, **settings)
+    _grow(tree, table)
+    tree.preset_ = preset or tree.preset_
+    tree.provenance_ |= dict(provenance or {})
+    tree.gains_ = _gains(tree, table, axes or Axes())
+    of_pairs = any(quantity(name).of_pairs for name in features_of(tree.tree_))
+    if of_pairs and METHODS[method].single is not None:
+        single = MDTree(question, method=method, single=True, min_width=tree.min_width)
+        if set(single.features) <= set(table.columns):
+            _grow(single, table)
+            single.preset_, single.gains_ = tree.preset_, _gains(single, table, axes or Axes())
+            single.provenance_ |= dict(provenance or {})
+            tree.single_ = single
+    return tree
+
+
+def _grow(tree: MDTree, table: pd.DataFrame) -> None:
+    question = tree.asked_question
+    rows = question.rows(table)
+    complete = _complete(tree, rows)
+    if len(rows) and not complete.any():
+        raise InputError(
+            f"No row that is labelled for question {tree.question!r} has all of {', '.join(tree.features)}. "
+            "Measure these features first."
+        )
+    tree.fit(rows.loc[complete], rows.loc[complete, question.label])
+
+
+def _complete(tree: MDTree, rows: pd.DataFrame) -> np.ndarray:
+    """Which rows have all the features that a tree reads."""
+    return np.logical_and.reduce([np.isfinite(values) for values in feature_columns(rows, tree.features).values()])
+
+
+def _gains(tree: MDTree, table: pd.DataFrame, axes: Axes) -> dict[str, dict[str, float]]:
+    """What following each answer of the tree brought in its own sweep, in points of test accuracy.
+
+    For each class that names a direction: the mean over all rows that are given this answer of the gain of one step
+    (`one`) and of the best step (`best`), and their number (`rows`). Empty where the table is no sweep.
+    """
+    question = tree.asked_question
+    gains = {}
+    for label in question.classes:
+        try:
+            gained = step_gains(table, label, axes=axes)
+        except InputError:
+            continue
+        asked = question.asked(table) & _complete(tree, table) & gained.notna().all(axis=1).to_numpy()
+        if not asked.any():
+            continue
+        gained = gained.loc[asked][tree.predict(table.loc[asked]) == label]
+        if len(gained):
+            means = {step: round(float(gained[step].mean()), 3) for step in ("one", "best")}
+            gains[label] = {**means, "rows": len(gained)}
+    return gains

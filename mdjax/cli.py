@@ -172,8 +172,10 @@ def _trees(name: str) -> str | None:
 
 
 def _pick(table, options: argparse.Namespace):
-    names = table["configuration"] if "configuration" in table else table.index.astype(str)
-    rows = table[(names == options.configuration).to_numpy()]
+    # Rows without a name are called as the report calls them.
+    numbered = [f"row {number}" for number in range(1, len(table) + 1)]
+    names = table["configuration"].tolist() if "configuration" in table else numbered
+    rows = table[[name == options.configuration for name in names]]
     if len(rows) != 1:
         raise InputError(
             f"{len(rows)} configurations of {options.table} are named {options.configuration!r}. "
@@ -184,7 +186,7 @@ def _pick(table, options: argparse.Namespace):
 
 def _summary(verdicts) -> list[str]:
     counts = verdicts["cause"].value_counts()
-    width = max(len(cause) for cause in counts.index)
+    width = max((len(cause) for cause in counts.index), default=0)
     lines = [f"{len(verdicts)} configurations"]
     for cause, count in counts.items():
         change = verdicts.loc[verdicts["cause"] == cause, "recommendation"].iloc[0]

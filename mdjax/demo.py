@@ -75,7 +75,8 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     )
     phase_plot(asked, out / "phase.png", trees=trees)
     seconds = time.monotonic() - started
-    console.print(f"\nThe whole story: {out / 'report.html'}  ({seconds:.0f} s)", highlight=False, soft_wrap=True)
+    story = f"\nThe whole story: {out / 'report.html'}  ({seconds:.0f} s)"
+    console.print(story, highlight=False, markup=False, soft_wrap=True)
 
 
 def _can_grow(table: pd.DataFrame, question: str) -> bool:

@@ -24,6 +24,11 @@ _AXES = {
 """Axis → (type, default values, least and greatest value). Every axis may be a number or a list of numbers."""
 
 
+def readable(value: float) -> str:
+    """The shortest text that tells a number from every other one, without a trailing ".0"."""
+    return repr(float(value)).removesuffix(".0")
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """All that decides how one model is trained; `seed` alone tells the members of a configuration apart."""
@@ -42,12 +47,12 @@ class Setting:
 
     @property
     def configuration(self) -> str:
-        """A readable name of everything but the seed."""
+        """A readable name of everything but the seed, every digit of its numbers included."""
         depth = f"-depth{self.depth}" if self.depth else ""
         return (
-            f"{self.family}-w{self.width}{depth}-bs{self.batch_size}-data{self.data_share:g}"
-            f"-noise{self.label_noise:g}-lr{self.learning_rate:g}-m{self.momentum:g}-wd{self.weight_decay:g}"
-            f"-e{self.epochs}"
+            f"{self.family}-w{self.width}{depth}-bs{self.batch_size}-data{readable(self.data_share)}"
+            f"-noise{readable(self.label_noise)}-lr{readable(self.learning_rate)}-m{readable(self.momentum)}"
+            f"-wd{readable(self.weight_decay)}-e{self.epochs}"
         )
 
     @property

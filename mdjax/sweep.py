@@ -1,10 +1,11 @@
 """A zoo × metrics → a table: work split into units, each done once and kept, whatever happens in between."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from mdjax.table import Shards, Table, aggregate, read_table, write_table
 from mdjax.zoo import DamagedGroupError, Zoo
 
 PyTree = Any
+
+_RESULTS = 1
+"""Raised by every change that moves a metric's values, so that a table never mixes old ones with new."""
 
 _ARCHITECTURE = [field.name for field in dataclasses.fields(Architecture)]
 
@@ -54,22 +58,30 @@ def measure(
     a pure `apply(params, state, inputs) -> logits`, or an object with `apply` and `batch_apply`
     (`mdjax.models.Model`). The list counts as seeds of one configuration, trained on all of `data`.
     `data` is a Dataset, a name or a path (default: what the zoo was trained on). `preset` and `metrics` choose
-    what is measured and how accurately; `seed` moves every random number.
+    what is measured and how accurately; `seed` moves every random number. The table holds what was asked for.
 
-    A model with NaN weights, a damaged group or a diverged curve becomes a row whose `status` says so. Finished
-    work is kept in `out` and looked up by its content (weights, data, settings), so that a killed run, a zoo that
-    has grown or a further metric costs only what is missing. Raises InputError for bad arguments and for a
-    folder that cannot be written. Cost: see the metrics.
+    A model with NaN weights, a damaged group or a diverged curve becomes a row whose `status` says so. A zoo's
+    finished work is kept in `out` and looked up by its content (weights, data, settings), so that a killed run or a
+    further metric costs only what is missing; a list of models is measured anew, since a function has no identity
+    to look it up by. Raises InputError for bad arguments and for a folder that cannot be written. Cost: see the
+    metrics.
     """
     chosen = select(preset, metrics)
-    collection = source if isinstance(source, Zoo) else _open(source, model)
+    collection = source if isinstance(source, Zoo) else _open(source, model, chosen)
     # The folder is tried before anything is computed.
     shards = Shards(Path(out) / "shards") if out is not None else None
+    if isinstance(collection, _InMemory):
+        shards = None
     dataset = data if isinstance(data, Dataset) else load(data if data is not None else _trained_on(collection))
     for reason in collection.damaged.values():
-        console.print(f"[yellow]warning:[/] {reason} Its models are left out.", highlight=False)
+        _warn(f"{reason} Its models are left out.")
+    if collection.fingerprint not in (None, dataset.fingerprint) and data is None:
+        _warn(f"The data {collection.data} has changed since the models were trained on it.")
     manifest = collection.manifest
+    if manifest.empty:
+        raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
     chunks = list(_chunks(manifest, dataset))
+    read_group = functools.lru_cache(maxsize=1)(collection.read_group)
     results: dict[str, list[pd.DataFrame]] = {metric.name: [] for metric in chosen}
     device_data = _DeviceData(dataset)
     notes: dict[str, str] = {}
@@ -81,7 +93,7 @@ def measure(
                 name = _unit_name(metric, chunk, dataset, seed)
                 rows = shards.read(name) if shards else None
                 if rows is None:
-                    loaded = loaded or _load(collection, chunk, model)
+                    loaded = loaded or _load(read_group, chunk, model)
                     rows = _measure_unit(metric, chunk, loaded, device_data, seed)
                     notes.update(loaded.problems)
                     # What a damaged group hides may be there next time: such a unit is not finished.
@@ -96,16 +108,28 @@ def measure(
     return table
 
 
+def _warn(text: str) -> None:
+    console.print(f"warning: {text}", highlight=False, markup=False)
+
+
 class _InMemory:
     """A list of models with the interface of a zoo, as far as measuring needs it."""
 
     def __init__(self, models: Sequence[tuple[PyTree, PyTree]]):
         self.damaged: dict[str, str] = {}
         self.data = ""
+        self.fingerprint = None
         try:
-            self._stacked = trees.stack(models)
+            # Curvature is taken in float32, whatever the weights were stored as.
+            self._stacked = jax.tree.map(
+                lambda leaf: leaf.astype(np.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+                trees.stack(models),
+            )
         except ValueError as error:
-            raise InputError(f"The models differ in structure or shape and do not stack: {error}") from None
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"The models differ in structure or shape and do not stack ({reason}). Measure each shape on its own."
+            ) from None
         leaves = jax.tree.leaves(self._stacked)
         finite = np.logical_and.reduce([np.isfinite(leaf).reshape(len(models), -1).all(1) for leaf in leaves])
         self.manifest = pd.DataFrame(
@@ -125,12 +149,22 @@ class _InMemory:
         return self._stacked
 
 
-def _open(source: Any, model: Any) -> Zoo | _InMemory:
+def _open(source: Any, model: Any, metrics: Sequence[Metric]) -> Zoo | _InMemory:
     if isinstance(source, str | Path):
         return Zoo(source)
     if not isinstance(source, Sequence) or not source or model is None:
+        given = "an empty list" if source == [] else repr(type(source).__name__)
+        raise InputError(f"Cannot measure {given}. Give a zoo, or a list of (params, state) with model=apply.")
+    if not isinstance(model, Model) and not callable(model):
         raise InputError(
-            f"Cannot measure {type(source).__name__!r}. Give a zoo, or a list of (params, state) with model=apply."
+            f"model is {type(model).__name__!r}. Give a function apply(params, state, inputs) -> logits, or an object "
+            "with the methods apply and batch_apply (mdjax.models.Model)."
+        )
+    has_state = bool(jax.tree.leaves(source[0][1]))
+    if not isinstance(model, Model) and has_state and any(isinstance(metric, ModeConnectivity) for metric in metrics):
+        raise InputError(
+            "Cannot re-estimate the statistics of a model given as a function with state. Give an object with apply "
+            "and batch_apply (mdjax.models.Model), or leave mode_connectivity out of metrics."
         )
     return _InMemory(source)
 
@@ -143,7 +177,9 @@ def _trained_on(collection: Zoo | _InMemory) -> str:
 
 def _chunks(manifest: pd.DataFrame, dataset: Dataset) -> Iterator[_Chunk]:
     """Split the models that can be measured into chunks; the split depends on the manifest alone."""
-    rows = manifest[manifest["status"] == "ok"].copy()
+    # A model's place among its seeds decides its pairs: a broken one must not change those of the others.
+    places = manifest.sort_values("seed").groupby("configuration").cumcount()
+    rows = manifest.assign(place=places)[manifest["status"] == "ok"]
     for name, default in (("data_share", 1.0), ("label_noise", 0.0)):
         known = rows[name] if name in rows else pd.Series(np.nan, rows.index)
         rows[name] = pd.to_numeric(known).fillna(default)
@@ -188,7 +224,7 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
 
 def _unit_name(metric: Metric, chunk: _Chunk, dataset: Dataset, seed: int) -> str:
     models = chunk.rows[["model_id", "weights_hash"]].to_numpy().tolist()
-    content = [repr(metric), seed, dataset.fingerprint, chunk.data_share, chunk.label_noise, models]
+    content = [_RESULTS, repr(metric), seed, dataset.fingerprint, chunk.data_share, chunk.label_noise, models]
     return f"{metric.name}-{hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()}"
 
 
@@ -219,19 +255,19 @@ class _Loaded:
     problems: dict[str, str]
 
 
-def _load(collection: Zoo | _InMemory, chunk: _Chunk, model: Any) -> _Loaded:
+def _load(read_group: Callable[[str], tuple[PyTree, PyTree]], chunk: _Chunk, model: Any) -> _Loaded:
     pieces: list[PyTree] = []
     kept: list[pd.DataFrame] = []
     problems: dict[str, str] = {}
     for group, members in chunk.rows.groupby("group", sort=False):
         try:
-            pieces.append(trees.take(collection.read_group(str(group)), members["position"].to_numpy()))
+            pieces.append(trees.take(read_group(str(group)), members["position"].to_numpy()))
             kept.append(members)
         except DamagedGroupError as error:
             problems.update(dict.fromkeys(members["model_id"], str(error)))
     if chunk.architecture is not None:
         model = chunk.architecture.model(engine.plan().convolution)
-    elif not hasattr(model, "apply"):
+    elif not isinstance(model, Model):
         model = FunctionModel(model)
     rows = pd.concat(kept) if kept else chunk.rows.iloc[:0]
     if not kept:
@@ -276,16 +312,15 @@ def _with_status(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(rows: pd.DataFrame, which: str) -> list[tuple[int, int]]:
-    """Positions of the pairs of models within each configuration."""
+    """Positions of the pairs of models within each configuration; "disjoint" joins places 0 and 1, 2 and 3, ..."""
     found: list[tuple[int, int]] = []
-    for places in rows.reset_index(drop=True).groupby("configuration", sort=False).groups.values():
-        members = [int(place) for place in places]
-        if which == "all":
-            found += itertools.combinations(members, 2)
-        elif which == "first":
-            found += [(members[0], members[1])] if len(members) > 1 else []
-        else:
-            found += list(zip(members[::2], members[1::2], strict=False))
+    for _, members in rows.reset_index(drop=True).groupby("configuration", sort=False):
+        places = members["place"].tolist()
+        for first, second in itertools.combinations(range(len(members)), 2):
+            place, other = places[first], places[second]
+            disjoint = place % 2 == 0 and other == place + 1
+            if which == "all" or (disjoint and (which == "disjoint" or place == 0)):
+                found.append((int(members.index[first]), int(members.index[second])))
     return found
 
 

@@ -61,8 +61,9 @@ class Shards:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".writing-*"):
                 # A younger one may belong to another writer that is at work.
-                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                    leftover.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                        leftover.unlink()
             probe = folder / f".writing-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
@@ -80,7 +81,7 @@ class Shards:
         try:
             return pd.read_parquet(path)
         except Exception:  # pyarrow raises many types for a cut file; the unit is simply done again
-            path.unlink()
+            path.unlink(missing_ok=True)
             return None
 
     def commit(self, name: str, rows: pd.DataFrame) -> None:
@@ -91,9 +92,14 @@ class Shards:
             rows.to_parquet(temporary, index=False)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(temporary, path)
-            temporary.unlink()
+                temporary.unlink()
+            except FileExistsError:
+                temporary.unlink()
+            except OSError:
+                # No hard links on this file system. Names tell the content, so that either writer is right.
+                temporary.replace(path)
         except OSError as error:
             raise InputError(
                 f"Cannot write {path}: {error.strerror or error}. Free space, then run the same command again: "
@@ -186,7 +192,9 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, *, num_train: int) -> p
             table[f"{name}_se"] = error / np.sqrt(mean**2 + 4 * SMALLEST_CURVATURE**2)
     for name in ("mode_connectivity", "mode_connectivity_peak", "CKA"):
         if name in pairs:
-            table[name], table[f"{name}_se"] = _mean_and_se(table.index, pairs, name)
+            mean, error = _mean_and_se(table.index, pairs, name)
+            shared = _jackknife_se(pairs, name).reindex(table.index)
+            table[name], table[f"{name}_se"] = mean, shared.fillna(error)
 
     share = pd.to_numeric(table["data_share"]).fillna(1.0) if "data_share" in table else pd.Series(1.0, table.index)
     table["data"] = share * 10
@@ -211,6 +219,24 @@ def _mean_and_se(
         # One model shows no spread between seeds; its estimator's own error is what is known.
         error = error.fillna(rows.groupby("configuration")[own_error].mean().reindex(index))
     return mean, error
+
+
+def _jackknife_se(pairs: pd.DataFrame, column: str) -> pd.Series:
+    """Standard error of a configuration's mean over pairs that share models: leaving out one model at a time.
+
+    Such pairs are not independent, and their plain standard error is too small (by 2.6 for five models whose
+    differences add up). Configurations whose pairs share no model are left out.
+    """
+    errors: dict[Any, float] = {}
+    for name, rows in pairs.dropna(subset=[column]).groupby("configuration"):
+        first, second, values = (rows[key].to_numpy() for key in ("model_a", "model_b", column))
+        models = sorted({*first, *second})
+        if len(models) == 2 * len(rows) or len(models) < 3:
+            continue
+        without = [values[(first != model) & (second != model)] for model in models]
+        left = np.array([rest.mean() for rest in without if len(rest)])
+        errors[name] = float(np.sqrt((len(left) - 1) * left.var()))
+    return pd.Series(errors, dtype=float)
 
 
 def _status(index: pd.Index, models: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:

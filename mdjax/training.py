@@ -1,6 +1,7 @@
 """A grid of settings → trained, stacked models in a zoo: every model that shares shapes in one compiled program."""
 
 import functools
+import hashlib
 import itertools
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import optax
 from mdjax import losses
 from mdjax.data import Dataset, load
 from mdjax.errors import InputError
-from mdjax.grids import Grid, Setting
+from mdjax.grids import Grid, Setting, readable
 from mdjax.models import Architecture, Model
 from mdjax.progress import progress
 from mdjax.zoo import Zoo
@@ -23,7 +24,9 @@ from mdjax.zoo import Zoo
 PyTree = Any
 
 MAX_STACK = 64
-"""Most models trained together; a larger group is split, to bound memory and what a killed run repeats."""
+MAX_STACK_BYTES = 2**30
+"""Most models trained together, and most bytes of their parameters: a larger group is split, to bound memory (momentum
+and gradients take as much again, each) and what a killed run repeats."""
 
 STATISTICS_MOMENTUM = 0.1
 """Weight of the newest batch in BatchNorm's running statistics, as in PyTorch."""
@@ -37,65 +40,63 @@ def architecture_of(setting: Setting, dataset: Dataset) -> Architecture:
     return Architecture(setting.family, setting.width, dataset.input_shape, dataset.num_classes, setting.depth)
 
 
-def plan_groups(grid: Grid, dataset: Dataset) -> dict[str, list[Setting]]:
+def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list[Setting]]:
     """Group name → its settings: equal architecture, batch size and data share, at most MAX_STACK of them.
 
-    Raises InputError for a batch size larger than the data it is drawn from. The plan depends on the grid alone,
-    so an interrupted run finds the same groups again.
+    Raises InputError for a batch size larger than the data it is drawn from. A name ends with a digest of its
+    members, so that the groups of a grid that grows never meet.
     """
     groups: dict[str, list[Setting]] = {}
 
     def stack(setting: Setting) -> tuple[Any, ...]:
         return (setting.width, setting.depth, setting.batch_size, setting.data_share)
 
-    for (width, depth, batch_size, share), members in itertools.groupby(sorted(grid.settings(), key=stack), stack):
+    for (width, depth, batch_size, share), members in itertools.groupby(sorted(settings, key=stack), stack):
         count = dataset.subset_size(share)
         if batch_size > count:
             raise InputError(
                 f"batch_size {batch_size} exceeds the {count} training examples that data_share {share:g} of "
                 f"{dataset.name} leaves. Lower batch_size or raise data_share."
             )
-        settings = list(members)
-        for part, start in enumerate(range(0, len(settings), MAX_STACK)):
-            name = f"{grid.family}-w{width}" + (f"-depth{depth}" if depth else "") + f"-bs{batch_size}-data{share:g}"
-            groups[f"{name}-{part}"] = settings[start : start + MAX_STACK]
+        alike = list(members)
+        size = 4 * architecture_of(alike[0], dataset).num_params
+        limit = min(MAX_STACK, max(1, MAX_STACK_BYTES // size))
+        name = f"{alike[0].family}-w{width}" + (f"-depth{depth}" if depth else "")
+        for start in range(0, len(alike), limit):
+            part = alike[start : start + limit]
+            digest = hashlib.blake2b("\n".join(setting.model_id for setting in part).encode(), digest_size=4)
+            groups[f"{name}-bs{batch_size}-data{readable(share)}-{digest.hexdigest()}"] = part
     return groups
 
 
 def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Zoo:
-    """Grow the zoo of a grid in `out`; groups that are there already are not trained again.
+    """Grow the zoo of a grid in `out`; models that are there already are not trained again.
 
     Recipe: SGD with momentum, weight decay on every parameter, constant learning rate, mini-batches without the
     partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number of epochs).
-    A model's random numbers derive from its own id, so the company it is trained in decides nothing.
-    Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that cannot be
-    trained and for a folder that cannot be written.
+    A model's random numbers derive from its own id, so the company it is trained in decides nothing, and a grid may
+    grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that cannot be
+    trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid lacks.
     """
     dataset = dataset or load(grid.data)
-    groups = plan_groups(grid, dataset)
-    zoo = Zoo.create(out, data=grid.data)
-    _refuse_other_grid(zoo, groups)
-    done = set(zoo.groups)
-    finished = sum(len(settings) for name, settings in groups.items() if name in done)
-    total = sum(len(settings) for settings in groups.values())
-    with progress("training", total, done=finished, show=show_progress) as advance:
-        for name, settings in groups.items():
-            if name in done:
-                continue
-            params, state = train_stack(settings, dataset, advance=advance)
-            rows = [_manifest_row(setting) for setting in settings]
-            zoo.append(name, architecture_of(settings[0], dataset), rows, params, state)
-    return zoo
-
-
-def _refuse_other_grid(zoo: Zoo, groups: dict[str, list[Setting]]) -> None:
-    planned = {setting.model_id for settings in groups.values() for setting in settings}
-    foreign = sorted(set(zoo.manifest["model_id"]) - planned)
+    settings = grid.settings()
+    plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
+    data = str(Path(grid.data).resolve()) if Path(grid.data).exists() else grid.data
+    zoo = Zoo.create(out, data=data, fingerprint=dataset.fingerprint)
+    done = set(zoo.manifest["model_id"])
+    foreign = sorted(done - {setting.model_id for setting in settings})
     if foreign:
         raise InputError(
             f"The zoo {zoo.path} already holds models of another grid ({foreign[0]} is not in this one). "
             "Choose another folder for --out."
         )
+    groups = plan_groups([setting for setting in settings if setting.model_id not in done], dataset)
+    with progress("training", len(settings), done=len(done), show=show_progress) as advance:
+        for name, members in groups.items():
+            params, state = train_stack(members, dataset, advance=advance)
+            rows = [_manifest_row(setting) for setting in members]
+            zoo.append(name, architecture_of(members[0], dataset), rows, params, state)
+    return zoo
 
 
 def _manifest_row(setting: Setting) -> dict[str, Any]:

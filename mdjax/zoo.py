@@ -9,6 +9,7 @@ A group appears by one rename, so a killed writer leaves either a whole group or
 writer removes; of two writers of the same group the first one wins.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -33,6 +34,7 @@ FORMAT = "mdjax-zoo"
 VERSION = 1
 _TEMPORARY = ".writing-"
 _STALE_SECONDS = 3600
+_REMEDY = "Restore its folder from a copy, or delete the folder and run the command that made it again."
 
 
 class DamagedGroupError(InputError):
@@ -48,7 +50,7 @@ def weights_hash(params: PyTree, state: PyTree) -> list[str]:
     digests = [hashlib.blake2b(digest_size=12) for _ in range(len(leaves[0][1]))]
     for name, leaf in leaves:
         for digest, row in zip(digests, leaf, strict=True):
-            digest.update(name.encode())
+            digest.update(f"{name}{row.dtype.str}{row.shape}".encode())
             digest.update(np.ascontiguousarray(row).tobytes())
     return [digest.hexdigest() for digest in digests]
 
@@ -96,24 +98,32 @@ class Zoo:
                 f"reads {FORMAT!r} version {VERSION}. Convert the zoo again with this version."
             )
         self.data = str(content.get("data", ""))
+        self.fingerprint: str | None = content.get("fingerprint")
         self.damaged: dict[str, str] = {}
         self.manifest = self._load_manifest()
 
     @classmethod
-    def create(cls, path: str | Path, *, data: str) -> "Zoo":
+    def create(cls, path: str | Path, *, data: str, fingerprint: str | None = None) -> "Zoo":
         """Make an empty zoo for models trained on `data`, or reopen the one that is there.
 
-        Raises InputError where the folder cannot be written or holds a zoo of other data.
+        `fingerprint` is the data's content digest (`Dataset.fingerprint`), where it is known. Raises InputError
+        where the folder cannot be written or holds a zoo of other data.
         """
         path = Path(path)
         try:
             (path / "groups").mkdir(parents=True, exist_ok=True)
             if not (path / "zoo.json").exists():
-                _write_json(path / "zoo.json", {"format": FORMAT, "version": VERSION, "data": data})
+                header = {"format": FORMAT, "version": VERSION, "data": data, "fingerprint": fingerprint}
+                _write_json(path / "zoo.json", header)
+            for folder in (path, path / "groups"):  # told now, not after an hour of training
+                probe = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+                probe.touch()
+                probe.unlink()
             for leftover in (path / "groups").glob(f"{_TEMPORARY}*"):
                 # A younger one may belong to another writer that is at work.
-                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                    shutil.rmtree(leftover, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                        shutil.rmtree(leftover, ignore_errors=True)
         except OSError as error:
             raise InputError(
                 f"Cannot write the zoo {path}: {error.strerror or error}. Choose a folder that you may write to."
@@ -123,12 +133,19 @@ class Zoo:
             raise InputError(
                 f"The zoo {path} holds models trained on {zoo.data!r}, not {data!r}. Choose another folder for --out."
             )
+        if None not in (fingerprint, zoo.fingerprint) and fingerprint != zoo.fingerprint:
+            raise InputError(
+                f"The data {data!r} has changed since the models of the zoo {path} were trained on it. "
+                "Bring the old data back or choose another folder for --out."
+            )
         return zoo
 
     @property
     def groups(self) -> list[str]:
         """The names of the groups, sorted; damaged ones included."""
         folder = self.path / "groups"
+        if not folder.is_dir():
+            return []
         return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
     def __len__(self) -> int:
@@ -153,11 +170,14 @@ class Zoo:
         """
         if "/" in group or group.startswith(".") or not group:
             raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
+        if group in self.groups and group in set(self.manifest["group"]):
+            raise InputError(f"The zoo {self.path} already has a group {group}. Choose another name.")
         params, state = jax.tree.map(np.asarray, (params, state))
         _check_shapes(group, architecture, len(rows), params, state)
         frame = pd.DataFrame(list(rows))
         taken = set(frame["model_id"]) & set(self.manifest.get("model_id", ()))
-        if taken or frame["model_id"].duplicated().any():
+        taken |= set(frame["model_id"][frame["model_id"].duplicated()])
+        if taken:
             raise InputError(f"Model ids occur twice in {self.path}: {sorted(taken)[:3]}. Give each model its own id.")
         frame["group"] = group
         frame["position"] = np.arange(len(frame))
@@ -186,7 +206,7 @@ class Zoo:
                 if not (folder / group).exists():
                     raise
                 shutil.rmtree(temporary)
-                frame = pd.read_parquet(folder / group / "models.parquet")
+                self._expect_same(group, frame)
             self.manifest = _concatenate([self.manifest, frame])
             self._save_manifest()
         except OSError as error:
@@ -196,14 +216,30 @@ class Zoo:
                 "Free space or choose a folder that you may write to, then run the same command again."
             ) from None
 
+    def _expect_same(self, group: str, frame: pd.DataFrame) -> None:
+        """After losing a race for a group: its winner must have written what we were about to."""
+        identity = ["model_id", "weights_hash"]
+        try:
+            winner = pd.read_parquet(self.path / "groups" / group / "models.parquet")
+            same = winner[identity].to_numpy().tolist() == frame[identity].to_numpy().tolist()
+        except Exception:  # pyarrow raises many types for a cut file
+            same = False
+        if not same:
+            raise InputError(
+                f"The zoo {self.path} has a folder for group {group} that holds other models or is damaged. "
+                f"Delete {self.path / 'groups' / group} or choose another zoo."
+            )
+
     def architecture(self, group: str) -> Architecture:
         """The architecture of a group's models."""
+        if group not in self.groups:
+            raise DamagedGroupError(f"Group {group} of {self.path} is missing. Restore its folder from a copy.")
         path = self.path / "groups" / group / "group.json"
         try:
             fields = _read_json(path)["architecture"]
             return Architecture(**fields)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}.") from None
+            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}. {_REMEDY}") from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
@@ -219,11 +255,13 @@ class Zoo:
                     args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture)),
                 )
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
-            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}.") from None
+            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}. {_REMEDY}") from None
         params, state = tree["params"], tree.get("state") or {}
         expected = self.manifest.loc[self.manifest["group"] == group].sort_values("position")["weights_hash"]
         if weights_hash(params, state) != list(expected):
-            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: its weights do not fit their hashes.")
+            raise DamagedGroupError(
+                f"Group {group} of {self.path} is damaged: its weights do not fit their hashes. {_REMEDY}"
+            )
         return params, state
 
     def read(self, model_ids: Sequence[str]) -> tuple[PyTree, PyTree]:
@@ -268,9 +306,10 @@ class Zoo:
         frames = []
         for group in groups:
             try:
-                frames.append(pd.read_parquet(self.path / "groups" / group / "models.parquet"))
+                # Not the file's own word for the group: it could name a path that leaves the zoo.
+                frames.append(pd.read_parquet(self.path / "groups" / group / "models.parquet").assign(group=group))
             except Exception as error:  # pyarrow raises many types for a cut file
-                self.damaged[group] = f"Group {group} of {self.path} is damaged: {_reason(error)}."
+                self.damaged[group] = f"Group {group} of {self.path} is damaged: {_reason(error)}. {_REMEDY}"
         return _concatenate(frames)
 
     def _save_manifest(self) -> None:
@@ -283,9 +322,8 @@ def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The rows in one order, whatever the order in which groups arrived."""
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        return pd.DataFrame(
-            columns=["model_id", "configuration", "seed", "group", "position", "weights_hash", "status"]
-        )
+        columns = ["model_id", "configuration", "seed", "group", "position", "family", "weights_hash", "status"]
+        return pd.DataFrame(columns=columns)
     return pd.concat(frames).sort_values(["group", "position"], ignore_index=True)
 
 

@@ -45,6 +45,13 @@ def test_from_grid_to_verdicts(table, capsys, tmp_path):
     assert "train_error" in text
 
 
+def test_rows_without_a_name_are_numbered(table, tmp_path, capsys):
+    rows = pd.read_parquet(table / "configurations.parquet").drop(columns="configuration")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    main(["diagnose", str(tmp_path / "rows.csv"), "--configuration", "row 2"])
+    assert "train_error" in capsys.readouterr().out
+
+
 def test_report_is_written(table, tmp_path):
     main(["report", str(table), "--out", str(tmp_path / "report.html")])
     assert "<html" in (tmp_path / "report.html").read_text()

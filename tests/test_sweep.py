@@ -173,6 +173,32 @@ def test_ones_own_models_are_measured_without_a_zoo():
     assert table.configurations[["train_error", "hessian_t", "mode_connectivity", "CKA"]].notna().all(axis=None)
 
 
+def test_other_weights_are_measured_anew(tmp_path):
+    options = {"data": digits(), "out": tmp_path / "table", "metrics": "losses", "show_progress": False}
+    keys = jax.random.split(jax.random.key(0))
+    first, second = (
+        sweep.measure([({"w": jax.random.normal(key, (64, 10))}, {})], model=linear, **options) for key in keys
+    )
+    assert first.models["train_loss"][0] != second.models["train_loss"][0]
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("all", [(0, 1), (0, 2), (1, 2)]),
+        ("disjoint", [(1, 2)]),
+        ("first", []),
+    ],
+)
+def test_a_broken_seed_leaves_the_pairs_of_the_others(which, expected):
+    """Of seeds 0 to 3, seed 0 is broken: 2 and 3 stay the pair they were."""
+    rows = pd.DataFrame({"configuration": ["c"] * 3, "place": [1, 2, 3]})
+    assert sweep._pairs(rows, which) == expected
+    whole = pd.DataFrame({"configuration": ["c"] * 5, "place": range(5)})
+    assert sweep._pairs(whole, "disjoint") == [(0, 1), (2, 3)]
+    assert sweep._pairs(whole, "first") == [(0, 1)]
+
+
 def linear(params, state, inputs):
     return inputs.reshape(len(inputs), -1) @ params["w"]
 
@@ -193,6 +219,13 @@ def test_wrong_use_is_refused_in_one_sentence(grown, tmp_path):
             lambda: sweep.measure([*weights, ({"w": jnp.ones((3, 2))}, {})], model=linear, data=load("digits")),
             "differ in structure or shape",
         ),
+        (lambda: sweep.measure([], model=linear, data="digits"), "Cannot measure an empty list"),
+        (lambda: sweep.measure(weights, model=object(), data="digits"), "model is 'object'. Give a function"),
+        (
+            lambda: sweep.measure([(weights[0][0], {"mean": jnp.ones(1)})], model=linear, data="digits"),
+            "Cannot re-estimate the statistics",
+        ),
+        (lambda: sweep.measure(Zoo.create(tmp_path / "empty", data="digits")), "holds no model that can be read"),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message):

@@ -139,14 +139,29 @@ def test_a_killed_writers_leftovers_are_removed(zoo):
 
 
 def test_of_two_writers_of_a_group_the_first_wins(zoo):
-    late = Zoo(zoo.path)
-    first, second = stack(SHAPES["small"], 2, 5), stack(SHAPES["small"], 2, 6)
+    late, other = Zoo(zoo.path), Zoo(zoo.path)
+    first = stack(SHAPES["small"], 2, 5)
     zoo.append("c", SHAPES["small"], rows("c", 2), *first)
-    late.append("c", SHAPES["small"], rows("c", 2), *second)
+    late.append("c", SHAPES["small"], rows("c", 2), *first)
     for reopened in (late, Zoo(zoo.path)):
         assert_equal(reopened.read_group("c"), first)
         assert len(reopened) == 10
+    with pytest.raises(InputError, match="holds other models or is damaged. Delete"):
+        other.append("c", SHAPES["small"], rows("d", 2), *first)
+    with pytest.raises(InputError, match="already has a group c"):
+        Zoo(zoo.path).append("c", SHAPES["small"], rows("d", 2), *first)
     assert not list((zoo.path / "groups").glob(".writing-*"))
+    assert len(Zoo(zoo.path)) == 10
+
+
+def test_a_manifest_cannot_lead_out_of_the_zoo(zoo):
+    shutil.copytree(zoo.path / "groups" / "a", zoo.path.parent / "outside")
+    path = zoo.path / "groups" / "a" / "models.parquet"
+    pd.read_parquet(path).assign(group="../../outside").to_parquet(path)
+    (zoo.path / "manifest.parquet").unlink()
+    assert "../../outside" not in set(Zoo(zoo.path).manifest["group"])
+    with pytest.raises(DamagedGroupError, match="is missing"):
+        Zoo(zoo.path).read_group("../../outside")
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,11 @@ def single_rows(tree: MDTree, table: pd.DataFrame) -> np.ndarray:
     return np.logical_or.reduce([np.isnan(columns[name]) for name in of_pairs])
 
 
+def speaking(tree: MDTree, table: pd.DataFrame) -> MDTree:
+    """The tree that answers for a table (or one row): the companion for single models where all rows need it."""
+    return tree.single_ if tree.single_ is not None and single_rows(tree, table).all() else tree
+
+
 def answers_to(tree: MDTree, table: pd.DataFrame) -> Answers:
     """The answers to all rows, each by the tree or, where pairs are missing, by its companion for single models."""
     single = single_rows(tree, table)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mdjax.beliefs import interval
-from mdjax.diagnosis import CAUSES, NUM_ERRORS, Trees, as_trees, diagnose, measured, single_rows, tree_answers
+from mdjax.diagnosis import CAUSES, NUM_ERRORS, Trees, as_trees, diagnose, measured, speaking, tree_answers
 from mdjax.errors import InputError
 from mdjax.mdtree import MDTree
 from mdjax.quantities import quantity
@@ -154,8 +154,7 @@ def _one_row(row: pd.Series | pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
-    single = tree.single_ is not None and bool(single_rows(tree, table)[0])
-    speaker = tree.single_ if tree.single_ is not None and single else tree
+    speaker = speaking(tree, table)
     answers = tree_answers(speaker, table)
     question = named(tree.question)
     label, leaf = answers.label[0], int(answers.leaf[0])
@@ -170,8 +169,8 @@ def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
         status=answers.status[0],
         training_rows={} if label is None else counts,
         evidence=() if label is None else _evidence(speaker, table, leaf, flags),
-        tree="single" if single or tree.single else "full",
-        second_seed=_second_seed(tree) if single and label is not None else None,
+        tree="single" if speaker.single else "full",
+        second_seed=_second_seed(tree) if speaker is not tree and label is not None else None,
     )
 
 
@@ -207,8 +206,13 @@ def _second_seed(tree: MDTree) -> str:
     full = tree.provenance_.get("transfer_accuracy")
     single = tree.single_.provenance_.get("transfer_accuracy") if tree.single_ is not None else None
     if full and single:
-        text += f"; with it this question was answered right in {full:.0f} % of cases instead of {single:.0f} %, "
-        text += "when trees grown on one published sweep diagnosed the other"
+        ways = "when trees grown on one published sweep diagnosed the other"
+        if round(full) > round(single):
+            text += (
+                f"; with it this question was answered right in {full:.0f} % of cases instead of {single:.0f} %, {ways}"
+            )
+        else:
+            text += f"; this question was answered as well without it, right in {single:.0f} % of cases, {ways}"
     return text + "."
 
 

@@ -4,11 +4,16 @@
 
 DIR holds basic.csv and noisy.csv of the Model Diagnosis Dataset; trees grow on basic and are tested on noisy.
 Accuracies in percent, mean over the published seeds; gains in points of test accuracy. The last line is JSON; `--json`
-prints nothing else, `--out` keeps it in a file. Its keys: `cases` (case -> method -> accuracy), `curves` (curve ->
-size, rows, and accuracy and spread per method), `one_step`, `calibration` (case -> method -> expected calibration error),
-`reverse` (the cases grown on noisy and tested on basic), `margin` (the least lead of the default method over the
-published tree on cases and curves, both ways). `--load` runs Python files first, which may add methods to
-mdjax.protocols.FACTORIES; every method there is evaluated.
+prints nothing else, `--out` keeps it in a file. `--load` runs Python files first, which may add methods to
+mdjax.protocols.FACTORIES; every method there is evaluated. Keys of the JSON:
+
+cases        case -> method -> accuracy
+curves       curve -> size, rows, and accuracy and spread per method
+one_step     question -> method -> gain of one step, a random one and the best
+calibration  case -> method -> expected calibration error
+reverse      cases, curves and calibration grown on noisy and tested on basic
+margin       both ways, the default method's least lead over the published tree on cases and on curves, and its mean
+             lead over the tree for single models
 """
 
 import argparse

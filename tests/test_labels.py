@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mdjax.errors import InputError
-from mdjax.labels import LABEL_COLUMNS, RFI_COLUMNS, failure_labels, room_for_improvement
+from mdjax.labels import LABEL_COLUMNS, RFI_COLUMNS, Axes, failure_labels, room_for_improvement, step_gains
 
 
 def sweep(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
@@ -118,3 +118,53 @@ def test_a_hundred_thousand_rows_are_quick():
     start = time.perf_counter()
     failure_labels(table)
     assert time.perf_counter() - start < 2
+
+
+# --- other axes
+
+
+def test_hotter_may_be_the_larger_end():
+    table = sweep((16, 4, 1, 60.0), (32, 4, 1, 70.0), (64, 4, 1, 65.0))
+    by_rate = table.assign(learning_rate=1 / table["bs"]).drop(columns="bs")
+    labelled = failure_labels(by_rate, batch="learning_rate", hotter="larger")
+    pd.testing.assert_frame_equal(
+        labelled[[*RFI_COLUMNS, *LABEL_COLUMNS]], failure_labels(table)[[*RFI_COLUMNS, *LABEL_COLUMNS]]
+    )
+    assert step_gains(by_rate, "large", axes=Axes(batch="learning_rate", hotter="larger"))["one"].tolist() == [10, 0, 0]
+    assert step_gains(table, "large")["one"].tolist() == [10, 0, 0]
+
+
+def test_axes_may_be_missing_or_renamed():
+    table = sweep((16, 4, 1, 60.0), (32, 4, 1, 70.0)).rename(columns={"width": "depth"}).drop(columns="data")
+    labelled = failure_labels(table, width="depth", data=None)
+    assert labelled["bs_failure"].tolist() == ["large", "optimal"]
+    assert labelled["width_vs_batch"].tolist() == ["batch", "optimal"]
+    assert labelled["data_vs_batch"].isna().all()
+    with pytest.raises(InputError, match="no column for direction 'data'"):
+        step_gains(table, "data", axes=Axes(width="depth", data=None))
+    alone = failure_labels(table[["bs", "test_acc"]], width=None, data=None)
+    assert alone["bs_failure"].tolist() == ["large", "optimal"]
+    assert step_gains(table, "large", axes=Axes(width=None, data=None))["best"].tolist() == [10, 0]
+
+
+def test_rows_without_accuracy_gain_nothing_that_is_known():
+    table = sweep((16, 4, 1, 60.0), (32, 4, 1, np.nan), (64, 4, 1, 65.0))
+    gains = step_gains(table, "large")
+    assert gains.loc[1].isna().all()
+    assert gains.loc[[0, 2], "best"].tolist() == [5, 0]
+
+
+def test_gains_stay_within_their_group():
+    both = pd.concat([sweep((16, 4, 1, 60.0)).assign(zoo="a"), sweep((32, 4, 1, 90.0)).assign(zoo="b")])
+    assert (step_gains(both, "large", axes=Axes(within=("zoo",))) == 0).all(axis=None)
+
+
+def test_impossible_axes_are_refused():
+    with pytest.raises(InputError, match="hotter must be 'smaller' or 'larger', got 'up'"):
+        Axes(hotter="up")
+    with pytest.raises(InputError, match="The axes must be different columns, got batch='bs', width='bs'"):
+        Axes(width="bs")
+    with pytest.raises(InputError, match="The axes must be different columns"):
+        Axes(None, None, None)
+    with pytest.raises(InputError, match=r"no column weight_decay; it has"):
+        failure_labels(sweep((16, 4, 1, 60.0)), within="weight_decay")

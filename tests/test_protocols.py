@@ -1,16 +1,33 @@
 """Protocols: the published figures come out, choices of rows are the published ones, gains follow their definition."""
 
+import json
+import re
+from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from mdjax.diagnosis import HyperparameterTree, MDTree, ValidationTree
+from mdjax.diagnosis import HyperparameterTree, MDTree, ValidationTree, diagnose, grow
 from mdjax.errors import InputError
-from mdjax.labels import failure_labels
-from mdjax.protocols import CASES, CURVES, learning_curve, one_step_change, step_gains, training_rows, transfer
+from mdjax.labels import Axes, failure_labels, step_gains
+from mdjax.protocols import (
+    CASES,
+    CURVES,
+    FACTORIES,
+    calibration_error,
+    evaluate,
+    learning_curve,
+    one_step_change,
+    training_rows,
+    transfer,
+)
+from mdjax.quantities import QUANTITIES
+from mdjax.questions import named
 
 # case -> mean training rows, hyperparameter, validation, MD tree; accuracy in percent
 PUBLISHED_CASES = {
@@ -193,3 +210,123 @@ def test_following_the_labels_beats_guessing():
     assert list(gains.columns) == ["one", "random", "best"]
     assert gains.loc["optimal", "best"] >= gains["best"].max()
     assert gains.loc["optimal", "best"] > gains.loc["random guess", "best"]
+
+
+# --- methods by name
+
+
+def test_methods_are_known_by_name():
+    table = small_zoo()
+    kwargs: dict[str, Any] = {"mode": "data_limit", "size": 5, "seeds": (0,)}
+    for name in ("md_tree", "default"):
+        by_name = transfer(name, "optimizer", table, small_zoo(1), **kwargs)
+        by_hand = transfer(FACTORIES[name], "optimizer", table, small_zoo(1), **kwargs)
+        assert by_name.mean == by_hand.mean
+    with pytest.raises(
+        InputError, match=r"no method 'best'\. Choose one of hyperparameter, .*, or add it to FACTORIES"
+    ):
+        transfer("best", "optimizer", table, table, **kwargs)
+    with pytest.raises(InputError, match="test table has no row that question 'width' is asked of"):
+        transfer("md_tree", "width", table, table[:0], **kwargs)
+
+
+def test_calibration_error_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.94, 0.06], [0.4, 0.6], [0.35, 0.65]])
+    truth = np.array(["a", "b", "b", "b"], dtype=object)
+    assert calibration_error(probabilities, np.array(["a", "b"]), truth) == pytest.approx((0.84 + 0.75) / 4)
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array(["a", "b"]), truth[:1]) == pytest.approx(1 - 1.0)
+
+
+# --- one's own sweep
+
+
+def own_sweep(seed: int = 0) -> pd.DataFrame:
+    """The small zoo along other axes: learning rate, depth and data share, at two weight decays."""
+    parts = [small_zoo(seed + k).assign(weight_decay=decay) for k, decay in enumerate((0.0, 5e-4))]
+    table = pd.concat(parts, ignore_index=True)
+    table = table.assign(learning_rate=1 / table["bs"], depth=table["width"], share=table["data"] / 10)
+    table["hessian_e"], table["train_loss"] = table["hessian_t"] - 1, 0.1
+    return table.drop(columns=["bs", "width", "data", "bs_failure", "width_vs_batch", "data_vs_batch"])
+
+
+OWN = Axes("learning_rate", "depth", "share", within=("weight_decay",), hotter="larger")
+
+
+def test_other_axes_go_through_labels_trees_and_curves():
+    table, other = (failure_labels(own_sweep(seed), **vars(OWN)) for seed in (0, 2))
+    tree = grow(table, "optimizer", axes=OWN)
+    assert set(tree.gains_) <= {"small", "large"}
+    assert tree.gains_
+    assert len(diagnose(other, {"optimizer": tree})) == len(other)
+    curve = learning_curve("default", "optimizer", table, other, mode="random", sizes=(1, 4, 9), seeds=(0, 1), axes=OWN)
+    assert curve["rows"].is_monotonic_increasing
+    assert set(training_rows(table, "width_limit", 8, axes=OWN)["depth"]) == {8}
+    gains = one_step_change(
+        "width", table, other, {"default": "default"}, mode="random_data", size=1, seeds=(0,), axes=OWN
+    )
+    assert list(gains.index) == ["optimal", "random guess", "default"]
+    with pytest.raises(InputError, match="no column data, which the protocols choose rows by"):
+        training_rows(table, "random_data", 1)
+    one_axis = replace(OWN, data=None)
+    assert training_rows(table, "random", 1, axes=one_axis)["depth"].nunique() == 1
+
+
+def test_the_least_width_of_the_data_question_may_change():
+    table = small_zoo().assign(hessian_e=1.0, train_loss=0.1)
+    usual, narrow = grow(table, "data"), grow(table, "data", min_width=0)
+    assert narrow.leaf_counts_.sum() > usual.leaf_counts_.sum()
+    told = diagnose(table, {"data": narrow})
+    assert told["data_answer"].notna().all()
+    assert diagnose(table, {"data": usual})["data_answer"].notna().tolist() == (table["width"] >= 32).tolist()
+    assert diagnose(table, {"data": MDTree.from_dict(narrow.to_dict())})["data_answer"].notna().all()
+    no_width = diagnose(table.drop(columns="width"), {"data": narrow})
+    assert no_width["data_answer"].tolist() == told["data_answer"].tolist()
+    everywhere = replace(named("data"), min_width=None)
+    kwargs: dict[str, Any] = {"mode": "data_limit", "size": 5, "seeds": (0,)}
+    counted = [transfer("default", one, table, table, **kwargs).num_rows[0] for one in (everywhere, "data")]
+    assert counted == [narrow.leaf_counts_.sum(), usual.leaf_counts_.sum()]
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "diagnosis.md"
+
+
+def test_the_documented_examples_run(basic, noisy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    noisy.to_csv("table.csv", index=False)
+    renamed = [
+        one.rename(columns={"width": "depth", "data": "data_share"})
+        .assign(learning_rate=1 / one["bs"], weight_decay=5e-4)
+        .drop(columns=["bs_failure", "width_vs_batch", "data_vs_batch"])
+        for one in (basic, noisy)
+    ]
+    own = Axes(batch="learning_rate", hotter="larger", width="depth", data="data_share", within=("weight_decay",))
+    names = {
+        "sweep": renamed[0],
+        "other": failure_labels(renamed[1], **vars(own)),
+        "train": basic,
+        "test": noisy,
+    }
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.S)
+    assert len(examples) == 3
+    before = dict(QUANTITIES), dict(FACTORIES)
+    try:
+        for number, example in enumerate(examples):
+            exec(compile(example, f"docs/diagnosis.md example {number}", "exec"), names)
+        assert len(examples[-1].strip().splitlines()) <= 10
+        assert (tmp_path / "trees.json").exists()
+        assert set(evaluate("gap", basic, noisy, seeds=(42,))["cases"]) == {case.name for case in CASES}
+        capsys.readouterr()
+    finally:
+        for registry, content in zip((QUANTITIES, FACTORIES), before):
+            registry.clear()
+            registry.update(content)
+
+
+def test_the_documented_figures_are_the_recorded_ones():
+    record = json.loads((DOCS.parents[1] / "bench" / "results" / "published_tables.json").read_text())
+    text = DOCS.read_text(encoding="utf-8")
+    for title, method in (("published tree", "md_tree"), ("default", "default"), ("single models", "md_tree_single")):
+        row = re.search(rf"^\| (?:default, )?{title} \|(.*)\|$", text, flags=re.M)
+        assert row is not None
+        shown = [float(cell) for cell in row[1].split("|")]
+        assert shown == [round(record["cases"][case.name][method], 1) for case in CASES]

@@ -12,7 +12,6 @@ from mdjax.fitting import METHODS
 from mdjax.labels import Axes, step_gains
 from mdjax.mdtree import MDTree
 from mdjax.quantities import quantity
-from mdjax.questions import features_of
 
 
 def grow(
@@ -28,27 +27,27 @@ def grow(
     """An MD tree fitted on those rows of a labelled table of which the question is asked.
 
     Rows that lack a feature are left out. Where the tree reads pairs of models, one for single models is grown with
-    it (`single_`), if the method has one. `gains_` says what the answers' changes brought in this table, where it
-    holds the sweep's axes (`axes`) and test accuracies. `settings` go to MDTree. `preset` says how the features were
-    measured where the table has no such column. Raises InputError for a table without the labels or features.
+    it (`single_`), if the method has one; in a table without pairs it is grown alone. `gains_` says what the answers'
+    changes brought in this table, where it holds the sweep's axes (`axes`) and test accuracies. `settings` go to
+    MDTree. `preset` says how the features were measured where the table has no such column. Raises InputError for a
+    table without the labels or features.
     """
     tree = MDTree(question, method=method, **settings)
-    _grow(tree, table)
-    tree.preset_ = preset or tree.preset_
-    tree.provenance_ |= dict(provenance or {})
-    tree.gains_ = _gains(tree, table, axes or Axes())
-    of_pairs = any(quantity(name).of_pairs for name in features_of(tree.tree_))
-    if of_pairs and METHODS[method].single is not None:
+    of_pairs = [name for name in tree.features if quantity(name).of_pairs]
+    if of_pairs and tree.structure is None and METHODS[method].single is not None:
         single = MDTree(question, method=method, single=True, min_width=tree.min_width)
+        if not all(name in table.columns and table[name].notna().any() for name in of_pairs):
+            return _grown(single, table, preset, provenance, axes)
+        grown = _grown(tree, table, preset, provenance, axes)
         if set(single.features) <= set(table.columns):
-            _grow(single, table)
-            single.preset_, single.gains_ = tree.preset_, _gains(single, table, axes or Axes())
-            single.provenance_ |= dict(provenance or {})
-            tree.single_ = single
-    return tree
+            grown.single_ = _grown(single, table, preset, provenance, axes)
+        return grown
+    return _grown(tree, table, preset, provenance, axes)
 
 
-def _grow(tree: MDTree, table: pd.DataFrame) -> None:
+def _grown(
+    tree: MDTree, table: pd.DataFrame, preset: str | None, provenance: Mapping[str, Any] | None, axes: Axes | None
+) -> MDTree:
     question = tree.asked_question
     rows = question.rows(table)
     complete = _complete(tree, rows)
@@ -58,6 +57,10 @@ def _grow(tree: MDTree, table: pd.DataFrame) -> None:
             "Measure these features first."
         )
     tree.fit(rows.loc[complete], rows.loc[complete, question.label])
+    tree.preset_ = preset or tree.preset_
+    tree.provenance_ |= dict(provenance or {})
+    tree.gains_ = _gains(tree, table, axes or Axes())
+    return tree
 
 
 def _complete(tree: MDTree, rows: pd.DataFrame) -> np.ndarray:

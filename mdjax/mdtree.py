@@ -292,6 +292,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return {
             "question": self.question,
             "method": self.method,
+            "single": bool(self.single),
             "similarity": bool(self.similarity),
             "starts": None if self.starts is None else [float(start) for start in self.starts],
             "min_width": None if self.min_width is None else float(self.min_width),
@@ -304,7 +305,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             "preset": self.preset_,
             "gains": {name: dict(gain) for name, gain in self.gains_.items()},
             "provenance": dict(self.provenance_),
-            "single": None if self.single_ is None else self.single_.to_dict(),
+            "single_tree": None if self.single_ is None else self.single_.to_dict(),
         }
 
     @classmethod
@@ -314,6 +315,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             tree = cls(
                 entry["question"],
                 method=entry["method"],
+                single=bool(entry["single"]),
                 similarity=entry["similarity"],
                 starts=entry["starts"],
                 min_width=None if entry["min_width"] is None else float(entry["min_width"]),
@@ -331,10 +333,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 name: {step: float(points) for step, points in gain.items()} for name, gain in entry["gains"].items()
             }
             tree.provenance_ = dict(entry["provenance"])
-            tree.single_ = None
-            if entry["single"] is not None:
-                tree.single_ = cls.from_dict(entry["single"])
-                tree.single_.single = True
+            tree.single_ = None if entry["single_tree"] is None else cls.from_dict(entry["single_tree"])
             if tree.classes_.tolist() != list(entry["classes"]):
                 raise ValueError(f"classes are {entry['classes']}, expected {tree.classes_.tolist()}")
             if tree.leaf_counts_.shape != (len(tree.leaves_), 2) or (tree.leaf_counts_ < 0).any():

@@ -1,6 +1,6 @@
 """Trees as JSON files: the format, its version, and the splits as plain values.
 
-{"format": "mdjax-trees", "version": 2, "trees": [{"question": ..., "splits": [...], ..., "single": {...} or null}]}
+{"format": "mdjax-trees", "version": 2, "trees": [{"question": ..., "splits": [...], ..., "single_tree": ...}]}
 
 Version 2 added soft thresholds (`spread`), the leaves' `shares`, the `gains` and the tree for single models.
 """

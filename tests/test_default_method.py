@@ -194,6 +194,19 @@ def test_the_tree_for_single_models_speaks_where_pairs_are_missing(trees):
     pd.testing.assert_frame_equal(gone[alone], verdicts[alone])
 
 
+def test_a_table_without_pairs_grows_the_tree_for_single_models(trees, tmp_path):
+    for table in (sweep().drop(columns="mode_connectivity_peak"), sweep().assign(mode_connectivity_peak=np.nan)):
+        tree = grow(table, "optimizer")
+        single = trees["optimizer"].single_
+        assert tree.single
+        assert single is not None
+        assert tree.to_dict() == single.to_dict()
+    tree.save(tmp_path / "tree.json")
+    loaded = MDTree.load(tmp_path / "tree.json")
+    assert loaded.single
+    assert set(diagnose(sweep(1), {"optimizer": loaded})["optimizer_tree"]) == {"single"}
+
+
 def test_single_verdicts_say_so_and_what_a_second_seed_would_add(trees):
     row = sweep(3).drop(columns="mode_connectivity_peak").iloc[[30]]
     verdict = explain(row, trees)

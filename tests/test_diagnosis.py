@@ -341,7 +341,7 @@ def damaged(text: str, **changes: object) -> str:
         (lambda text: text.replace('"spread": 0.0', '"spread": -1'), "spread is not a finite positive number"),
         (lambda text: damaged(text, shares=[[0.5, 0.5]]), "shares do not fit 4 leaves"),
         (lambda text: damaged(text, gains=[1]), "cannot be understood"),
-        (lambda text: damaged(text, single={"question": "width"}), "lacks the field 'method'"),
+        (lambda text: damaged(text, single_tree={"question": "width"}), "lacks the field 'method'"),
         (lambda text: "[" * 100_000, "not a JSON file of trees"),
         (lambda text: json.dumps({**json.loads(text), "trees": []}), "holds no trees"),
         (lambda text: text.replace('"preset"', '"presets"'), "lacks the field 'preset'"),

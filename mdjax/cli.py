@@ -144,7 +144,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     if options.configuration is not None:
         console.print(explain(_pick(table, options), trees).to_text(), highlight=False, markup=False, soft_wrap=True)
     else:
-        for line in _summary(verdicts):
+        for line in [*_summary(verdicts), *verdicts.attrs.get("cautions", ())]:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if len(table) == 1:
             console.print(explain(table, trees).to_text(), highlight=False, markup=False, soft_wrap=True)

@@ -57,6 +57,9 @@ METRICS = {
         Metric("mode_connectivity_peak", "Connectivity peak", "% error, negated"),
         Metric("mode_connectivity", "Mode connectivity", "points of error"),
         Metric("CKA", "CKA similarity", "0 to 1"),
+        Metric("barrier", "Barrier between runs", "points of error"),
+        Metric("trace_for_loss", "Sharpness at equal loss (trace)"),
+        Metric("eigenvalue_for_loss", "Sharpness at equal loss (eigenvalue)"),
     )
 }
 OVERVIEW = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak", "CKA", "hessian_e")

@@ -18,7 +18,18 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from mdjax.diagnosis import CAUSES, CLEAR, NO_CLEAR_FAILURE, UNKNOWN, Trees, as_trees, diagnose, tree_answers
+from mdjax.diagnosis import (
+    CAUSES,
+    CLEAR,
+    NO_CLEAR_FAILURE,
+    UNKNOWN,
+    Trees,
+    answers_to,
+    as_trees,
+    diagnose,
+    speaking,
+    tree_answers,
+)
 from mdjax.errors import InputError
 from mdjax.features import numeric_column
 from mdjax.figures import (
@@ -235,8 +246,9 @@ def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
         for name, change in changes.items()
         if name != UNKNOWN or counts.get(name, 0)
     ]
+    once = [(text, len(verdicts)) for text in verdicts.attrs.get("cautions", ())]
     cautions = Counter(text for flags in verdicts["flags"] for text in filter(None, flags.split("; ")))
-    return {"causes": causes, "cautions": cautions.most_common(MAX_LINES), "total": len(verdicts)}
+    return {"causes": causes, "cautions": [*once, *cautions.most_common(MAX_LINES)], "total": len(verdicts)}
 
 
 def _phases(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, Any]:
@@ -284,13 +296,15 @@ def _tree(tree: MDTree, table: pd.DataFrame | None, one: pd.DataFrame | None) ->
     """A tree's picture, its text, and what it answers for the table."""
     question = named(tree.question)
     leaf, told = None, None
+    if table is not None:
+        answers = Counter(answers_to(tree, table).label)
+        found = [f"{question.meaning[label]}: {answers[label]:,}" for label in question.classes]
+        told = "; ".join([*found, *([f"not asked or no answer: {answers[None]:,}"] if answers[None] else [])])
+    shown = one if one is not None else table
+    tree = tree if shown is None else speaking(tree, shown)
     if one is not None:
         answer = tree_answers(tree, one)
         leaf = int(answer.leaf[0]) if answer.label[0] is not None else None
-    if table is not None:
-        answers = Counter(tree_answers(tree, table).label)
-        found = [f"{question.meaning[label]}: {answers[label]:,}" for label in question.classes]
-        told = "; ".join([*found, *([f"not asked or no answer: {answers[None]:,}"] if answers[None] else [])])
     alt = f"Decision tree with {count(len(tree.leaves_), 'leaf', 'leaves')}; the same as text is below."
     if leaf is not None:
         steps = ", ".join(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdjax.diagnosis import diagnose, load_trees
+from mdjax.diagnosis import diagnose, load_trees, speaking
 from mdjax.errors import InputError
 from mdjax.figures import METRICS, tree_figure
 from mdjax.panels import grid_of
@@ -123,7 +123,7 @@ def test_highlighted_path_is_the_verdicts(page, row):
     text = page(table, highlight=f"mlp-{row}")
     verdict = explain(table.iloc[row])
     for answer, picture in zip(verdict.answers, pictures(text)[-3:], strict=True):
-        splits = list(trees[answer.question].tree_)
+        splits = list(speaking(trees[answer.question], table.iloc[[row]]).tree_)
         taken = [
             (splits[int(i)].feature, splits[int(i)].threshold, way == "yes")
             for i, way in re.findall(r'id="taken-(\d+)-(yes|no)"', picture)
@@ -143,7 +143,7 @@ def test_highlighted_path_is_the_verdicts(page, row):
 
 def test_no_path_without_an_answer(page):
     table = measured()
-    table["train_error"] = np.nan
+    table[["train_error", "hessian_t", "hessian_e", "train_loss", "mode_connectivity_peak"]] = np.nan
     text = page(table, highlight="mlp-3")
     assert "taken-" not in "".join(pictures(text))
     assert "Unknown" in words(text)

@@ -24,8 +24,8 @@ def hessian_matvec(
 
     `batches` is a pytree with the batches on axis 0; `loss(params, batch)` is one batch's *contribution* to the
     total loss, so the batches' Hessians add up. Where the intermediates of one backward pass over all batches
-    fit `max_bytes`, the gradient is linearised once and a product costs about one gradient; else every product
-    recomputes batch by batch (about two gradients) and holds one batch's intermediates.
+    fit `max_bytes`, the gradient is linearised once and a product is one linear pass over them; else every product
+    recomputes the gradient batch by batch and holds one batch's intermediates.
     Source: Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
     """
     flat, unravel = ravel_pytree(params)

@@ -35,8 +35,9 @@ def plan() -> Plan:
     """The plan for the default backend.
 
     CPU: one compiled program, model after model, convolutions as patches. Batched over models a convolution becomes
-    a grouped one, up to 16 times slower, and matrix networks gain nothing; and a model's row is then the same to the
-    last bit whatever else is measured. Accelerators batch: small models are bound by launches there.
+    a grouped one, many times slower; matrix networks gain from batching only at mini-batches far smaller than those
+    measured with here; and a model's row is then the same to the last bit whatever else is measured. Accelerators
+    batch, since small models are bound by launches there; that choice has not been measured yet.
     """
     if jax.default_backend() == "cpu":
         return Plan("loop", "patches", 16)
@@ -66,7 +67,7 @@ def measure_models(
     `identities` name the models and seed their random numbers. Under "vmap", `pad_to` repeats the last model up to
     that count, so that stacks of different length share one compiled program.
 
-    A model's row does not depend on the others beyond float rounding. Rounding moves eigenvalues by about 1e-6; a
+    A model's row does not depend on the others beyond float rounding. Eigenvalues agree to 1e-5; a
     trace may move by a share of its standard error between "loop" and "vmap", because late Lanczos vectors amplify
     rounding and with it draw another, equally good sample.
     """

@@ -10,7 +10,6 @@ from mdjax.curves import CurveSettings, curve_point, evaluate_curve, reestimate_
 from mdjax.metrics import ModeConnectivity
 
 FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
-NUM_SAMPLES = 64
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,6 @@ from mdjax.errors import InputError
 from mdjax.metrics import CKA, METRICS, PRESETS, Hessian, Losses, ModeConnectivity, select
 
 FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
-NUM_SAMPLES = 64
 
 
 def measure_any(metric, model, params, state, names, **options):

@@ -10,7 +10,6 @@ from mdjax import engine
 from mdjax.metrics import Losses
 
 FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
-NUM_SAMPLES = 64
 
 
 @pytest.mark.parametrize("family", FAMILIES)

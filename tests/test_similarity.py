@@ -9,9 +9,6 @@ from helpers import examples, trained
 from mdjax import engine
 from mdjax.metrics import CKA
 
-FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
-NUM_SAMPLES = 64
-
 
 def test_cka_agrees_with_the_gram_form():
     architecture, params, state = trained("cnn")

@@ -64,7 +64,8 @@ class Hessian:
     The same first `num_samples` training examples for every model (all, where it has fewer), stored statistics,
     no weight decay. Lanczos takes at least `min_steps` products and goes on until the top eigenvalue's relative
     residual is `tolerance` (its relative error is then about the square of that); its basis deflates the trace,
-    which is sampled until its standard error is `trace_tolerance` of it. Cost: 23–62 products for half of the demo's networks, 110 at most with these settings.
+    which is sampled until its standard error is `trace_tolerance` of it.
+    Cost: 23–62 products for half of the demo's networks, `max_steps + max_probes` at most.
     """
 
     name: ClassVar[str] = "hessian"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax import trees
-from mdjax.metrics import CKA, Examples, Hessian, Losses, ModeConnectivity
+from mdjax.metrics import Examples, FeatureMetric, ModelMetric, PairMetric, Raw
 from mdjax.models import Model
 from mdjax.models.layers import Convolution
 
@@ -51,7 +51,7 @@ def metric_key(seed: int, metric: str, identity: str = "") -> jax.Array:
 
 
 def measure_models(
-    metric: Losses | Hessian,
+    metric: ModelMetric,
     model: Model,
     params: PyTree,
     state: PyTree,
@@ -78,7 +78,7 @@ def measure_models(
 
 
 def measure_pairs(
-    metric: ModeConnectivity,
+    metric: PairMetric,
     model: Model,
     params: PyTree,
     state: PyTree,
@@ -94,16 +94,14 @@ def measure_pairs(
     if not pairs:
         return []
     keys = jnp.stack([metric_key(seed, metric.name, identity) for identity in identities])
-    first, second = (trees.take(params, [pair[side] for pair in pairs]) for side in (0, 1))
-    # A curve's statistics are re-estimated at every point: the state only lends its shape.
-    template = trees.take(state, [pair[0] for pair in pairs])
+    first, second = (trees.take((params, state), [pair[side] for pair in pairs]) for side in (0, 1))
     run = functools.partial(_run_pair, metric, model)
-    raw = _run(run, batching, (first, template, second, keys), data, len(pairs), pad_to)
+    raw = _run(run, batching, (first, second, keys), data, len(pairs), pad_to)
     return [metric.columns(row) for row in raw]
 
 
 def measure_features(
-    metric: CKA,
+    metric: FeatureMetric,
     model: Model,
     params: PyTree,
     state: PyTree,
@@ -112,8 +110,8 @@ def measure_features(
     seed: int = 0,
     batching: Literal["vmap", "loop"] = "vmap",
     pad_to: int = 0,
-) -> list[np.ndarray]:
-    """The features [n, d] of each stacked model, on the same inputs for all of them."""
+) -> list[Raw]:
+    """The features of each stacked model, on the same inputs for all of them."""
     inputs = _draw_inputs(metric, data, metric_key(seed, metric.name))
     run = functools.partial(_run_features, metric, model)
     return _run(run, batching, (params, state), inputs, trees.count(params), pad_to)
@@ -153,11 +151,11 @@ def _run_model(metric, model, batched: bool, params, state, keys, data):
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "model", "batched"))
-def _run_pair(metric, model, batched: bool, params, state, other, keys, data):
-    def one(params, state, other, key):
-        return metric.measure(model, params, state, other, data, key)
+def _run_pair(metric, model, batched: bool, first, second, keys, data):
+    def one(first, second, key):
+        return metric.measure(model, first, second, data, key)
 
-    return _over_models(one, batched, (params, state, other, keys))
+    return _over_models(one, batched, (first, second, keys))
 
 
 @functools.partial(jax.jit, static_argnames=("metric", "model", "batched"))

@@ -17,7 +17,7 @@ import pandas as pd
 from mdjax import engine, trees
 from mdjax.data import Dataset, load
 from mdjax.errors import InputError
-from mdjax.metrics import CKA, Examples, Metric, ModeConnectivity, select
+from mdjax.metrics import Examples, Metric, ModeConnectivity, select
 from mdjax.models import Architecture, FunctionModel, Model
 from mdjax.progress import console, progress
 from mdjax.table import Shards, Table, aggregate, read_table, write_table
@@ -287,10 +287,10 @@ def _measure_unit(metric: Metric, chunk: _Chunk, loaded: _Loaded, data: _DeviceD
     plan = engine.plan()
     options: dict[str, Any] = {"seed": seed, "batching": plan.batching, "pad_to": plan.chunk_size}
     arrays = (loaded.model, loaded.params, loaded.state)
-    if isinstance(metric, ModeConnectivity | CKA):
-        pairs = _pairs(loaded.rows, "all" if isinstance(metric, CKA) else metric.pairs)
+    if metric.scope != "model":
+        pairs = _pairs(loaded.rows, getattr(metric, "pairs", "all"))
         rows = [_pair_row(loaded.rows, pair) for pair in pairs]
-        if isinstance(metric, CKA):
+        if metric.scope == "features":
             features = engine.measure_features(metric, *arrays, examples, **options)
             columns = [metric.compare(features[i], features[j]) for i, j in pairs]
         else:
@@ -312,15 +312,17 @@ def _with_status(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(rows: pd.DataFrame, which: str) -> list[tuple[int, int]]:
-    """Positions of the pairs of models within each configuration; "disjoint" joins places 0 and 1, 2 and 3, ..."""
+    """Positions of the pairs of models within each configuration; see `metrics.contract.PairMetric`."""
     found: list[tuple[int, int]] = []
     for _, members in rows.reset_index(drop=True).groupby("configuration", sort=False):
         places = members["place"].tolist()
         for first, second in itertools.combinations(range(len(members)), 2):
             place, other = places[first], places[second]
             disjoint = place % 2 == 0 and other == place + 1
-            if which == "all" or (disjoint and (which == "disjoint" or place == 0)):
+            if which in ("all", "ordered") or (disjoint and (which == "disjoint" or place == 0)):
                 found.append((int(members.index[first]), int(members.index[second])))
+            if which == "ordered":
+                found.append(found[-1][::-1])
     return found
 
 

@@ -85,7 +85,7 @@ class ParameterGroups(NamedTuple):
     """The top-level modules of a model: `names`, and for each of the p raveled parameters its place in them [p]."""
 
     names: tuple[str, ...]
-    index: jax.Array
+    places: jax.Array
 
 
 def parameter_groups(params: PyTree) -> ParameterGroups:
@@ -101,7 +101,7 @@ def parameter_groups(params: PyTree) -> ParameterGroups:
 def restricted(products: Products, mask: jax.Array) -> Products:
     """A's diagonal block of the parameters in mask[p], as a matrix of unchanged size that is zero elsewhere.
 
-    `restricted(products, groups.index == i)` is the block of group i; i may be traced, so that one program serves
+    `restricted(products, groups.places == i)` is the block of group i; i may be traced, so that one program serves
     all groups. Cost: that of `products`.
     """
     mask = mask.astype(jnp.float32)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mdjax import __version__
 from mdjax.errors import InputError
@@ -78,11 +79,20 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _MEASURE_EPILOG)
     measure.add_argument("zoo", type=Path, metavar="ZOO")
-    measure.add_argument("--out", type=Path, required=True, metavar="TABLE")
-    measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
-    measure.add_argument("--preset", default="default", help="default or fast (default: %(default)s)")
     measure.add_argument(
-        "--metrics", metavar="a,b", help="some of losses, hessian, mode_connectivity, cka (default: all)"
+        "--out", type=Path, metavar="TABLE", help="where the table goes; needed unless --plan is given"
+    )
+    measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
+    measure.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
+    measure.add_argument("--metrics", metavar="a,b", help="see below (default: those the trees read)")
+    measure.add_argument(
+        "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
+    )
+    measure.add_argument(
+        "--devices", default="1", metavar="N|NxM", help="spread models over N devices, and each batch over M of them"
+    )
+    measure.add_argument(
+        "--plan", action="store_true", help="print how it would run and how much memory it takes, and stop"
     )
     measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
@@ -114,16 +124,24 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from mdjax.sweep import measure
+    from mdjax.plan import device_mesh
+    from mdjax.sweep import measure, preview
 
-    table = measure(
-        options.zoo,
-        out=options.out,
-        data=options.data,
-        preset=options.preset,
-        metrics=options.metrics,
-        seed=options.seed,
-    )
+    arguments: dict[str, Any] = {
+        "data": options.data,
+        "preset": options.preset,
+        "metrics": options.metrics,
+        "settings": options.set,
+        "mesh": device_mesh(options.devices),
+    }
+    if options.plan:
+        plan = preview(options.zoo, **arguments)
+        plan["memory"] = [f"{size / 2**20:.1f} MiB" for size in plan["memory"]]
+        print(plan.to_string(index=False))
+        return
+    if options.out is None:
+        raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
+    table = measure(options.zoo, out=options.out, seed=options.seed, **arguments)
     bad = int((table.models["status"] != "ok").sum())
     print(
         f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "

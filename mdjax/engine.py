@@ -1,47 +1,35 @@
-"""Metrics × stacked models → one row each: how they are batched and compiled. No files here.
+"""Metrics × stacked models → one row each: batched, split over devices, compiled once a shape. No files here.
 
-The only place, beside training, that compiles. A metric sees one model; here it gets the model axis, by `vmap`
-or by calling one compiled program model after model, whichever the backend runs faster.
+The only place, beside training, that compiles and shards. A metric sees one model; here it gets the model axis.
 """
 
-import dataclasses
 import functools
+import time
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax import trees
-from mdjax.metrics import Examples, FeatureMetric, ModelMetric, PairMetric, Raw
+from mdjax.metrics import Examples, FeatureMetric, Metric, ModelMetric, PairMetric, Raw
 from mdjax.models import Model
-from mdjax.models.layers import Convolution
+from mdjax.plan import MODELS, Plan, default_plan, memory_budget
 
 PyTree = Any
 
+_fitting: dict[Any, int] = {}
+"""(metric, model, plan) → models per device and call that the memory took, where it is fewer than planned."""
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How stacked models are run: how they are batched, how a convolution is computed, how many go together."""
 
-    batching: Literal["vmap", "loop"]
-    convolution: Convolution
+class Need(NamedTuple):
+    """What one compiled call takes: models on each device, and bytes on each device by the compiler's account."""
+
     chunk_size: int
-
-
-def plan() -> Plan:
-    """The plan for the default backend.
-
-    CPU: one compiled program, model after model, convolutions as patches. Batched over models a convolution becomes
-    a grouped one, many times slower; matrix networks gain from batching only at mini-batches far smaller than those
-    measured with here; and a model's row is then the same to the last bit whatever else is measured. Accelerators
-    batch, since small models are bound by launches there; that choice has not been measured yet.
-    """
-    if jax.default_backend() == "cpu":
-        return Plan("loop", "patches", 16)
-    return Plan("vmap", "lax", 32)
+    bytes: int
 
 
 def metric_key(seed: int, metric: str, identity: str = "") -> jax.Array:
@@ -59,22 +47,19 @@ def measure_models(
     identities: Sequence[str],
     *,
     seed: int = 0,
-    batching: Literal["vmap", "loop"] = "vmap",
-    pad_to: int = 0,
+    plan: Plan | None = None,
+    timed: bool = False,
 ) -> list[dict[str, Any]]:
     """One dict of columns for each of the models stacked on axis 0 of `params` and `state`.
 
-    `identities` name the models and seed their random numbers. Under "vmap", `pad_to` repeats the last model up to
-    that count, so that stacks of different length share one compiled program.
-
-    A model's row does not depend on the others beyond float rounding. Eigenvalues agree to 1e-5; a
-    trace may move by a share of its standard error between "loop" and "vmap", because late Lanczos vectors amplify
-    rounding and with it draw another, equally good sample.
+    `identities` name the models and seed their random numbers. The models run as `plan` says (default: what suits
+    the backend); a model's row does not depend on the plan or on the other models beyond float rounding, 1e-5 of
+    each value. Where the device lacks memory, fewer go together; a model that does not fit alone gets a `status`
+    that says so. `timed` adds a column `<metric>_seconds`: its share of the calls' run time, compiling left out.
     """
-    keys = jnp.stack([metric_key(seed, metric.name, identity) for identity in identities])
-    run = functools.partial(_run_model, metric, model)
-    raw = _run(run, batching, (params, state, keys), data, len(identities), pad_to)
-    return [metric.columns(row) for row in raw]
+    keys = _keys(seed, metric, identities)
+    raw, seconds = _run(metric, model, (params, state, keys), data, len(identities), plan or default_plan())
+    return _rows(metric, raw, seconds, timed)
 
 
 def measure_pairs(
@@ -87,85 +72,189 @@ def measure_pairs(
     identities: Sequence[str],
     *,
     seed: int = 0,
-    batching: Literal["vmap", "loop"] = "vmap",
-    pad_to: int = 0,
+    plan: Plan | None = None,
+    timed: bool = False,
 ) -> list[dict[str, Any]]:
     """One dict of columns for each pair of positions in the stack; otherwise as `measure_models`."""
     if not pairs:
         return []
-    keys = jnp.stack([metric_key(seed, metric.name, identity) for identity in identities])
+    keys = _keys(seed, metric, identities)
     first, second = (trees.take((params, state), [pair[side] for pair in pairs]) for side in (0, 1))
-    run = functools.partial(_run_pair, metric, model)
-    raw = _run(run, batching, (first, second, keys), data, len(pairs), pad_to)
-    return [metric.columns(row) for row in raw]
+    raw, seconds = _run(metric, model, (first, second, keys), data, len(pairs), plan or default_plan())
+    return _rows(metric, raw, seconds, timed)
 
 
-def measure_features(
+def compare_models(
     metric: FeatureMetric,
     model: Model,
     params: PyTree,
     state: PyTree,
+    pairs: Sequence[tuple[int, int]],
     data: Examples,
     *,
     seed: int = 0,
-    batching: Literal["vmap", "loop"] = "vmap",
-    pad_to: int = 0,
-) -> list[Raw]:
-    """The features of each stacked model, on the same inputs for all of them."""
+    plan: Plan | None = None,
+    timed: bool = False,
+) -> list[dict[str, Any]]:
+    """One dict of columns for each pair of positions, from one pass of every model over the same inputs."""
+    if not pairs:
+        return []
     inputs = _draw_inputs(metric, data, metric_key(seed, metric.name))
-    run = functools.partial(_run_features, metric, model)
-    return _run(run, batching, (params, state), inputs, trees.count(params), pad_to)
+    count = trees.count(params)
+    raw, seconds = _run(metric, model, (params, state), inputs, count, plan or default_plan())
+    rows = []
+    for i, j in pairs:
+        start = time.perf_counter()
+        first, second = raw[i], raw[j]
+        missing = first is None or second is None
+        columns: dict[str, Any] = {"status": _TOO_LARGE} if missing else metric.compare(first, second)
+        if timed:
+            # Every forward pass serves all pairs of its model.
+            share = sum(seconds) / len(pairs)
+            columns[f"{metric.name}_seconds"] = share + time.perf_counter() - start
+        rows.append(columns)
+    return rows
+
+
+def memory_need(
+    metric: Metric,
+    model: Model,
+    params: PyTree,
+    state: PyTree,
+    data: Examples,
+    num_members: int,
+    plan: Plan,
+) -> Need:
+    """What measuring one model (or pair) like `params`, `state` takes, by compiling it; nothing is run.
+
+    `params` and `state` may be shapes without a model axis; `num_members` models or pairs are to be measured.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if metric.scope == "model":
+        member: PyTree = (params, state, key)
+    elif metric.scope == "pair":
+        member = ((params, state), (params, state), key)
+    else:
+        member = (params, state)
+    shared = jax.eval_shape(metric.inputs, data, key) if metric.scope == "features" else data  # pyright: ignore[reportAttributeAccessIssue]
+    return _fit(metric, model, _shapes(member), _shapes(shared), num_members, plan)[1]
+
+
+_TOO_LARGE = "does not fit the device's memory, not even alone"
+
+
+def _rows(metric: Any, raw: list[Raw | None], seconds: list[float], timed: bool) -> list[dict[str, Any]]:
+    rows = [{"status": _TOO_LARGE} if row is None else metric.columns(row) for row in raw]
+    return [row | {f"{metric.name}_seconds": taken} for row, taken in zip(rows, seconds)] if timed else rows
+
+
+def _keys(seed: int, metric: Any, identities: Sequence[str]) -> jax.Array:
+    return jnp.stack([metric_key(seed, metric.name, identity) for identity in identities])
 
 
 def _run(
-    run: Callable[..., PyTree],
-    batching: Literal["vmap", "loop"],
-    stacked: tuple[PyTree, ...],
-    data: Examples | jax.Array,
-    count: int,
-    pad_to: int,
-) -> list[Any]:
+    metric: Metric, model: Model, stacked: PyTree, shared: PyTree, count: int, plan: Plan
+) -> tuple[list[Raw | None], list[float]]:
+    """Each member's raw result (None: too large for the device) and its share of the run time in seconds."""
+    member = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
+    raw: list[Raw | None] = []
+    seconds: list[float] = []
+    program, need = _fit(metric, model, member, _shapes(shared), count, plan)
+    while len(raw) < count:
+        size = need.chunk_size * plan.num_shards
+        members = range(len(raw), min(len(raw) + size, count))
+        # The last model fills the places that are left, so that every call has the same shape.
+        chunk = trees.take(stacked, [min(place, count - 1) for place in range(members.start, members.start + size)])
+        start = time.perf_counter()
+        try:
+            found = jax.tree.map(np.asarray, _call(program, chunk, shared))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if need.chunk_size == 1:
+                raw.extend([None] * len(members))
+                seconds.extend([0.0] * len(members))
+                continue
+            _fitting[metric, model, plan] = need.chunk_size // 2
+            program, need = _fit(metric, model, member, _shapes(shared), count, plan)
+            continue
+        taken = (time.perf_counter() - start) / len(members)
+        raw.extend(jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(members)))
+        seconds.extend([taken] * len(members))
+    return raw, seconds
+
+
+def _call(program: Any, stacked: PyTree, shared: PyTree) -> PyTree:
+    return program(stacked, shared)
+
+
+def _fit(metric: Metric, model: Model, member: PyTree, shared: PyTree, count: int, plan: Plan) -> tuple[Any, Need]:
+    """The compiled program for as many models at a time as are planned, needed and fit the memory."""
+    limit = min(plan.chunk_size, _fitting.get((metric, model, plan), plan.chunk_size))
+    # Powers of two, so that stacks of different length share a few programs.
+    chunk = min(limit, 2 ** (-(-count // plan.num_shards) - 1).bit_length())
+    budget = memory_budget(plan)
+    while True:
+        stacked = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), member
+        )
+        leaves, structure = jax.tree.flatten((stacked, shared))
+        batching = plan.batching if chunk > 1 else "single"
+        program = _compiled(metric, model, batching, plan.mesh, structure, tuple(leaves))
+        account = program.memory_analysis()
+        need = Need(chunk, account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes)
+        if need.bytes <= budget or chunk == 1:
+            return program, need
+        chunk = max(1, min(chunk // 2, chunk * budget // need.bytes))
+        _fitting[metric, model, plan] = chunk
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(
+    metric: Metric, model: Model, batching: str, mesh: Mesh | None, structure: Any, shapes: tuple[Any, ...]
+) -> Any:
+    stacked, shared = jax.tree.unflatten(structure, shapes)
     # TF32 and bf16 silently spoil second derivatives.
     with jax.default_matmul_precision("highest"):
-        if batching == "loop":
-            rows = [run(False, *trees.take(stacked, [i]), data) for i in range(count)]
-            return [jax.tree.map(lambda leaf: np.asarray(leaf)[0], row) for row in rows]
-        padded = trees.take(stacked, [min(i, count - 1) for i in range(max(count, pad_to))])
-        raw = jax.tree.map(np.asarray, run(True, *padded, data))
-    return [jax.tree.map(lambda leaf: leaf[i], raw) for i in range(count)]
+        if mesh is None:
+            return jax.jit(_over_models(metric, model, batching)).lower(stacked, shared).compile()
+        split, whole = PartitionSpec(MODELS), PartitionSpec()
+        program = jax.shard_map(
+            _over_models(metric, model, batching),
+            mesh=mesh,
+            # Devices go through their models' loops independently of each other; a "data" axis is left to the
+            # compiler, which sees whole batches (`sharding.over_data`) and adds the sums over devices itself.
+            axis_names={MODELS},
+            in_specs=(split, whole),
+            out_specs=split,
+            check_vma=False,
+        )
+        placed = NamedSharding(mesh, split), NamedSharding(mesh, whole)
+        with jax.set_mesh(mesh):
+            return jax.jit(program, in_shardings=placed).lower(stacked, shared).compile()
 
 
-def _over_models(function: Callable[..., PyTree], batched: bool, stacked: tuple[PyTree, ...]) -> PyTree:
-    if batched:
-        return jax.vmap(function)(*stacked)
-    single = jax.tree.map(lambda leaf: leaf[0], stacked)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*single))
+def _over_models(metric: Any, model: Model, batching: str) -> Callable[[PyTree, PyTree], PyTree]:
+    def one(member: Any, shared: Any) -> PyTree:
+        if metric.scope == "features":
+            return metric.features(model, *member, shared)
+        return metric.measure(model, *member[:2], shared, member[2])
+
+    def many(stacked: PyTree, shared: PyTree) -> PyTree:
+        if batching == "vmap":
+            return jax.vmap(one, (0, None))(stacked, shared)
+        if batching == "map":
+            return jax.lax.map(lambda member: one(member, shared), stacked)
+        single = one(jax.tree.map(lambda leaf: leaf[0], stacked), shared)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], single)
+
+    return many
 
 
-@functools.partial(jax.jit, static_argnames=("metric", "model", "batched"))
-def _run_model(metric, model, batched: bool, params, state, keys, data):
-    def one(params, state, key):
-        return metric.measure(model, params, state, data, key)
-
-    return _over_models(one, batched, (params, state, keys))
-
-
-@functools.partial(jax.jit, static_argnames=("metric", "model", "batched"))
-def _run_pair(metric, model, batched: bool, first, second, keys, data):
-    def one(first, second, key):
-        return metric.measure(model, first, second, data, key)
-
-    return _over_models(one, batched, (first, second, keys))
-
-
-@functools.partial(jax.jit, static_argnames=("metric", "model", "batched"))
-def _run_features(metric, model, batched: bool, params, state, inputs):
-    def one(params, state):
-        return metric.features(model, params, state, inputs)
-
-    return _over_models(one, batched, (params, state))
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 @functools.partial(jax.jit, static_argnames="metric")
-def _draw_inputs(metric, data, key):
+def _draw_inputs(metric: FeatureMetric, data: Examples, key: jax.Array) -> PyTree:
     return metric.inputs(data, key)

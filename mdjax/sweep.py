@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
-import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +10,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax import engine, trees
 from mdjax.data import Dataset, load
 from mdjax.errors import InputError
-from mdjax.metrics import Examples, Metric, ModeConnectivity, select
+from mdjax.metrics import Examples, Metric, select
 from mdjax.models import Architecture, FunctionModel, Model
+from mdjax.plan import Plan, default_plan, keep_compiled_programs
 from mdjax.progress import console, progress
 from mdjax.table import Shards, Table, aggregate, read_table, write_table
+from mdjax.units import Chunk, chunks, pair_row, pairs_of, unit_name
 from mdjax.zoo import DamagedGroupError, Zoo
 
 PyTree = Any
+Source = Zoo | str | Path | Sequence[tuple[PyTree, PyTree]]
 
-_RESULTS = 1
-"""Raised by every change that moves a metric's values, so that a table never mixes old ones with new."""
-
-_ARCHITECTURE = [field.name for field in dataclasses.fields(Architecture)]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chunk:
-    """Whole configurations of one architecture that share their training data: what is loaded together."""
-
-    rows: pd.DataFrame
-    architecture: Architecture | None
-    data_share: float
-    label_noise: float
+_UNIT_SIZE = 16
+"""Models loaded together and kept as one unit of work, where a device takes no more at a time."""
 
 
 def measure(
-    source: Zoo | str | Path | Sequence[tuple[PyTree, PyTree]],
+    source: Source,
     *,
     out: str | Path | None = None,
     data: Dataset | str | Path | None = None,
     preset: str = "default",
-    metrics: str | list[str] | None = None,
+    metrics: str | Sequence[str | Metric] | None = None,
+    settings: Sequence[str] = (),
     seed: int = 0,
     model: Model | Any = None,
+    mesh: Mesh | None = None,
     show_progress: bool = True,
 ) -> Table:
     """Measure every model of a zoo; returns the table and, with `out`, keeps it there and resumes from it.
@@ -57,55 +48,130 @@ def measure(
     `source` is a zoo (or its path), or a list of (params, state) pytrees of equal shapes together with `model`:
     a pure `apply(params, state, inputs) -> logits`, or an object with `apply` and `batch_apply`
     (`mdjax.models.Model`). The list counts as seeds of one configuration, trained on all of `data`.
-    `data` is a Dataset, a name or a path (default: what the zoo was trained on). `preset` and `metrics` choose
-    what is measured and how accurately; `seed` moves every random number. The table holds what was asked for.
+    `data` is a Dataset, a name or a path (default: what the zoo was trained on). `preset`, `metrics` (names or metric
+    objects) and `settings` ("metric.setting=value") choose what is measured and how accurately; `seed` moves every
+    random number. The table holds what was asked for. `mesh` spreads the models over its axis "models" and, where
+    it has one, the examples of every batch over its axis "data".
 
     A model with NaN weights, a damaged group or a diverged curve becomes a row whose `status` says so. A zoo's
     finished work is kept in `out` and looked up by its content (weights, data, settings), so that a killed run or a
     further metric costs only what is missing; a list of models is measured anew, since a function has no identity
     to look it up by. Raises InputError for bad arguments and for a folder that cannot be written. Cost: see the
-    metrics.
+    metrics; the table records each metric's seconds.
     """
-    chosen = select(preset, metrics)
-    collection = source if isinstance(source, Zoo) else _open(source, model, chosen)
+    keep_compiled_programs()
+    work = _prepare(source, data, select(preset, metrics, settings), model, default_plan(mesh))
     # The folder is tried before anything is computed.
     shards = Shards(Path(out) / "shards") if out is not None else None
-    if isinstance(collection, _InMemory):
+    if isinstance(work.collection, _InMemory):
         shards = None
-    dataset = data if isinstance(data, Dataset) else load(data if data is not None else _trained_on(collection))
-    for reason in collection.damaged.values():
+    for reason in work.collection.damaged.values():
         _warn(f"{reason} Its models are left out.")
-    if collection.fingerprint not in (None, dataset.fingerprint) and data is None:
-        _warn(f"The data {collection.data} has changed since the models were trained on it.")
-    manifest = collection.manifest
-    if manifest.empty:
-        raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
-    chunks = list(_chunks(manifest, dataset))
-    read_group = functools.lru_cache(maxsize=1)(collection.read_group)
-    results: dict[str, list[pd.DataFrame]] = {metric.name: [] for metric in chosen}
-    device_data = _DeviceData(dataset)
+    if work.collection.fingerprint not in (None, work.dataset.fingerprint) and data is None:
+        _warn(f"The data {work.collection.data} has changed since the models were trained on it.")
+    read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
+    results: dict[str, list[pd.DataFrame]] = {metric.name: [] for metric in work.metrics}
+    device_data = _DeviceData(work.dataset, work.plan)
     notes: dict[str, str] = {}
-    with progress("measuring", len(manifest) * len(chosen), show=show_progress) as advance:
-        for chunk in chunks:
+    with progress("measuring", len(work.manifest) * len(work.metrics), show=show_progress) as advance:
+        for chunk in work.chunks:
             loaded: _Loaded | None = None
-            for metric in chosen:
+            for metric in work.metrics:
                 advance(0, title=f"measuring {metric.name}")
-                name = _unit_name(metric, chunk, dataset, seed)
+                name = unit_name(metric, chunk, work.dataset, seed)
                 rows = shards.read(name) if shards else None
                 if rows is None:
-                    loaded = loaded or _load(read_group, chunk, model)
-                    rows = _measure_unit(metric, chunk, loaded, device_data, seed)
+                    loaded = loaded or _load(read_group, chunk, model, work.plan)
+                    rows = _measure_unit(metric, chunk, loaded, device_data, seed, work.plan)
                     notes.update(loaded.problems)
                     # What a damaged group hides may be there next time: such a unit is not finished.
                     if shards and not loaded.problems:
                         shards.commit(name, rows)
                 results[metric.name].append(rows)
                 advance(len(chunk.rows))
-    table = _compose(manifest, chosen, results, notes, preset, seed, len(dataset.x_train))
+    table = _compose(work.manifest, work.metrics, results, notes, preset, seed, len(work.dataset.x_train))
     if out is not None:
         write_table(Path(out), table)
         return read_table(out)  # exactly what anyone else reads there
     return table
+
+
+def preview(
+    source: Source,
+    *,
+    data: Dataset | str | Path | None = None,
+    preset: str = "default",
+    metrics: str | Sequence[str | Metric] | None = None,
+    settings: Sequence[str] = (),
+    model: Model | Any = None,
+    mesh: Mesh | None = None,
+) -> pd.DataFrame:
+    """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
+
+    Columns: `architecture`, `metric`, `members` (models or pairs to measure), `devices`, `convolution`, `batching`,
+    `per_call` (members of one call on each device), `calls`, and `memory`, the bytes a call takes on each device by
+    the compiler's own account. The compiled programs are kept for the run to come. Raises what `measure` raises.
+    """
+    keep_compiled_programs()
+    work = _prepare(source, data, select(preset, metrics, settings), model, default_plan(mesh))
+    plan, rows = work.plan, []
+    device_data = _DeviceData(work.dataset, plan)
+    by_architecture: dict[Any, list[Chunk]] = {}
+    for chunk in work.chunks:
+        by_architecture.setdefault(chunk.architecture, []).append(chunk)
+    for architecture, members in by_architecture.items():
+        examples = device_data.examples(members[0].data_share, members[0].label_noise)
+        if architecture is None:
+            params, state = jax.tree.map(lambda leaf: leaf[0], work.collection.read_group("given"))
+        else:
+            params, state = architecture.abstract
+        for metric in work.metrics:
+            counts = [_num_members(metric, chunk) for chunk in members]
+            if not sum(counts):
+                continue
+            runner = _runner(architecture, model, plan)
+            need = engine.memory_need(metric, runner, params, state, examples, max(counts), plan)
+            per_call = need.chunk_size * plan.num_shards
+            rows.append(
+                {
+                    "architecture": "given" if architecture is None else f"{architecture.family}-w{architecture.width}",
+                    "metric": metric.name,
+                    "members": sum(counts),
+                    "devices": 1 if plan.mesh is None else plan.mesh.size,
+                    "convolution": plan.convolution,
+                    "batching": plan.batching if need.chunk_size > 1 else "single",
+                    "per_call": need.chunk_size,
+                    "calls": sum(-(-count // per_call) for count in counts),
+                    "memory": need.bytes,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _num_members(metric: Metric, chunk: Chunk) -> int:
+    return len(pairs_of(chunk.rows, metric.pairs)) if metric.scope == "pair" else len(chunk.rows)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is to be measured, on what, in which order and how."""
+
+    collection: "Zoo | _InMemory"
+    dataset: Dataset
+    manifest: pd.DataFrame
+    metrics: tuple[Metric, ...]
+    chunks: list[Chunk]
+    plan: Plan
+
+
+def _prepare(source: Source, data: Any, metrics: tuple[Metric, ...], model: Any, plan: Plan) -> _Work:
+    collection = source if isinstance(source, Zoo) else _open(source, model, metrics)
+    dataset = data if isinstance(data, Dataset) else load(data if data is not None else _trained_on(collection))
+    manifest = collection.manifest
+    if manifest.empty:
+        raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
+    limit = max(_UNIT_SIZE, plan.models_per_call)
+    return _Work(collection, dataset, manifest, metrics, list(chunks(manifest, dataset, limit)), plan)
 
 
 def _warn(text: str) -> None:
@@ -161,7 +227,7 @@ def _open(source: Any, model: Any, metrics: Sequence[Metric]) -> Zoo | _InMemory
             "with the methods apply and batch_apply (mdjax.models.Model)."
         )
     has_state = bool(jax.tree.leaves(source[0][1]))
-    if not isinstance(model, Model) and has_state and any(isinstance(metric, ModeConnectivity) for metric in metrics):
+    if not isinstance(model, Model) and has_state and any(metric.scope == "pair" for metric in metrics):
         raise InputError(
             "Cannot re-estimate the statistics of a model given as a function with state. Give an object with apply "
             "and batch_apply (mdjax.models.Model), or leave mode_connectivity out of metrics."
@@ -175,73 +241,25 @@ def _trained_on(collection: Zoo | _InMemory) -> str:
     return collection.data
 
 
-def _chunks(manifest: pd.DataFrame, dataset: Dataset) -> Iterator[_Chunk]:
-    """Split the models that can be measured into chunks; the split depends on the manifest alone."""
-    # A model's place among its seeds decides its pairs: a broken one must not change those of the others.
-    places = manifest.sort_values("seed").groupby("configuration").cumcount()
-    rows = manifest.assign(place=places)[manifest["status"] == "ok"]
-    for name, default in (("data_share", 1.0), ("label_noise", 0.0)):
-        known = rows[name] if name in rows else pd.Series(np.nan, rows.index)
-        rows[name] = pd.to_numeric(known).fillna(default)
-    architectures = _ARCHITECTURE if "family" in rows else []
-    if architectures:
-        rows = rows.sort_values([*architectures, "data_share", "label_noise", "configuration", "seed"])
-        cells = rows.groupby([*architectures, "data_share", "label_noise"], sort=False)
-    else:
-        cells = rows.groupby(["data_share", "label_noise"], sort=False)
-    limit = engine.plan().chunk_size
-    for _, cell in cells:
-        first = {str(name): value for name, value in cell.iloc[0].items()}
-        share, noise = first["data_share"], first["label_noise"]
-        architecture = None
-        if architectures:
-            fields = {name: first[name] for name in architectures}
-            fields["input_shape"] = tuple(int(size) for size in first["input_shape"].split("x"))
-            architecture = Architecture(**fields)
-        if architecture is not None:
-            _check_fit(architecture, dataset)
-        members: list[pd.DataFrame] = []
-        for _, configuration in cell.groupby("configuration", sort=False):
-            if members and sum(map(len, members)) + len(configuration) > limit:
-                yield _Chunk(pd.concat(members), architecture, share, noise)
-                members = []
-            members.append(configuration)
-        yield _Chunk(pd.concat(members), architecture, share, noise)
-
-
-def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
-    if architecture.input_shape != dataset.input_shape:
-        raise InputError(
-            f"The zoo's models read inputs of shape {architecture.input_shape}, but {dataset.name} has "
-            f"{dataset.input_shape}. Give the data they were trained on with --data."
-        )
-    if architecture.num_classes < dataset.num_classes:
-        raise InputError(
-            f"The zoo's models tell {architecture.num_classes} classes apart, but {dataset.name} has "
-            f"{dataset.num_classes}. Give the data they were trained on with --data."
-        )
-
-
-def _unit_name(metric: Metric, chunk: _Chunk, dataset: Dataset, seed: int) -> str:
-    models = chunk.rows[["model_id", "weights_hash"]].to_numpy().tolist()
-    content = [_RESULTS, repr(metric), seed, dataset.fingerprint, chunk.data_share, chunk.label_noise, models]
-    return f"{metric.name}-{hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()}"
-
-
 class _DeviceData:
     """The data on the device, once; labels once per noise level."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, plan: Plan):
         self._dataset = dataset
-        self._inputs = jnp.asarray(dataset.x_train), jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
+        # On every device of a mesh from the start, or each call would send them there again.
+        self._place = None if plan.mesh is None else NamedSharding(plan.mesh, PartitionSpec())
+        self._inputs = tuple(map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test)))
         self._labels: dict[float, jax.Array] = {}
 
     def examples(self, data_share: float, label_noise: float) -> Examples:
         if label_noise not in self._labels:
-            self._labels[label_noise] = jnp.asarray(self._dataset.train_labels(label_noise))
+            self._labels[label_noise] = self._put(self._dataset.train_labels(label_noise))
         x_train, x_test, y_test = self._inputs
-        count = jnp.asarray(self._dataset.subset_size(data_share))
+        count = self._put(self._dataset.subset_size(data_share))
         return Examples(x_train, self._labels[label_noise], count, x_test, y_test)
+
+    def _put(self, array: Any) -> jax.Array:
+        return jax.device_put(jnp.asarray(array), self._place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +273,7 @@ class _Loaded:
     problems: dict[str, str]
 
 
-def _load(read_group: Callable[[str], tuple[PyTree, PyTree]], chunk: _Chunk, model: Any) -> _Loaded:
+def _load(read_group: Callable[[str], tuple[PyTree, PyTree]], chunk: Chunk, model: Any, plan: Plan) -> _Loaded:
     pieces: list[PyTree] = []
     kept: list[pd.DataFrame] = []
     problems: dict[str, str] = {}
@@ -265,10 +283,7 @@ def _load(read_group: Callable[[str], tuple[PyTree, PyTree]], chunk: _Chunk, mod
             kept.append(members)
         except DamagedGroupError as error:
             problems.update(dict.fromkeys(members["model_id"], str(error)))
-    if chunk.architecture is not None:
-        model = chunk.architecture.model(engine.plan().convolution)
-    elif not isinstance(model, Model):
-        model = FunctionModel(model)
+    model = _runner(chunk.architecture, model, plan)
     rows = pd.concat(kept) if kept else chunk.rows.iloc[:0]
     if not kept:
         return _Loaded(rows, {}, {}, model, problems)
@@ -278,28 +293,31 @@ def _load(read_group: Callable[[str], tuple[PyTree, PyTree]], chunk: _Chunk, mod
     return _Loaded(rows.iloc[order], params, state, model, problems)
 
 
-def _measure_unit(metric: Metric, chunk: _Chunk, loaded: _Loaded, data: _DeviceData, seed: int) -> pd.DataFrame:
+def _runner(architecture: Architecture | None, model: Any, plan: Plan) -> Model:
+    if architecture is not None:
+        return architecture.model(plan.convolution)
+    return model if isinstance(model, Model) else FunctionModel(model)
+
+
+def _measure_unit(metric: Any, chunk: Chunk, loaded: _Loaded, data: _DeviceData, seed: int, plan: Plan) -> pd.DataFrame:
     """The rows of one metric on one chunk: of models, or of pairs."""
     names = loaded.rows["model_id"].tolist()
     if not names:
         return pd.DataFrame()
     examples = data.examples(chunk.data_share, chunk.label_noise)
-    plan = engine.plan()
-    options: dict[str, Any] = {"seed": seed, "batching": plan.batching, "pad_to": plan.chunk_size}
+    options: dict[str, Any] = {"seed": seed, "plan": plan, "timed": True}
     arrays = (loaded.model, loaded.params, loaded.state)
-    if metric.scope != "model":
-        pairs = _pairs(loaded.rows, getattr(metric, "pairs", "all"))
-        rows = [_pair_row(loaded.rows, pair) for pair in pairs]
-        if metric.scope == "features":
-            features = engine.measure_features(metric, *arrays, examples, **options)
-            columns = [metric.compare(features[i], features[j]) for i, j in pairs]
-        else:
-            identities = [f"{row['model_a']}|{row['model_b']}" for row in rows]
-            options["pad_to"] = plan.chunk_size // 2
-            columns = engine.measure_pairs(metric, loaded.model, *arrays[1:], pairs, examples, identities, **options)
-    else:
+    if metric.scope == "model":
         rows = [{"model_id": name} for name in names]
         columns = engine.measure_models(metric, *arrays, examples, names, **options)
+    else:
+        pairs = pairs_of(loaded.rows, getattr(metric, "pairs", "all"))
+        rows = [pair_row(loaded.rows, pair) for pair in pairs]
+        if metric.scope == "features":
+            columns = engine.compare_models(metric, *arrays, pairs, examples, **options)
+        else:
+            identities = [f"{row['model_a']}|{row['model_b']}" for row in rows]
+            columns = engine.measure_pairs(metric, *arrays, pairs, examples, identities, **options)
     return pd.DataFrame([row | _with_status(found) for row, found in zip(rows, columns, strict=True)])
 
 
@@ -309,30 +327,6 @@ def _with_status(columns: dict[str, Any]) -> dict[str, Any]:
         bad = [name for name, value in columns.items() if isinstance(value, float) and not np.isfinite(value)]
         status = f"{bad[0]} is not finite" if bad else "ok"
     return {**columns, "status": status}
-
-
-def _pairs(rows: pd.DataFrame, which: str) -> list[tuple[int, int]]:
-    """Positions of the pairs of models within each configuration; see `metrics.contract.PairMetric`."""
-    found: list[tuple[int, int]] = []
-    for _, members in rows.reset_index(drop=True).groupby("configuration", sort=False):
-        places = members["place"].tolist()
-        for first, second in itertools.combinations(range(len(members)), 2):
-            place, other = places[first], places[second]
-            disjoint = place % 2 == 0 and other == place + 1
-            if which in ("all", "ordered") or (disjoint and (which == "disjoint" or place == 0)):
-                found.append((int(members.index[first]), int(members.index[second])))
-            if which == "ordered":
-                found.append(found[-1][::-1])
-    return found
-
-
-def _pair_row(rows: pd.DataFrame, pair: tuple[int, int]) -> dict[str, Any]:
-    first, second = (rows.iloc[place] for place in pair)
-    return {
-        "configuration": first["configuration"],
-        "model_a": first["model_id"],
-        "model_b": second["model_id"],
-    }
 
 
 def _compose(

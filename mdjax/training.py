@@ -18,6 +18,7 @@ from mdjax.data import Dataset, load
 from mdjax.errors import InputError
 from mdjax.grids import Grid, Setting, readable
 from mdjax.models import Architecture, Model
+from mdjax.plan import keep_compiled_programs
 from mdjax.progress import progress
 from mdjax.zoo import Zoo
 
@@ -78,6 +79,7 @@ def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_p
     grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that cannot be
     trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid lacks.
     """
+    keep_compiled_programs()
     dataset = dataset or load(grid.data)
     settings = grid.settings()
     plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made

@@ -10,9 +10,23 @@ from jax.flatten_util import ravel_pytree
 from mdjax.data import Dataset, load
 from mdjax.grids import Setting
 from mdjax.metrics import Examples
+from mdjax.plan import Plan, device_mesh
 from mdjax.training import architecture_of, train_stack
 
 WIDTHS = {"mlp": 4, "cnn": 2, "resnet18": 1}
+
+
+@functools.cache
+def forms() -> dict[str, Plan]:
+    """Every way the engine can run a metric on three models: results must not depend on it."""
+    return {
+        "single": Plan("vmap", 1, "patches"),
+        "vmap": Plan("vmap", 4, "patches"),
+        "map": Plan("map", 4, "patches"),
+        "chunked": Plan("vmap", 2, "patches"),
+        "sharded over models": Plan("vmap", 1, "patches", device_mesh(8)),
+        "sharded over both": Plan("map", 2, "patches", device_mesh("2x4")),
+    }
 
 
 @functools.cache

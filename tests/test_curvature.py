@@ -40,7 +40,7 @@ def test_eigenvalue_and_trace_agree_with_the_dense_hessian(family):
     metric = Hessian(num_samples=NUM_SAMPLES, batch_size=32)
     model = architecture.model("patches")
     names = [f"m{i}" for i in range(3)]
-    rows = engine.measure_models(metric, model, params, state, examples(), names, batching="loop")
+    rows = engine.measure_models(metric, model, params, state, examples(), names)
     for i, row in enumerate(rows[:1] if family == "resnet18" else rows):
         dense = dense_hessian(family, i, NUM_SAMPLES)
         top = np.linalg.eigvalsh(dense)[-1]

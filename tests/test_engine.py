@@ -3,24 +3,26 @@
 import jax
 import numpy as np
 import pytest
-from helpers import examples, trained
+from helpers import examples, forms, trained
 
 from mdjax import engine, trees
 from mdjax.curves import CurveSettings
 from mdjax.errors import InputError
 from mdjax.metrics import CKA, METRICS, PRESETS, Hessian, Losses, ModeConnectivity, select
+from mdjax.plan import Plan
 
 FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+NAMES = ["a", "b", "c"]
 
 
-def measure_any(metric, model, params, state, names, **options):
+def measure_any(metric, model, params, state, names=NAMES, **options):
     data = examples(200)
-    if metric.scope == "pair":
-        return engine.measure_pairs(metric, model, params, state, [(0, 1), (1, 2)], data, ["a|b", "b|c"], **options)
+    if metric.scope == "model":
+        return engine.measure_models(metric, model, params, state, data, names, **options)
+    pairs = [(0, 1), (1, 2)]
     if metric.scope == "features":
-        features = engine.measure_features(metric, model, params, state, data, **options)
-        return [metric.compare(features[0], features[1]), metric.compare(features[1], features[2])]
-    return engine.measure_models(metric, model, params, state, data, names, **options)
+        return engine.compare_models(metric, model, params, state, pairs, data, **options)
+    return engine.measure_pairs(metric, model, params, state, pairs, data, ["a|b", "b|c"], **options)
 
 
 SMALL = {
@@ -33,20 +35,13 @@ SMALL = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", SMALL)
-def test_company_padding_and_batching_change_nothing(family, name):
+def test_the_execution_form_changes_nothing(family, name):
     metric = SMALL[name]
     architecture, params, state = trained(family)
-    names = ["a", "b", "c"]
-    reference = measure_any(metric, architecture.model("patches"), params, state, names, batching="loop")
-    forms = {
-        "vmap": (architecture.model("patches"), {"batching": "vmap"}),
-        "padded": (architecture.model("patches"), {"batching": "vmap", "pad_to": 5}),
-        "lax": (architecture.model("lax"), {"batching": "loop"}),
-    }
-    if family == "resnet18":  # each form takes long to compile
-        forms = {"padded": forms["padded"]}
-    for form, (model, options) in forms.items():
-        rows = measure_any(metric, model, params, state, names, **options)
+    model = architecture.model("patches")
+    reference = measure_any(metric, model, params, state, plan=forms()["single"])
+    for form, plan in forms().items():
+        rows = measure_any(metric, model, params, state, plan=plan)
         for row, expected in zip(rows, reference, strict=True):
             for column in expected.keys() - {"status", "hessian_eigenvalue_residual", "hessian_products"}:
                 tolerance = 1e-5
@@ -62,8 +57,8 @@ def test_company_padding_and_batching_change_nothing(family, name):
 def test_a_model_alone_is_the_same_to_the_last_bit(name):
     architecture, params, state = trained("cnn")
     model = architecture.model("patches")
-    together = measure_any(SMALL[name], model, params, state, ["a", "b", "c"], batching="loop")
-    alone = measure_any(SMALL[name], model, *trees.take((params, state), [1]), ["b"], batching="loop")
+    together = measure_any(SMALL[name], model, params, state)
+    alone = measure_any(SMALL[name], model, *trees.take((params, state), [1]), ["b"])
     assert alone[0] == together[1]
 
 
@@ -72,28 +67,79 @@ def test_a_broken_model_harms_nobody():
     broken = jax.tree.map(np.array, params)
     broken["linear"]["kernel"][1] = np.nan
     for metric in (Losses(), Hessian(num_samples=64)):
-        clean = engine.measure_models(metric, architecture.model(), params, state, examples(), ["a", "b", "c"])
-        rows = engine.measure_models(metric, architecture.model(), broken, state, examples(), ["a", "b", "c"])
-        assert rows[0] == clean[0]
-        assert rows[2] == clean[2]
-        assert any(np.isnan(value) for value in rows[1].values() if isinstance(value, float))
+        for plan in (forms()["single"], forms()["vmap"]):
+            clean = measure_any(metric, architecture.model(), params, state, plan=plan)
+            rows = measure_any(metric, architecture.model(), broken, state, plan=plan)
+            assert rows[0] == clean[0]
+            assert rows[2] == clean[2]
+            assert any(np.isnan(value) for value in rows[1].values() if isinstance(value, float))
 
 
 def test_one_compilation_per_shape():
     architecture, params, state = trained("cnn")
-    metric = Losses()
-    for count, num_train in ((3, 100), (3, 300), (2, 100)):
-        engine.measure_models(
-            metric,
-            architecture.model(),
-            *trees.take((params, state), range(count)),
-            examples(num_train),
-            ["a", "b", "c"][:count],
-            pad_to=7,
-        )
-        if count == 3 and num_train == 100:
-            compiled = engine._run_model._cache_size()
-    assert engine._run_model._cache_size() == compiled
+    model, plan = architecture.model(), Plan("vmap", 4)
+
+    def compiled_by(count, num_train):
+        before = engine._compiled.cache_info().misses
+        stacked = trees.take((params, state), range(count))
+        engine.measure_models(Losses(), model, *stacked, examples(num_train), NAMES[:count], plan=plan)
+        return engine._compiled.cache_info().misses - before
+
+    assert compiled_by(3, 100) <= 1
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compilations.append(event) if "backend_compile" in event else None
+    )
+    assert compiled_by(3, 300) == 0
+    assert compilations == []
+    # Two models take the program of two, one more shape.
+    assert compiled_by(2, 100) == 1
+    assert compiled_by(2, 300) == 0
+    jax.monitoring.clear_event_listeners()
+
+
+@pytest.fixture
+def fresh_fitting(monkeypatch):
+    monkeypatch.setattr(engine, "_fitting", {})
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.9, 2), (0.3, 1)])
+def test_fewer_models_go_together_where_memory_is_short(fresh_fitting, monkeypatch, share, expected):
+    architecture, params, state = trained("cnn", 3)
+    model, plan = architecture.model(), Plan("vmap", 4)
+    clean = measure_any(Losses(), model, params, state, plan=plan)
+    need = engine.memory_need(Losses(), model, *map(single_shapes, (params, state)), examples(200), 3, plan)
+    assert need.chunk_size == 4
+    monkeypatch.setattr(engine, "memory_budget", lambda plan: int(share * need.bytes))
+    less = engine.memory_need(Losses(), model, *map(single_shapes, (params, state)), examples(200), 3, plan)
+    assert less.chunk_size <= expected
+    assert less.bytes < need.bytes
+    for row, other in zip(clean, measure_any(Losses(), model, params, state, plan=plan), strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("fits", [2, 1, 0])
+def test_backs_off_when_the_device_refuses(fresh_fitting, monkeypatch, fits):
+    architecture, params, state = trained("cnn", 3)
+    model, plan, call = architecture.model(), Plan("vmap", 4), engine._call
+    clean = measure_any(Losses(), model, params, state, plan=plan)
+
+    def refuse(program, stacked, shared):
+        if trees.count(stacked) > fits:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return call(program, stacked, shared)
+
+    monkeypatch.setattr(engine, "_call", refuse)
+    rows = measure_any(Losses(), model, params, state, plan=plan)
+    for row, other in zip(rows, clean, strict=True):
+        if fits:
+            assert row == pytest.approx(other, rel=1e-5)
+        else:
+            assert row == {"status": "does not fit the device's memory, not even alone"}
+
+
+def single_shapes(stacked):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
 
 
 @pytest.mark.parametrize(

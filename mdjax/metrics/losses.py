@@ -1,4 +1,4 @@
-"""Train and test loss and error."""
+"""Train and test loss, error and calibration."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -6,26 +6,41 @@ from typing import Any, ClassVar
 import jax
 
 from mdjax import losses
+from mdjax.errors import InputError
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Train and test loss (nats) and error (percent). Cost: one forward pass over all data."""
+    """Train and test loss (nats), error and expected calibration error (percent), with stored statistics.
+
+    `num_bins` equal bins of confidence make the calibration error (`losses.evaluate_calibration`).
+    Cost: one forward pass over all data.
+    """
 
     name: ClassVar[str] = "losses"
     scope: ClassVar[str] = "model"
 
+    num_bins: int = 15
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 1:
+            raise InputError(f"num_bins is {self.num_bins}. Give at least one bin.")
+
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
-        train_loss, train_error = losses.evaluate(model, params, state, data.x_train, data.y_train, data.num_train)
-        test_loss, test_error = losses.evaluate(model, params, state, data.x_test, data.y_test, len(data.x_test))
-        return {
-            "train_loss": train_loss,
-            "train_error": train_error,
-            "test_loss": test_loss,
-            "test_error": test_error,
-        }
+        raw = {}
+        for split, inputs, labels, count in (
+            ("train", data.x_train, data.y_train, data.num_train),
+            ("test", data.x_test, data.y_test, len(data.x_test)),
+        ):
+            found = losses.evaluate_calibration(model, params, state, inputs, labels, count, num_bins=self.num_bins)
+            raw |= {
+                f"{split}_loss": found.loss,
+                f"{split}_error": found.error,
+                f"{split}_ece": found.calibration_error,
+            }
+        return raw
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         return {name: float(value) for name, value in raw.items()}

@@ -1,24 +1,32 @@
-"""Centred kernel alignment of two models' outputs."""
+"""Centred kernel alignment of two models' features: on inputs common to all models, and as published."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdjax.errors import InputError
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
-from mdjax.similarity import linear_cka
+from mdjax.sharding import over_data
+from mdjax.similarity import gram_cka, linear_cka
+
+_UNDEFINED = "CKA is undefined: a model answers the same to every input"
 
 
 @dataclasses.dataclass(frozen=True)
 class CKA:
-    """Linear CKA of the softmax outputs of every two models of a configuration, on mixed-up training inputs.
+    """Linear CKA of one layer of every two models of a configuration, on mixed-up training inputs.
 
-    Inputs: `num_batches` × `batch_size` training examples, each batch mixed with a permutation of itself by one
-    λ ~ Beta(16, 16); drawn once for a data set, so the same for all models and both of a pair. Cost: one forward
-    pass a model.
+    `layer` is "softmax" (class probabilities, as published), "logits", or a layer of the network by name, as
+    `FlaxModel.layer_outputs` takes it, its outputs flattened to d features per example. Columns: `CKA`, biased as
+    published, and `CKA_debiased` (`similarity.linear_cka`).
+    Inputs: n = `num_batches` × `batch_size` training examples, each batch mixed with a permutation of itself by one
+    λ ~ Beta(`mixup`, `mixup`); drawn once for a data set, so the same for all models and both of a pair.
+    Cost: one forward pass a model, n·min(d, n) numbers brought to the host for each, and there for a pair what
+    `linear_cka` says; memory on the device: n·d numbers a model.
     """
 
     name: ClassVar[str] = "cka"
@@ -27,26 +35,121 @@ class CKA:
     num_batches: int = 5
     batch_size: int = 128
     mixup: float = 16.0
+    layer: str = "softmax"
 
-    def features(self, model: Model, params: PyTree, state: PyTree, inputs: jax.Array) -> Raw:
-        logits = jax.lax.map(lambda x: model.apply(params, state, x), inputs)
-        return {"outputs": jax.nn.softmax(logits.reshape(-1, logits.shape[-1]))}
+    def __post_init__(self) -> None:
+        _check(self.num_batches, self.batch_size, self.mixup)
 
     def inputs(self, data: Examples, key: jax.Array) -> jax.Array:
         """The mixed-up inputs [batches, batch, ...]; fewer examples than needed are repeated."""
-        order_key, mix_key, share_key = jax.random.split(key, 3)
-        size = len(data.x_train)
-        ranks = jnp.where(jnp.arange(size) < data.num_train, jax.random.uniform(order_key, (size,)), jnp.inf)
-        wanted = jnp.arange(self.num_batches * self.batch_size) % data.num_train
-        index = jnp.argsort(ranks)[wanted].reshape(self.num_batches, self.batch_size)
-        partner = jax.vmap(jax.random.permutation)(jax.random.split(mix_key, self.num_batches), index)
-        share = jax.random.beta(share_key, self.mixup, self.mixup, (self.num_batches, 1))
-        share = share.reshape(-1, *[1] * data.x_train.ndim)
-        return share * data.x_train[index] + (1 - share) * data.x_train[partner]
+        return _mixed_inputs(data, key, self.num_batches, self.batch_size, self.mixup)
+
+    def features(self, model: Model, params: PyTree, state: PyTree, inputs: jax.Array) -> Raw:
+        features = _features(model, params, state, inputs, self.layer)
+        count, width = features.shape
+        constant = _is_constant(features)
+        if width <= count:
+            return {"features": features, "constant": constant}
+        # Centred before the product, and from values near zero: a Gram matrix of an offset has no digits left.
+        features = features - features[0]
+        features = features - jnp.mean(features, 0)
+        return {"gram": features @ features.T, "constant": constant}
 
     def compare(self, first: Raw, second: Raw) -> dict[str, Any]:
-        features, other = first["outputs"], second["outputs"]
-        value = linear_cka(features, other)
-        if np.isnan(value) and np.isfinite(features).all() and np.isfinite(other).all():
-            return {"CKA": value, "status": "CKA is undefined: a model answers the same to every input"}
-        return {"CKA": value}
+        if first["constant"] or second["constant"]:
+            return {"CKA": np.nan, "CKA_debiased": np.nan, "status": _UNDEFINED}
+        if "gram" in first:
+            found = gram_cka(first["gram"], second["gram"])
+        else:
+            found = linear_cka(first["features"], second["features"])
+        return {"CKA": found.biased, "CKA_debiased": found.debiased}
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedCKA:
+    """Linear CKA as it was measured for the published trees: biased, of softmax outputs, inputs drawn for each pair.
+
+    Six batches of 128 training examples, where five were asked for, mixed up as in `CKA` and drawn anew for every
+    *ordered* pair, so that the two orders differ; the published feature is the mean over all ordered pairs.
+    Cost: two forward passes a pair.
+    """
+
+    name: ClassVar[str] = "cka"
+    scope: ClassVar[str] = "pair"
+
+    num_batches: int = 6
+    batch_size: int = 128
+    mixup: float = 16.0
+    pairs: Literal["ordered", "all", "disjoint", "first"] = "ordered"
+
+    def __post_init__(self) -> None:
+        _check(self.num_batches, self.batch_size, self.mixup)
+
+    def measure(
+        self,
+        model: Model,
+        first: tuple[PyTree, PyTree],
+        second: tuple[PyTree, PyTree],
+        data: Examples,
+        key: jax.Array,
+    ) -> Raw:
+        inputs = _mixed_inputs(data, key, self.num_batches, self.batch_size, self.mixup)
+        features, other = (_features(model, *weights, inputs, "softmax") for weights in (first, second))
+        return {"first": features, "second": other, "constant": _is_constant(features) | _is_constant(other)}
+
+    def columns(self, raw: Raw) -> dict[str, Any]:
+        if raw["constant"]:
+            return {"CKA": np.nan, "status": _UNDEFINED}
+        return {"CKA": linear_cka(raw["first"], raw["second"]).biased}
+
+
+def _check(num_batches: int, batch_size: int, mixup: float) -> None:
+    for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} is {value}. Give a whole number of at least 1.")
+    if num_batches * batch_size < 4:
+        raise InputError(f"CKA of {num_batches * batch_size} examples has no debiased value. Give at least 4.")
+    if not mixup > 0:
+        raise InputError(f"mixup is {mixup}. Give the parameter of a Beta distribution, a number above 0.")
+
+
+def _mixed_inputs(data: Examples, key: jax.Array, num_batches: int, batch_size: int, mixup: float) -> jax.Array:
+    """Batches [batches, batch, ...] of a model's own examples, each mixed with a permutation of itself."""
+    order_key, mix_key, share_key = jax.random.split(key, 3)
+    size = len(data.x_train)
+    ranks = jnp.where(jnp.arange(size) < data.num_train, jax.random.uniform(order_key, (size,)), jnp.inf)
+    wanted = jnp.arange(num_batches * batch_size) % data.num_train
+    index = jnp.argsort(ranks)[wanted].reshape(num_batches, batch_size)
+    partner = jax.vmap(jax.random.permutation)(jax.random.split(mix_key, num_batches), index)
+    share = jax.random.beta(share_key, mixup, mixup, (num_batches, 1))
+    share = share.reshape(-1, *[1] * data.x_train.ndim)
+    return share * data.x_train[index] + (1 - share) * data.x_train[partner]
+
+
+def _features(model: Model, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
+    """A layer's outputs for inputs[batches, batch, ...], flattened to [n, d]."""
+
+    def of_batch(x: jax.Array) -> jax.Array:
+        x = over_data(x)
+        if layer not in ("softmax", "logits"):
+            return _layer_outputs(model)(params, state, x, layer)
+        logits = model.apply(params, state, x)
+        return jax.nn.softmax(logits) if layer == "softmax" else logits
+
+    outputs = jax.lax.map(of_batch, inputs)
+    return outputs.reshape(outputs.shape[0] * outputs.shape[1], -1)
+
+
+def _layer_outputs(model: Any) -> Any:
+    if not hasattr(model, "layer_outputs"):
+        raise InputError(
+            "Cannot take the features of a layer of a model without named layers. Set cka.layer to softmax or logits, "
+            "or give the model a method layer_outputs(params, state, inputs, layer)."
+        )
+    return model.layer_outputs
+
+
+def _is_constant(features: jax.Array) -> jax.Array:
+    """Whether the rows of features[n, d] differ by no more than rounding."""
+    rounding = 4 * jnp.finfo(features.dtype).eps
+    return jnp.linalg.norm(features - features[0]) <= rounding * jnp.linalg.norm(features)

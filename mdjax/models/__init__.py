@@ -54,6 +54,29 @@ class FlaxModel:
         )
         return logits, mutated.get("batch_stats", {})
 
+    def layer_outputs(self, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
+        """What the module named `layer` returns for inputs[b, ...]: an array [b, ...], before any ReLU outside it.
+
+        `layer` is a top-level module ("hidden0", "layer2_0") or one inside, joined by slashes ("layer2_0/conv1").
+        Evaluates with stored statistics; cost: one forward pass, of which the compiler drops what comes after the
+        layer. Raises InputError, naming the top-level modules, where there is no such layer.
+        """
+
+        def captured(wanted: Callable[[nn.Module], bool]) -> PyTree:
+            _, variables = self.module.apply(
+                {"params": params, "batch_stats": state},
+                inputs,
+                capture_intermediates=lambda module, method: method == "__call__" and wanted(module),
+                mutable=["intermediates"],
+            )
+            return variables.get("intermediates", {})
+
+        found = jax.tree.leaves(captured(lambda module: bool(module.path) and "/".join(module.path) == layer))
+        if not found:
+            known = jax.eval_shape(lambda: captured(lambda module: len(module.path) == 1))
+            raise InputError(f"There is no layer {layer!r} in this network. Choose one of {', '.join(known)}.")
+        return found[0]
+
 
 @dataclasses.dataclass(frozen=True)
 class FunctionModel:

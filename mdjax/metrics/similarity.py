@@ -1,0 +1,66 @@
+"""How similarly two models answer, and how far apart their parameters are."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdjax import losses, similarity
+from mdjax.errors import InputError
+from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.models import Model
+from mdjax.sharding import over_data
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """Agreement, divergence and distance of every two models of a configuration.
+
+    On the first `num_samples` training examples (all, where there are fewer), stored statistics: `agreement`, the
+    share of equal classes in percent; `js_divergence`, the mean Jensen–Shannon divergence of the class probabilities
+    in nats; `logit_cosine`, the cosine of all logits taken as one vector. Of the parameters: `l2_distance`, and
+    `l2_by_layer` for the top-level modules named by `l2_layers`; statistics do not count.
+    Cost: one forward pass a model; every model's logits and parameters are brought to the host.
+    """
+
+    name: ClassVar[str] = "similarity"
+    scope: ClassVar[str] = "features"
+
+    num_samples: int = 1024
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}. Give a whole number of at least 1.")
+
+    def inputs(self, data: Examples, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Inputs [batches, batch, ...] and their weights [batches, batch], 0 for padding."""
+        total = min(self.num_samples, len(data.x_train))
+        size = min(self.batch_size, total)
+        num_batches = -(-total // size)
+        count = jnp.minimum(data.num_train, total)
+        inputs, weights = losses.slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
+        return inputs.reshape(num_batches, size, *inputs.shape[1:]), weights.reshape(num_batches, size)
+
+    def features(self, model: Model, params: PyTree, state: PyTree, inputs: tuple[jax.Array, jax.Array]) -> Raw:
+        batches, weights = inputs
+        logits = jax.lax.map(lambda x: model.apply(params, state, over_data(x)), batches)
+        return {"logits": logits.reshape(weights.size, -1), "weights": weights.reshape(-1), "params": params}
+
+    def compare(self, first: Raw, second: Raw) -> dict[str, Any]:
+        own = first["weights"] > 0
+        logits, other = (np.asarray(raw["logits"], np.float64)[own] for raw in (first, second))
+        distance = similarity.parameter_distance(first["params"], second["params"])
+        # argmax of NaN is class 0: two broken models must not agree.
+        finite = np.isfinite(logits).all() and np.isfinite(other).all()
+        return {
+            "agreement": similarity.agreement(logits, other) if finite else np.nan,
+            "js_divergence": similarity.jensen_shannon(logits, other) if finite else np.nan,
+            "logit_cosine": similarity.cosine(logits, other) if finite else np.nan,
+            "l2_distance": distance.total,
+            "l2_by_layer": list(distance.by_layer),
+            "l2_layers": list(distance.layers),
+        }

@@ -106,8 +106,9 @@ def compare_models(
     for i, j in pairs:
         start = time.perf_counter()
         first, second = raw[i], raw[j]
-        missing = first is None or second is None
-        columns: dict[str, Any] = {"status": _TOO_LARGE} if missing else metric.compare(first, second)
+        columns: dict[str, Any] = {"status": _TOO_LARGE}
+        if first is not None and second is not None:
+            columns = metric.compare(first, second)
         if timed:
             # Every forward pass serves all pairs of its model.
             share = sum(seconds) / len(pairs)

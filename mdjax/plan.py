@@ -124,7 +124,8 @@ def keep_compiled_programs() -> None:
     folder, or "off". A folder that cannot be written costs a warning, no more.
     """
     wanted = os.environ.get("MDJAX_COMPILATION_CACHE", "")
-    if wanted == "off" or jax.config.read("jax_compilation_cache_dir") is not None:
+    known = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if wanted == "off" or known is not None:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", wanted or str(home / "mdjax" / "compiled"))

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from helpers import digits, examples, forms, one, trained
 
 from mdjax import engine, similarity
 from mdjax.errors import InputError
-from mdjax.metrics import CKA
+from mdjax.metrics import CKA, Examples
 from mdjax.metrics.cka import PublishedCKA
 from mdjax.metrics.similarity import Similarity
 from mdjax.models import FunctionModel
@@ -249,16 +250,23 @@ def test_a_broken_model_agrees_with_nobody():
             assert all(np.isnan(value) for value in row.values() if isinstance(value, float))
 
 
-def test_cka_inputs_are_mixtures_of_the_models_own_examples():
-    metric = CKA(num_batches=2, batch_size=32)
-    data = examples(20)
-    inputs = np.asarray(metric.inputs(data, jax.random.key(0))).reshape(64, -1)
-    own = np.asarray(data.x_train[:20]).reshape(20, -1)
-    # Each mixed input lies in the span of the 20 examples, and not all are examples themselves.
-    residual = inputs - np.linalg.lstsq(own.T, inputs.T, rcond=None)[0].T @ own
-    np.testing.assert_allclose(residual, 0, atol=1e-4)
-    distances = np.linalg.norm(inputs[:, None] - own[None], axis=-1).min(1)
-    assert (distances > 0.1).mean() > 0.5
+@pytest.mark.parametrize("mixup", [1, 16])
+def test_cka_inputs_are_mixtures_of_the_models_own_examples(mixup):
+    """One-hot inputs show which examples were mixed, and by how much."""
+    size, num_batches, batch_size = 40, 200, 12
+    data = Examples(jnp.eye(size), jnp.zeros(size, int), jnp.asarray(30), jnp.eye(size), jnp.zeros(size, int))
+    inputs = np.asarray(CKA(num_batches, batch_size, mixup).inputs(data, jax.random.key(0)))
+    assert inputs.shape == (num_batches, batch_size, size)
+    assert (inputs[:, :, 30:] == 0).all()
+    np.testing.assert_allclose(inputs.sum(2), 1, rtol=1e-6)
+    # A batch is mixed with itself: every one of its examples comes in by λ and, from another input, by 1 − λ.
+    np.testing.assert_allclose(inputs[0].sum(0).round(6) % 1, 0)
+    mixed = inputs.max(2) < 1
+    assert mixed.mean() > 0.8  # all but the fixed points of the permutation
+    shares = np.array([batch[chosen].max(1)[:1] for batch, chosen in zip(inputs, mixed)]).ravel()
+    # max(λ, 1 − λ) of λ ~ Beta(a, a), against scipy.
+    expected = scipy.stats.beta(mixup, mixup)
+    assert scipy.stats.kstest(shares, lambda x: expected.cdf(x) - expected.cdf(1 - x)).pvalue > 0.01
 
 
 def test_unknown_layers_are_refused():
@@ -276,7 +284,7 @@ def test_unknown_layers_are_refused():
     [
         (lambda: CKA(num_batches=0), "num_batches is 0. Give a whole number of at least 1."),
         (lambda: PublishedCKA(1, 3), "CKA of 3 examples has no debiased value. Give at least 4."),
-        (lambda: CKA(mixup=-1.0), "mixup is -1.0. Give the parameter of a Beta distribution"),
+        (lambda: CKA(mixup=0), "mixup is 0. Give the parameter of Beta.mixup, mixup., a whole number of at least 1."),
         (lambda: Similarity(num_samples=0), "num_samples is 0. Give a whole number of at least 1."),
     ],
 )

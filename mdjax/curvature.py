@@ -2,10 +2,11 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
@@ -40,6 +41,7 @@ def curvature_products(
     operator: Operator = "hessian",
     max_bytes: float = 2**30,
     num_models: int = 1,
+    probes_at_once: int = 1,
 ) -> Products:
     """Products with the curvature of Σ_b loss(outputs(params, batch_b), batch_b), on params raveled to p numbers.
 
@@ -56,17 +58,19 @@ def curvature_products(
     Sources: Pearlmutter, "Fast exact multiplication by the Hessian", 1994; Schraudolph, "Fast curvature
     matrix-vector products for second-order gradient descent", 2002.
     """
-    if operator not in _LINEARIZED:
-        raise InputError(f"Unknown operator {operator!r}. Choose one of {', '.join(_LINEARIZED)}.")
+    if operator not in _OPERATORS:
+        raise InputError(f"Unknown operator {operator!r}. Choose one of {', '.join(_OPERATORS)}.")
     flat, unravel = ravel_pytree(params)
 
-    def linearized(batch: PyTree) -> Matvec:
-        return _LINEARIZED[operator](
-            lambda flat: outputs(unravel(flat), batch), lambda outputs: loss(outputs, batch), flat
-        )
+    def accumulated(prepare: Callable[..., Matvec]) -> tuple[Matvec, Matvec]:
+        def linearized(batch: PyTree) -> Matvec:
+            return prepare(lambda flat: outputs(unravel(flat), batch), lambda values: loss(values, batch), flat)
 
-    matvec, block = _accumulated(linearized, batches, flat, max_bytes / num_models)
-    return Products(matvec, block, lambda vectors: jnp.sum(vectors * block(vectors), axis=1), flat.size)
+        return _accumulated(linearized, batches, max_bytes / num_models, probes_at_once)
+
+    product, form = _OPERATORS[operator]
+    matvec, block = accumulated(product)
+    return Products(matvec, block, accumulated(form)[1], flat.size)
 
 
 def hessian_matvec(
@@ -113,11 +117,11 @@ def restricted(products: Products, mask: jax.Array) -> Products:
     )
 
 
-def _linearized_hessian(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
+def _hessian_product(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
     return jax.linearize(jax.grad(lambda flat: loss(outputs(flat))), flat)[1]
 
 
-def _linearized_gauss_newton(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
+def _gauss_newton_product(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
     values, forward = jax.linearize(outputs, flat)
     curvature = jax.linearize(jax.grad(loss), values)[1]
 
@@ -128,16 +132,172 @@ def _linearized_gauss_newton(outputs: Callable, loss: Callable, flat: jax.Array)
     return jax.tree_util.Partial(product, forward, curvature)
 
 
-_LINEARIZED: dict[str, Callable[[Callable, Callable, jax.Array], Matvec]] = {
-    "hessian": _linearized_hessian,
-    "gauss_newton": _linearized_gauss_newton,
+def _gauss_newton_form(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
+    values, forward = jax.linearize(outputs, flat)
+    curvature = jax.linearize(jax.grad(loss), values)[1]
+
+    def form(forward: Matvec, curvature: Matvec, vector: jax.Array) -> jax.Array:
+        tangent = forward(vector)
+        return jnp.vdot(tangent, curvature(tangent))
+
+    return jax.tree_util.Partial(form, forward, curvature)
+
+
+def _hessian_form(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
+    return second_derivative(lambda flat: loss(outputs(flat)), flat)
+
+
+_OPERATORS: dict[str, tuple[Callable[..., Matvec], Callable[..., Matvec]]] = {
+    "hessian": (_hessian_product, _hessian_form),
+    "gauss_newton": (_gauss_newton_product, _gauss_newton_form),
 }
+"""Operator → what makes its product and its quadratic form for one batch, as pytrees of arrays that can be called."""
+
+
+def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> Matvec:
+    """v[p] → d²/dt² function(point + t v) at t = 0, for a scalar `function`, without a backward pass per vector.
+
+    With z̄ₑ the adjoint of the result of elementary operation fₑ, the second derivative of the composition is
+    Σₑ ⟨z̄ₑ, fₑ''[zₑ', zₑ']⟩, where zₑ' are the tangents of fₑ's inputs. Adjoints belong to the point alone, so a
+    vector costs one forward pass of tangents and one evaluation of fₑ'' per curved operation: for a layer 3 matrix
+    products, as many as a gradient, where a Hessian-vector product takes 6. Calls are taken apart; loops and branches
+    (`scan`, `cond`, ...) count as one operation each, which is right too, but saves nothing inside them.
+    Source: the second-order chain rule (Griewank & Walther, Evaluating Derivatives, 2008, section 5).
+    """
+    program = jax.make_jaxpr(function)(point)
+    is_curved: dict[tuple[int, tuple[bool, ...]], bool] = {}
+    operations: list[_Operation] = []
+
+    def run(point: jax.Array, shifts: list[list[jax.Array]] | None) -> tuple[jax.Array, _Record]:
+        """The function with `shifts` added to the results of its curved operations, and what those saw."""
+        record = _Record([], [])
+        operations.clear()
+
+        def visit(operation: _Operation, inputs: list[jax.Array], results: list[jax.Array]) -> list[jax.Array]:
+            key = id(operation.equation), operation.live
+            if key not in is_curved:
+                is_curved[key] = operation.is_curved(inputs)
+            if not is_curved[key]:
+                return results
+            if shifts is not None:
+                results = [result + shift for result, shift in zip(results, shifts[len(operations)], strict=True)]
+            operations.append(operation)
+            record.inputs.append(inputs)
+            record.results.append(results)
+            return results
+
+        values = _evaluate(program.jaxpr, program.consts, [point], (True,), visit)[0]
+        return values[0], record
+
+    _, record = run(point, None)
+    adjoints = jax.grad(lambda shifts: run(point, shifts)[0])(jax.tree.map(jnp.zeros_like, record.results))
+    live = functools.partial(_live_inputs, operations)
+    tangents = jax.linearize(lambda point: live(run(point, None)[1].inputs), point)[1]
+    frozen = tuple(operations)
+
+    def form(tangents: Matvec, inputs: list, adjoints: list, vector: jax.Array) -> jax.Array:
+        total = jnp.zeros((), vector.dtype)
+        for operation, *arrays in zip(frozen, inputs, tangents(vector), adjoints, strict=True):
+            total += operation.form(*arrays)
+        return total
+
+    return jax.tree_util.Partial(form, tangents, record.inputs, adjoints)
+
+
+class _Record(NamedTuple):
+    """What the curved operations of a program were given and gave, in the order in which they ran."""
+
+    inputs: list[list[jax.Array]]
+    results: list[list[jax.Array]]
+
+
+class _Operation(NamedTuple):
+    """An equation of a program with its variables, and which of those depend on the point."""
+
+    equation: Any
+    variables: tuple[Any, ...]
+    live: tuple[bool, ...]
+
+    def apply(self, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        program = jax.extend.core.Jaxpr((), self.variables, self.equation.outvars, [self.equation])
+        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(program, ()))(*inputs)
+
+    def second(self, inputs: Sequence[jax.Array], tangents: Sequence[jax.Array]) -> list[jax.Array]:
+        """f''[t, t] for the tangents of the live inputs."""
+
+        def results(*varied: jax.Array) -> list[jax.Array]:
+            remaining = iter(varied)
+            return self.apply([next(remaining) if live else x for x, live in zip(inputs, self.live)])
+
+        def directional(*varied: jax.Array) -> list[jax.Array]:
+            return jax.jvp(results, varied, tuple(tangents))[1]
+
+        varied = tuple(x for x, live in zip(inputs, self.live) if live)
+        return jax.jvp(directional, varied, tuple(tangents))[1]
+
+    def form(self, inputs: Sequence[jax.Array], tangents: Sequence[jax.Array], adjoints: Sequence[jax.Array]):
+        return sum(map(jnp.vdot, adjoints, self.second(inputs, tangents)))
+
+    def is_curved(self, inputs: Sequence[jax.Array]) -> bool:
+        """Whether f'' depends on the tangents at all, read off the program that computes it."""
+        tangents = [x for x, live in zip(inputs, self.live) if live]
+        program = jax.make_jaxpr(functools.partial(self.second, inputs))(tangents).jaxpr
+        dependent = set(program.invars)
+        for equation in program.eqns:
+            if any(not isinstance(var, jax.extend.core.Literal) and var in dependent for var in equation.invars):
+                dependent.update(equation.outvars)
+        return any(not isinstance(var, jax.extend.core.Literal) and var in dependent for var in program.outvars)
+
+
+def _live_inputs(operations: Sequence[_Operation], inputs: list[list[jax.Array]]) -> list[list[jax.Array]]:
+    return [
+        [x for x, live in zip(values, operation.live) if live]
+        for operation, values in zip(operations, inputs, strict=True)
+    ]
+
+
+def _evaluate(
+    program: Any,
+    constants: Sequence[Any],
+    inputs: Sequence[Any],
+    live: Sequence[bool],
+    visit: Callable[[_Operation, list[jax.Array], list[jax.Array]], list[jax.Array]],
+) -> tuple[list[jax.Array], list[bool]]:
+    """Run a jaxpr; operations on live inputs (those that depend on the point) pass their results through `visit`."""
+    values = dict(zip(program.constvars, constants, strict=True)) | dict(zip(program.invars, inputs, strict=True))
+    alive = {var for var, is_live in zip(program.invars, live, strict=True) if is_live}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom]
+
+    def is_alive(atom: Any) -> bool:
+        return not isinstance(atom, jax.extend.core.Literal) and atom in alive
+
+    for equation in program.eqns:
+        variables = tuple(
+            dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, jax.extend.core.Literal))
+        )
+        operation = _Operation(equation, variables, tuple(map(is_alive, variables)))
+        if equation.primitive.name in ("jit", "pjit", "closed_call"):
+            inner = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
+            arguments = map(read, equation.invars), map(is_alive, equation.invars)
+            results, results_live = _evaluate(inner.jaxpr, inner.consts, *map(list, arguments), visit)
+        else:
+            arguments = [values[var] for var in variables]
+            results = operation.apply(arguments)
+            smooth = [jnp.issubdtype(result.dtype, jnp.inexact) for result in results]
+            results_live = [any(operation.live) and each for each in smooth]
+            if any(results_live):
+                results = visit(operation, arguments, results)
+        values.update(zip(equation.outvars, results, strict=True))
+        alive.update(var for var, is_live in zip(equation.outvars, results_live, strict=True) if is_live)
+    return [read(atom) for atom in program.outvars], [is_alive(atom) for atom in program.outvars]
 
 
 def _accumulated(
-    linearized: Callable[[PyTree], Matvec], batches: PyTree, flat: jax.Array, max_bytes: float
+    linearized: Callable[[PyTree], Matvec], batches: PyTree, max_bytes: float, probes_at_once: int
 ) -> tuple[Matvec, Matvec]:
-    """The sum over batches of linear maps, for one vector and for a block of them."""
+    """The sum over batches of functions of a vector, each given by `linearized(batch)`: for one vector, for a block."""
 
     def all_linearized(batches: PyTree) -> list[Matvec]:
         # One linear map for each batch rather than a scan: its intermediates are then plain constants of the
@@ -145,22 +305,26 @@ def _accumulated(
         count = len(jax.tree.leaves(batches)[0])
         return [linearized(jax.tree.map(lambda leaf: leaf[i], batches)) for i in range(count)]
 
+    def over_probes(function: Matvec, vectors: jax.Array) -> jax.Array:
+        return jax.lax.map(function, vectors, batch_size=min(probes_at_once, len(vectors)))
+
     residuals = jax.tree.leaves(jax.eval_shape(all_linearized, batches))
     if sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals) <= max_bytes:
         parts = all_linearized(batches)
 
-        def matvec(vector: jax.Array) -> jax.Array:
+        def single(vector: jax.Array) -> jax.Array:
             return functools.reduce(jnp.add, [part(vector) for part in parts])
 
-        return matvec, jax.vmap(matvec)
+        return single, functools.partial(over_probes, single)
 
     def total(apply: Callable[[Matvec, jax.Array], jax.Array], vectors: jax.Array) -> jax.Array:
+        def contribution(batch: PyTree) -> jax.Array:
+            return apply(linearized(batch), vectors)
+
         def add_batch(total: jax.Array, batch: PyTree) -> tuple[jax.Array, None]:
-            return total + apply(linearized(batch), vectors), None
+            return total + contribution(batch), None
 
-        return jax.lax.scan(add_batch, jnp.zeros_like(vectors), batches)[0]
+        first = jax.eval_shape(contribution, jax.tree.map(lambda leaf: leaf[0], batches))
+        return jax.lax.scan(add_batch, jnp.zeros(first.shape, first.dtype), batches)[0]
 
-    return (
-        functools.partial(total, lambda part, vector: part(vector)),
-        functools.partial(total, lambda part, vectors: jax.vmap(part)(vectors)),
-    )
+    return functools.partial(total, lambda part, vector: part(vector)), functools.partial(total, over_probes)

@@ -1,4 +1,4 @@
-"""Mode connectivity: training error along a trained curve between two models."""
+"""Connectivity of two models: training error along a trained curve, and along the straight line, between them."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal
@@ -7,20 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdjax import curves
+from mdjax import curves, losses
 from mdjax.curves import CurveSettings
+from mdjax.errors import InputError
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
+
+Pairs = Literal["disjoint", "first", "all"]
+End = tuple[PyTree, PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModeConnectivity:
-    """Barrier and peak of training error along a trained Bézier curve between two models, in percent.
+    """Barrier and peak of training error along a trained curve between two models, in percent.
 
     With e the errors at `num_points` equally spaced t (ends included, BatchNorm re-estimated at each) and c the
     mean of the two ends: `mode_connectivity` = c − e[u] at the inner u where |e − c| is largest, and
     `mode_connectivity_peak` = −max of the inner errors, nothing subtracted. Loss and error along the curve are
-    kept, so that any other definition can be computed from the table.
+    kept, so that any other definition can be computed from the table. `curve_end_gap` (points of error) and
+    `curve_end_loss_gap` (nats) are how far the curve's ends, whose statistics are re-estimated, lie from the two
+    models with their own stored statistics: 0 without statistics. `align` permutes the second model's units to
+    match the first's before (`mdjax.alignment`).
+    Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
 
     name: ClassVar[str] = "mode_connectivity"
@@ -28,40 +36,131 @@ class ModeConnectivity:
 
     settings: CurveSettings = CurveSettings()
     num_points: int = 9
-    pairs: Literal["disjoint", "first", "all"] = "disjoint"
+    pairs: Pairs = "disjoint"
+    align: bool = False
 
-    def measure(
-        self,
-        model: Model,
-        first: tuple[PyTree, PyTree],
-        second: tuple[PyTree, PyTree],
-        data: Examples,
-        key: jax.Array,
-    ) -> Raw:
-        (params, state), (other, _) = first, second
-        arrays = (data.x_train, data.y_train, data.num_train)
-        kind = self.settings.kind
-        bends = curves.train_bends(model, self.settings, params, other, state, *arrays, key)
-        points = jnp.linspace(0.0, 1.0, self.num_points)
-        loss, error = curves.evaluate_curve(model, kind, params, bends, other, state, *arrays, points=points)
-        return {"curve_t": points, "curve_loss": loss, "curve_error": error}
+    def __post_init__(self) -> None:
+        _check_points(self.num_points)
+
+    def measure(self, model: Model, first: End, second: End, data: Examples, key: jax.Array) -> Raw:
+        return _along_curve(self.settings, self.num_points, self.align, model, first, second, data, key)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
-        error = np.asarray(raw["curve_error"], np.float64)
+        error = np.asarray(raw["error"], np.float64)
+        columns = _shared_columns("curve", raw)
+        if "status" in columns:
+            return columns | {"mode_connectivity": np.nan, "mode_connectivity_peak": np.nan}
         center = (error[0] + error[-1]) / 2
-        inner = error[1:-1]
-        columns: dict[str, Any] = {name: np.asarray(raw[name], np.float64).tolist() for name in raw}
-        if not np.isfinite(error).all():
-            return {
-                **columns,
-                "mode_connectivity": np.nan,
-                "mode_connectivity_peak": np.nan,
-                "status": "curve diverged",
-            }
-        furthest = inner[np.argmax(np.abs(inner - center))]
+        candidates = self._candidates(error)
+        furthest = candidates[np.argmax(np.abs(candidates - center))]
         # 0.0 − x rather than −x: no minus sign on a zero.
-        return {
-            **columns,
+        return columns | {
             "mode_connectivity": float(center - furthest),
-            "mode_connectivity_peak": float(0.0 - inner.max()),
+            "mode_connectivity_peak": float(0.0 - error[1:-1].max()),
         }
+
+    def _candidates(self, error: np.ndarray) -> np.ndarray:
+        """The errors among which the one furthest from the ends is sought."""
+        return error[1:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModeConnectivity(ModeConnectivity):
+    """Mode connectivity as published: five points, a bend trained from a random start, the first two models.
+
+    Differs from `ModeConnectivity` also in that the u of c − e[u] may be an end, as it was.
+    Source: Zhou et al., "MD tree", ICML 2024, and Yang et al., "Taxonomizing local versus global structure in neural
+    network loss landscapes", NeurIPS 2021.
+    """
+
+    settings: CurveSettings = CurveSettings.published()
+    num_points: int = 5
+    pairs: Pairs = "first"
+
+    def _candidates(self, error: np.ndarray) -> np.ndarray:
+        return error
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConnectivity:
+    """Training loss and error along the straight line between two models, and their barriers; nothing is trained.
+
+    With e the errors (percent) at `num_points` equally spaced t, BatchNorm re-estimated at each: `linear_barrier` is
+    the maximum over t of e(t) − ((1−t)·e(0) + t·e(1)), 0 where the line lies below the chord;
+    `linear_loss_barrier` the same of the loss (nats). Gaps and `align` as in `ModeConnectivity`.
+    Cost: 2·num_points + 2 forward passes over the data.
+    Source: Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020; statistics as in
+    Jordan et al., "REPAIR", ICLR 2023.
+    """
+
+    name: ClassVar[str] = "linear_connectivity"
+    scope: ClassVar[str] = "pair"
+
+    num_points: int = 11
+    pairs: Pairs = "disjoint"
+    align: bool = False
+
+    def __post_init__(self) -> None:
+        _check_points(self.num_points)
+
+    def measure(self, model: Model, first: End, second: End, data: Examples, key: jax.Array) -> Raw:
+        line = CurveSettings(kind="line")
+        return _along_curve(line, self.num_points, self.align, model, first, second, data, key)
+
+    def columns(self, raw: Raw) -> dict[str, Any]:
+        columns = _shared_columns("linear", raw)
+        if "status" in columns:
+            return columns | {"linear_barrier": np.nan, "linear_loss_barrier": np.nan}
+        t = np.asarray(raw["t"], np.float64)
+        return columns | {
+            "linear_barrier": _barrier(t, np.asarray(raw["error"], np.float64)),
+            "linear_loss_barrier": _barrier(t, np.asarray(raw["loss"], np.float64)),
+        }
+
+
+def _check_points(num_points: int) -> None:
+    if num_points < 3:
+        raise InputError(f"num_points is {num_points}. Give at least 3: the two ends and a point between them.")
+
+
+def _along_curve(
+    settings: CurveSettings,
+    num_points: int,
+    align: bool,
+    model: Model,
+    first: End,
+    second: End,
+    data: Examples,
+    key: jax.Array,
+) -> Raw:
+    """Loss and error [num_points] along the curve, and at the models themselves [2] with their own statistics."""
+    (start, state), (end, end_state) = first, second
+    train_key, align_key = jax.random.split(key)
+    if align:
+        from mdjax.alignment import aligned
+
+        end, _ = aligned(model, start, end, end_state, align_key)
+    arrays = (data.x_train, data.y_train, data.num_train)
+    points = jnp.linspace(0.0, 1.0, num_points)
+    bends = curves.train_bends(model, settings, start, end, state, *arrays, train_key)
+    loss, error = curves.evaluate_curve(model, settings.kind, start, bends, end, state, *arrays, points=points)
+    ends = [losses.evaluate(model, *member, *arrays) for member in (first, second)]
+    end_loss, end_error = map(jnp.stack, zip(*ends))
+    return {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
+
+
+def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
+    """The points along the curve, how far its ends are from the models, and a status where a number is missing."""
+    found = {name: np.asarray(raw[name], np.float64) for name in raw}
+    columns: dict[str, Any] = {f"{prefix}_{name}": found[name].tolist() for name in ("t", "loss", "error")}
+    columns[f"{prefix}_end_gap"] = float(np.abs(found["error"][[0, -1]] - found["end_error"]).max())
+    columns[f"{prefix}_end_loss_gap"] = float(np.abs(found["loss"][[0, -1]] - found["end_loss"]).max())
+    if not np.isfinite(found["end_error"]).all():
+        return columns | {"status": "a model at the curve's end has no finite loss"}
+    if not np.isfinite(found["error"]).all():
+        return columns | {"status": "curve diverged"}
+    return columns
+
+
+def _barrier(t: np.ndarray, values: np.ndarray) -> float:
+    return float((values - ((1 - t) * values[0] + t * values[-1])).max())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mdjax.models import Model
 from mdjax.sharding import over_data
+from mdjax.sharding import over_data
 
 PyTree = Any
 
@@ -29,7 +30,7 @@ def slice_batch(array: jax.Array, start: jax.Array, num_examples: jax.Array, siz
     """
     index = start + jnp.arange(size)
     weights = (index < num_examples).astype(jnp.float32)
-    return array[jnp.minimum(index, array.shape[0] - 1)], weights
+    return over_data((array[jnp.minimum(index, array.shape[0] - 1)], weights))
 
 
 def evaluate(

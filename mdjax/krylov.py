@@ -1,4 +1,8 @@
-"""A symmetric matrix-vector product → Lanczos basis → Ritz values with residual bounds."""
+"""A symmetric matrix known by its products → Krylov bases, Ritz pairs with residual bounds.
+
+`block_lanczos` finds the ends of the spectrum; `lanczos` makes the tridiagonal matrices of a spectral density. The
+block method is also given in parts (`krylov_start`, `krylov_extend`), for loops in which it shares the products.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,102 +12,255 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+Block = Callable[[jax.Array], jax.Array]
+"""V[k, p] → the k products A vᵢ [k, p]."""
+
+_KEPT, _EXHAUSTED = 1e-4, 1e-6
+"""A new direction at least `_KEPT`·‖A‖ long is kept, one below `_EXHAUSTED`·‖A‖ is rounding and is replaced."""
+
+
+class Wanted(NamedTuple):
+    """Which Ritz pairs have to converge: the `num_largest` and `num_smallest`, to residuals of `tolerance`·|θ|."""
+
+    num_largest: int = 1
+    num_smallest: int = 0
+    tolerance: float = 1e-3
+
+
+LARGEST = Wanted()
+
 
 class Krylov(NamedTuple):
-    """A Lanczos run: A Qᵀ = Qᵀ T + q eᵀ, with T tridiagonal of diagonal `alpha` and off-diagonal `beta`.
+    """A block Lanczos run: A Bᵀ = Bᵀ T + Qᵀ C E, up to a remainder of norm `lost`; E picks the last block.
 
-    basis[m, p] has orthonormal rows, zero from `num_steps` on; alpha[m]; beta[m], whose entry num_steps−1 is the
-    norm of the residual vector q; num_steps is the number of products used.
+    basis B[m, p] has orthonormal rows, zero from `num_steps`·b on; projected T[m, m] = B A Bᵀ; coupling C[b, b];
+    next Q[b, p] is the block to multiply next (where it had to be replaced, the remainder is not in its span). `image_squares` is Σ ‖A Bᵢ‖² and diagonal[p] is Σ Bᵢ ⊙ A Bᵢ;
+    `scale` is the longest product so far, a lower bound of ‖A‖. `finished` says that no further step is needed.
     """
 
     basis: jax.Array
-    alpha: jax.Array
-    beta: jax.Array
+    projected: jax.Array
+    coupling: jax.Array
+    next: jax.Array
+    lost: jax.Array
+    scale: jax.Array
+    image_squares: jax.Array
+    diagonal: jax.Array
     num_steps: jax.Array
+    finished: jax.Array
+
+    @property
+    def num_products(self) -> jax.Array:
+        """Products so far: rows of the basis that are in use."""
+        return self.num_steps * self.next.shape[0]
 
 
-class _Carry(NamedTuple):
-    krylov: Krylov
-    vector: jax.Array
-    done: jax.Array
+def krylov_start(key: jax.Array, size: int, *, block_size: int, max_steps: int) -> Krylov:
+    """An empty run that begins at `block_size` random orthonormal vectors.
 
-
-def lanczos(
-    matvec: Callable[[jax.Array], jax.Array],
-    start: jax.Array,
-    *,
-    min_steps: int,
-    max_steps: int,
-    tolerance: float,
-) -> Krylov:
-    """Lanczos from start[p], fully re-orthogonalised, until the largest Ritz value has converged.
-
-    Stops after at least `min_steps` products once the residual bound of the largest Ritz value θ is at most
-    `tolerance`·|θ|, at `max_steps`, at an invariant subspace, or at a product that is not finite. Cost: one product
-    a step and 4·m·p flops for orthogonalisation; memory m·p floats for the basis. Under `vmap` every model stops by
-    its own test. Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
+    Of a matrix of at most block_size·max_steps rows all vectors are taken at once: its one step is exact.
     """
-    max_steps = min(max_steps, start.size)
-    min_steps = min(min_steps, max_steps)
-    zeros = jnp.zeros(max_steps, start.dtype)
-    krylov = Krylov(jnp.zeros((max_steps, start.size), start.dtype), zeros, zeros, jnp.zeros((), jnp.int32))
-
-    def step(carry: _Carry) -> _Carry:
-        basis, alpha, beta, j = carry.krylov
-        basis = basis.at[j].set(carry.vector)
-        product = matvec(carry.vector)
-        alpha = alpha.at[j].set(jnp.vdot(carry.vector, product))
-        remainder = product
-        for _ in range(2):
-            remainder = remainder - basis.T @ (basis @ remainder)
-        norm = jnp.linalg.norm(remainder)
-        beta = beta.at[j].set(norm)
-        # What rounding leaves of an exhausted subspace is noise: going on would add directions of no meaning.
-        scale = jnp.linalg.norm(product)
-        exhausted = norm <= 100 * jnp.finfo(norm.dtype).eps * jnp.maximum(scale, jnp.max(jnp.abs(alpha)))
-        finite = jnp.isfinite(norm) & jnp.isfinite(alpha[j])
-        # LAPACK may iterate for ever on NaN.
-        value, residual = _top_ritz(jnp.where(finite, alpha, 0.0), jnp.where(finite, beta, 0.0), j + 1)
-        converged = (j + 1 >= min_steps) & (residual <= tolerance * jnp.abs(value))
-        vector = jnp.where(exhausted, 0.0, remainder / jnp.where(norm > 0, norm, 1.0))
-        return _Carry(Krylov(basis, alpha, beta, j + 1), vector, exhausted | converged | ~finite)
-
-    first = start / jnp.linalg.norm(start)
-    final = jax.lax.while_loop(
-        lambda carry: ~carry.done & (carry.krylov.num_steps < max_steps),
-        step,
-        _Carry(krylov, first, jnp.zeros((), bool)),
+    rows = min(block_size * max_steps, size)
+    block_size = rows if rows == size else block_size
+    zero = jnp.zeros(())
+    return Krylov(
+        basis=jnp.zeros((rows, size)),
+        projected=jnp.zeros((rows, rows)),
+        coupling=jnp.zeros((block_size, block_size)),
+        next=_orthonormal(jax.random.normal(key, (block_size, size)))[0],
+        lost=zero,
+        scale=zero,
+        image_squares=zero,
+        diagonal=jnp.zeros(size),
+        num_steps=jnp.zeros((), jnp.int32),
+        finished=jnp.zeros((), bool),
     )
-    return final.krylov
 
 
-def _top_ritz(alpha: jax.Array, beta: jax.Array, num_steps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest Ritz value and its residual bound in the working precision, good enough to decide when to stop."""
-    size = len(alpha)
-    index = jnp.arange(size)
-    below_all = -(1 + jnp.sum(jnp.abs(alpha)) + 2 * jnp.sum(jnp.abs(beta)))
-    diagonal = jnp.where(index < num_steps, alpha, below_all)
-    off_diagonal = jnp.where(index[:-1] < num_steps - 1, beta[:-1], 0.0)
-    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1))
-    return values[-1], beta[num_steps - 1] * jnp.abs(vectors[num_steps - 1, -1])
+def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_steps: int, wanted: Wanted) -> Krylov:
+    """One step of block Lanczos, given products[b, p] = A `krylov.next`.
+
+    Orthogonalised twice against the whole basis. Directions in which the products bring nothing new (an invariant
+    subspace) give way to random ones, gradually over two decades of their length, so that rounding decides nothing.
+    `key` gives the random directions. Finished after at least `min_steps` when the wanted pairs have converged, when
+    the basis is full, or at a product that is not finite.
+    """
+    block = krylov.next
+    num_rows, (width, size) = len(krylov.basis), block.shape
+    row = krylov.num_steps * width
+    basis = jax.lax.dynamic_update_slice(krylov.basis, block, (row, 0))
+    finite = jnp.all(jnp.isfinite(products))
+    replaced = jnp.linalg.norm(krylov.coupling, axis=1)
+    replaced = (1 - _kept(replaced, krylov.scale)) * replaced
+    lost = jnp.sqrt(krylov.lost**2 + jnp.sum(replaced**2))
+    overlap = basis @ products.T
+    remainder = products - overlap.T @ basis
+    projected = jax.lax.dynamic_update_slice(krylov.projected, overlap, (0, row))
+    projected = jax.lax.dynamic_update_slice(projected, overlap.T, (row, 0))
+    scale = jnp.maximum(krylov.scale, jnp.max(jnp.linalg.norm(products, axis=1)))
+
+    rows, triangle = _orthonormal(remainder)
+    # LAPACK may iterate for ever on NaN.
+    left, lengths, right = jnp.linalg.svd(jnp.where(finite, triangle, 0.0))
+    kept = _kept(lengths, scale)
+    fresh = jax.random.normal(jax.random.fold_in(key, krylov.num_steps), (width, size)) / size**0.5
+    rows = kept[:, None] * (left.T @ rows) + (1 - kept)[:, None] * fresh
+    rows = _orthonormal(rows - (rows @ basis.T) @ basis)[0]
+
+    num_steps = krylov.num_steps + 1
+    coupling = lengths[:, None] * right
+    converged = _converged(jnp.where(finite, projected, 0.0), coupling, lost, num_steps * width, wanted)
+    full = (num_steps + 1) * width > num_rows
+    return Krylov(
+        basis=basis,
+        projected=jnp.where(finite, projected, jnp.nan),
+        coupling=coupling,
+        next=rows,
+        lost=lost,
+        scale=scale,
+        image_squares=krylov.image_squares + jnp.sum(products**2),
+        diagonal=krylov.diagonal + jnp.sum(block * products, axis=0),
+        num_steps=num_steps,
+        finished=((num_steps >= min_steps) & converged) | full | ~finite,
+    )
+
+
+def block_lanczos(
+    block: Block,
+    size: int,
+    key: jax.Array,
+    *,
+    block_size: int = 4,
+    min_steps: int = 1,
+    max_steps: int = 16,
+    wanted: Wanted = LARGEST,
+) -> Krylov:
+    """Block Lanczos from random vectors until the wanted ends of the spectrum of A[p, p] have converged; p = `size`.
+
+    Blocks find eigenvalues that lie close together, or coincide, in fewer products than single vectors, and a block
+    of products costs less than as many single ones. Cost: b products a step and 4·b·m·p flops to orthogonalise, with
+    m ≤ `max_steps`·b; memory (m + 4·b)·p floats. Under `vmap` every model stops by its own test.
+    Source: Golub & Van Loan, Matrix Computations, section 10.3.6; twice is enough (Parlett).
+    """
+    start_key, fresh_key = jax.random.split(key)
+    start = krylov_start(start_key, size, block_size=block_size, max_steps=max_steps)
+    return jax.lax.while_loop(
+        lambda krylov: ~krylov.finished,
+        lambda krylov: krylov_extend(krylov, block(krylov.next), fresh_key, min_steps=min_steps, wanted=wanted),
+        start,
+    )
+
+
+def ritz_vectors(krylov: Krylov, num_largest: int) -> jax.Array:
+    """Unit eigenvector estimates [k, p] of the `num_largest` Ritz values, in descending order of these.
+
+    NaN after a run on a matrix that is not finite.
+    """
+    finite = jnp.all(jnp.isfinite(krylov.projected))
+    _, vectors = _padded_eigh(jnp.where(finite, krylov.projected, 0.0), krylov.num_products)
+    place = krylov.num_products - 1 - jnp.arange(num_largest)
+    return jnp.where(finite, vectors[:, place].T @ krylov.basis, jnp.nan)
 
 
 class RitzPairs(NamedTuple):
-    """Ritz values[m] in ascending order, the norm of each residual[m], and the squared first components[m]."""
+    """Ritz values[m] in ascending order and, for each, a bound on its distance to an eigenvalue of the matrix."""
 
     values: np.ndarray
     residuals: np.ndarray
-    weights: np.ndarray
+
+    def converged(self, tolerance: float) -> np.ndarray:
+        """Which residuals[m] are at most `tolerance`·|θ|, or as small as the rounding of float32 lets them be."""
+        return self.residuals <= np.maximum(tolerance * np.abs(self.values), _rounding(np.abs(self.values).max()))
 
 
-def ritz_pairs(alpha: np.ndarray, beta: np.ndarray, num_steps: int) -> RitzPairs:
-    """The tridiagonal eigenproblem of one Lanczos run, in float64 on the host.
+def ritz_pairs(projected: np.ndarray, coupling: np.ndarray, lost: float, num_steps: int) -> RitzPairs:
+    """The eigenproblem of one run's `Krylov` of those fields, in float64 on the host. Non-finite input gives NaN."""
+    width = len(coupling)
+    size = max(int(num_steps), 1) * width
+    active = np.asarray(projected, np.float64)[:size, :size]
+    if not (np.isfinite(active).all() and np.isfinite(coupling).all()):
+        return RitzPairs(np.full(size, np.nan), np.full(size, np.nan))
+    values, vectors = scipy.linalg.eigh((active + active.T) / 2)
+    residuals = np.linalg.norm(np.asarray(coupling, np.float64) @ vectors[size - width :], axis=0) + float(lost)
+    return RitzPairs(values, residuals)
 
-    Every residual bounds the distance from its value to an eigenvalue of the matrix. Non-finite input gives NaN.
+
+class Tridiagonal(NamedTuple):
+    """Lanczos runs from k starting vectors: diagonals alpha[k, m], off-diagonals beta[k, m].
+
+    beta[:, m−1] are the norms of the last residuals. Where a run has met an invariant subspace, beta is 0 and what
+    follows has no weight.
     """
-    alpha = np.asarray(alpha, np.float64)[:num_steps]
-    beta = np.asarray(beta, np.float64)[:num_steps]
-    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
-        return RitzPairs(*(np.full(max(int(num_steps), 1), np.nan) for _ in range(3)))
-    values, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta[:-1])
-    return RitzPairs(values, beta[-1] * np.abs(vectors[-1]), vectors[0] ** 2)
+
+    alpha: jax.Array
+    beta: jax.Array
+
+
+def lanczos(block: Block, starts: jax.Array, *, num_steps: int) -> Tridiagonal:
+    """Independent Lanczos runs from starts[k, p], side by side, fully re-orthogonalised.
+
+    Cost: `num_steps` products with blocks of k, and 8·k·m·p flops each; memory k·m·p floats for the bases.
+    Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
+    """
+    num_runs, size = starts.shape
+    num_steps = min(num_steps, size)
+
+    def step(carry: tuple[jax.Array, jax.Array], j: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Tridiagonal]:
+        bases, vectors = carry
+        bases = bases.at[:, j].set(vectors)
+        products = block(vectors)
+        alpha = jnp.sum(vectors * products, axis=1)
+        remainder = products
+        for _ in range(2):
+            remainder = remainder - jnp.einsum("kmp,km->kp", bases, jnp.einsum("kmp,kp->km", bases, remainder))
+        beta = jnp.linalg.norm(remainder, axis=1)
+        # What rounding leaves of an exhausted subspace is noise: it must not become a direction.
+        going_on = ~(beta <= 100 * jnp.finfo(beta.dtype).eps * jnp.linalg.norm(products, axis=1))
+        beta = jnp.where(going_on, beta, 0.0)
+        vectors = jnp.where(going_on[:, None], remainder / jnp.where(going_on, beta, 1.0)[:, None], 0.0)
+        return (bases, vectors), Tridiagonal(alpha, beta)
+
+    first = starts / jnp.linalg.norm(starts, axis=1, keepdims=True)
+    start = jnp.zeros((num_runs, num_steps, size), starts.dtype), first
+    _, steps = jax.lax.scan(step, start, jnp.arange(num_steps))
+    return Tridiagonal(steps.alpha.T, steps.beta.T)
+
+
+def _orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Orthonormal rows Q[b, p] of the same span, and the triangle R[b, b] with rowsᵀ = Qᵀ R."""
+    columns, triangle = jnp.linalg.qr(rows.T)
+    return columns.T, triangle
+
+
+def _kept(lengths: jax.Array, scale: jax.Array) -> jax.Array:
+    """The share of each new direction that is kept: from 0 to 1, smoothly on the scale of its length's logarithm."""
+    tiny = jnp.finfo(lengths.dtype).tiny
+    share = jnp.log(jnp.maximum(lengths, tiny) / jnp.maximum(_EXHAUSTED * scale, tiny))
+    share = jnp.clip(jnp.where(lengths > 0, share, 0.0) / np.log(_KEPT / _EXHAUSTED), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def _rounding(scale):
+    """The length of a residual that float32 cannot tell from zero, for a matrix of norm `scale`."""
+    return 32 * np.finfo(np.float32).eps * scale
+
+
+def _padded_eigh(projected: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenpairs of the leading `size` rows, in ascending order; what fills up the array comes after them."""
+    used = jnp.arange(len(projected)) < size
+    above_all = 1 + 2 * jnp.sum(jnp.abs(projected))
+    return jnp.linalg.eigh(projected + jnp.diag(jnp.where(used, 0.0, above_all)))
+
+
+def _converged(projected: jax.Array, coupling: jax.Array, lost: jax.Array, size: jax.Array, wanted: Wanted):
+    """Whether the wanted Ritz pairs have converged, in the working precision: good enough to decide when to stop."""
+    values, vectors = _padded_eigh(projected, size)
+    width = len(coupling)
+    last = jax.lax.dynamic_slice(vectors, (size - width, 0), (width, len(vectors)))
+    residuals = jnp.linalg.norm(coupling @ last, axis=0) + lost
+    index = jnp.arange(len(values))
+    is_wanted = (index < wanted.num_smallest) | ((index >= size - wanted.num_largest) & (index < size))
+    scale = jnp.max(jnp.where(index < size, jnp.abs(values), 0.0))
+    small = residuals <= jnp.maximum(wanted.tolerance * jnp.abs(values), _rounding(scale))
+    enough = size >= wanted.num_largest + wanted.num_smallest
+    return enough & jnp.all(small | ~is_wanted)

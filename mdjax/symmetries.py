@@ -1,0 +1,354 @@
+"""An `apply` function → which axes of its weights may be reordered together without changing its outputs.
+
+The function is traced, and every axis of every intermediate array is followed from the weights to the outputs. An
+axis is written as the digits of a mixed-radix index; each digit belongs to a class of digits that must be reordered
+by one and the same permutation for the operation to come out as before, only reordered. An elementwise sum puts two
+digits into one class (residual connections tie layers), a contraction too (a layer's outputs and the next layer's
+inputs); a flattened image is the digits (row, column, channel). Whatever depends on an index itself fixes the class:
+inputs, outputs, windows, constants, and every operation not listed here. A class that nothing fixed is a group of
+hidden units. A missing rule can thus cost permutations, never correctness.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, Literal
+
+from mdjax.models import Model
+
+PyTree = Any
+Axis = tuple[int, ...]
+"""Digits, slowest first; an axis of size 1 has none."""
+Value = tuple[Axis, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one array is reordered: reshape to `shape`, reorder axis i by the permutation of group `groups[i]` where
+    that is not None, reshape back."""
+
+    shape: tuple[int, ...]
+    groups: tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Specification:
+    """The permutation symmetries of a model: `sizes` of its groups of hidden units, in the order in which the network
+    uses them, and one layout for each leaf of (params, state)."""
+
+    sizes: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+
+
+def specification(model: Model, params: PyTree, state: PyTree, inputs: Any) -> Specification:
+    """The permutation symmetries of `model.apply` for arrays, or shapes, like these.
+
+    Costs one trace and computes no numbers. Follows matrix products, ungrouped convolutions, pooling, elementwise
+    functions, sums, reshapes and the like; weights that reach an output through anything else (loops, gathers) keep
+    their order. The result does not depend on how a convolution is written.
+    """
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state, inputs))
+    closed = jax.make_jaxpr(model.apply)(*shapes)
+    digits = _Digits()
+    weights = [digits.value(leaf.shape) for leaf in jax.tree.leaves(shapes[:2])]
+    examples = [digits.value(leaf.shape, fixed=True) for leaf in jax.tree.leaves(shapes[2])]
+    for output in _outputs(closed.jaxpr, [*weights, *examples], digits):
+        digits.fix(*output)
+
+    groups: dict[int, int] = {}
+    resolved = [[digits.resolved(axis) for axis in value] for value in weights]
+    for place in _order_of_use(closed.jaxpr, len(weights)):
+        for axis in resolved[place]:
+            for digit in axis:
+                if not digits.fixed[digit]:
+                    groups.setdefault(digit, len(groups))
+    layouts = []
+    for value in resolved:
+        flat = [digit for axis in value for digit in axis]
+        layouts.append(Layout(tuple(digits.size[digit] for digit in flat), tuple(groups.get(digit) for digit in flat)))
+    return Specification(tuple(digits.size[digit] for digit in groups), tuple(layouts))
+
+
+def _order_of_use(jaxpr: Jaxpr, num_weights: int) -> list[int]:
+    """The places of the weights in the order in which the network reads them, the unused ones last."""
+    place = {variable: index for index, variable in enumerate(jaxpr.invars[:num_weights])}
+    read = [variable for equation in jaxpr.eqns for variable in equation.invars if not isinstance(variable, Literal)]
+    return list(dict.fromkeys([*(place[variable] for variable in read if variable in place), *range(num_weights)]))
+
+
+class _Digits:
+    """Classes of digits (union–find), which can be split into a product of smaller ones."""
+
+    def __init__(self) -> None:
+        self.size: list[int] = []
+        self.fixed: list[bool] = []
+        self._stands_for: list[Axis] = []
+
+    def new(self, size: int, fixed: bool = False) -> Axis:
+        if size <= 1:
+            return ()
+        self.size.append(size)
+        self.fixed.append(fixed)
+        self._stands_for.append(())
+        return (len(self.size) - 1,)
+
+    def value(self, shape: Sequence[int], fixed: bool = False) -> Value:
+        return tuple(self.new(size, fixed) for size in shape)
+
+    def resolved(self, axis: Sequence[int]) -> Axis:
+        """The axis in the digits known by now."""
+        found: list[int] = []
+        for digit in axis:
+            if self._stands_for[digit]:
+                self._stands_for[digit] = self.resolved(self._stands_for[digit])
+            found.extend(self._stands_for[digit] or (digit,))
+        return tuple(found)
+
+    def fix(self, *axes: Axis) -> None:
+        for axis in axes:
+            for digit in self.resolved(axis):
+                self.fixed[digit] = True
+
+    def split(self, digit: int, leading: int) -> None:
+        """Make a digit two: a slower one of size `leading`, which divides its size, and a faster one."""
+        sizes = leading, self.size[digit] // leading
+        self._stands_for[digit] = tuple(part for size in sizes for part in self.new(size, self.fixed[digit]))
+
+    def unify(self, first: Axis, second: Axis) -> Axis:
+        """Two axes of equal size that are walked together; returns the first, which they now both are."""
+        left, right = list(first), list(second)
+        while left and right:
+            (a, *left), (b, *right) = self.resolved(left), self.resolved(right)
+            if a == b:
+                continue
+            if self.size[a] == self.size[b]:
+                self.fixed[a] |= self.fixed[b]
+                self._stands_for[b] = (a,)
+            elif self.size[a] % self.size[b] == 0:
+                self.split(a, self.size[b])
+                left, right = [a, *left], [b, *right]
+            elif self.size[b] % self.size[a] == 0:
+                self.split(b, self.size[a])
+                left, right = [a, *left], [b, *right]
+            else:
+                # Sizes like 4 × 6 against 6 × 4 have no digits in common.
+                self.fix((a, b, *left, *right))
+                break
+        return first
+
+    def unify_values(self, first: Value, second: Value) -> Value:
+        return tuple(self.unify(a, b) for a, b in zip(first, second, strict=True))
+
+    def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
+        """The digits of all axes, dealt out to axes of these sizes."""
+        pending = [digit for axis in value for digit in axis]
+        axes = []
+        for size in shape:
+            axis: list[int] = []
+            while size > 1 and pending:
+                digit, *pending = self.resolved(pending)
+                if size % self.size[digit] == 0:
+                    axis.append(digit)
+                    size //= self.size[digit]
+                elif self.size[digit] % size == 0:
+                    self.split(digit, size)
+                    pending = [digit, *pending]
+                else:
+                    self.fix(*value)
+                    return self.value(shape, fixed=True)
+            axes.append(tuple(axis))
+        return tuple(axes)
+
+
+Rule = Callable[[_Digits, Any, list[Value]], list[Value]]
+"""(digits, equation, values read) → values written. Unifies the digits that the operation walks together and fixes
+those whose order it depends on."""
+
+
+def _outputs(jaxpr: Jaxpr, inputs: Sequence[Value], digits: _Digits) -> list[Value]:
+    values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> Value:
+        # Neither written by an operation nor an input: a constant.
+        return values[atom] if not isinstance(atom, Literal) and atom in values else _constant(digits, atom)
+
+    for equation in jaxpr.eqns:
+        rule = _RULES.get(equation.primitive.name, _unknown)
+        values |= zip(equation.outvars, rule(digits, equation, [read(atom) for atom in equation.invars]), strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _constant(digits: _Digits, atom: Any) -> Value:
+    return digits.value(atom.aval.shape, fixed=True)
+
+
+def _unknown(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    for value in read:
+        digits.fix(*value)
+    return [_constant(digits, output) for output in equation.outvars]
+
+
+def _elementwise(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    # A scalar goes with every entry.
+    whole = [value for value in read if value]
+    for value in whole[1:]:
+        digits.unify_values(whole[0], value)
+    return [whole[0] if whole else () for _ in equation.outvars]
+
+
+def _separately(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    return read
+
+
+def _call(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    inner = next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
+    return _outputs(getattr(inner, "jaxpr", inner), read, digits)
+
+
+def _reduction(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    return [tuple(axis for place, axis in enumerate(read[0]) if place not in equation.params["axes"])]
+
+
+def _position(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    digits.fix(*(read[0][place] for place in equation.params["axes"]))
+    return _reduction(digits, equation, read)
+
+
+def _cumulation(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    digits.fix(read[0][equation.params["axis"]])
+    return [read[0]]
+
+
+def _reversal(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    digits.fix(*(read[0][place] for place in equation.params["dimensions"]))
+    return [read[0]]
+
+
+def _broadcast(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    shape = equation.params["shape"]
+    # Copies may come in any order: a new axis is free.
+    axes = list(digits.value(shape))
+    for axis, size, place in zip(
+        read[0], equation.invars[0].aval.shape, equation.params["broadcast_dimensions"], strict=True
+    ):
+        if size == shape[place]:
+            axes[place] = axis
+    return [tuple(axes)]
+
+
+def _reshape(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    if equation.params.get("dimensions") is not None:
+        return _unknown(digits, equation, read)
+    return [digits.reshaped(read[0], equation.outvars[0].aval.shape)]
+
+
+def _squeeze(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    return [tuple(axis for place, axis in enumerate(read[0]) if place not in equation.params["dimensions"])]
+
+
+def _transpose(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    return [tuple(read[0][place] for place in equation.params["permutation"])]
+
+
+def _concatenation(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    joined = equation.params["dimension"]
+    for value in read[1:]:
+        for place, axis in enumerate(value):
+            if place != joined:
+                digits.unify(read[0][place], axis)
+    axes = list(read[0])
+    sizes = {atom.aval.shape[joined] for atom in equation.invars}
+    if len(sizes) == 1:
+        # Pieces alike in size, as the patches of a convolution: (piece, place in the piece).
+        for value in read[1:]:
+            digits.unify(read[0][joined], value[joined])
+        axes[joined] = (*digits.new(len(read), fixed=True), *read[0][joined])
+    else:
+        digits.fix(*(value[joined] for value in read))
+        axes[joined] = digits.new(equation.outvars[0].aval.shape[joined], fixed=True)
+    return [tuple(axes)]
+
+
+def _window(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    """Slices, padding, splits and pooling: axes that are not left whole depend on their order."""
+    shape, params = equation.invars[0].aval.shape, equation.params
+    if equation.primitive.name == "pad":
+        whole = [padding == (0, 0, 0) for padding in params["padding_config"]]
+    elif equation.primitive.name == "slice":
+        steps = params["strides"] or [1] * len(shape)
+        whole = [
+            (start, limit, step) == (0, size, 1)
+            for start, limit, step, size in zip(params["start_indices"], params["limit_indices"], steps, shape)
+        ]
+    elif equation.primitive.name == "split":
+        whole = [place != params["axis"] for place in range(len(shape))]
+    else:
+        whole = [
+            size == step == dilation == 1 and padding == (0, 0)
+            for size, step, dilation, padding in zip(
+                params["window_dimensions"], params["window_strides"], params["base_dilation"], params["padding"]
+            )
+        ]
+    digits.fix(*(axis for axis, kept in zip(read[0], whole) if not kept))
+    return [
+        tuple(
+            axis if kept else digits.new(size, fixed=True)
+            for axis, kept, size in zip(read[0], whole, output.aval.shape, strict=True)
+        )
+        for output in equation.outvars
+    ]
+
+
+def _product(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    (left, right), (contracted, batched) = read, equation.params["dimension_numbers"]
+    for a, b in (*zip(*contracted), *zip(*batched)):
+        digits.unify(left[a], right[b])
+    axes = [left[place] for place in batched[0]]
+    for value, used in zip((left, right), zip(contracted, batched)):
+        axes += [axis for place, axis in enumerate(value) if place not in (*used[0], *used[1])]
+    return [tuple(axes)]
+
+
+def _convolution(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    params = equation.params
+    if params["feature_group_count"] > 1 or params["batch_group_count"] > 1:
+        return _unknown(digits, equation, read)
+    (images, kernel), numbers = read, params["dimension_numbers"]
+    (batch, channels, *rows), (features, kernel_channels, *kernel_rows) = numbers.lhs_spec, numbers.rhs_spec
+    digits.unify(images[channels], kernel[kernel_channels])
+    digits.fix(*(images[place] for place in rows), *(kernel[place] for place in kernel_rows))
+    axes = list(digits.value(equation.outvars[0].aval.shape, fixed=True))
+    axes[numbers.out_spec[0]], axes[numbers.out_spec[1]] = images[batch], kernel[features]
+    return [tuple(axes)]
+
+
+_ELEMENTWISE = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
+digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max
+min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient
+sub tan tanh xor
+"""
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(("optimization_barrier", "sharding_constraint"), _separately),
+    **dict.fromkeys(
+        ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"), _call
+    ),
+    **dict.fromkeys(
+        ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor"), _reduction
+    ),
+    **dict.fromkeys(("argmax", "argmin"), _position),
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _cumulation),
+    **dict.fromkeys(("pad", "slice", "split", "reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window),
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _concatenation,
+    "conv_general_dilated": _convolution,
+    "dot_general": _product,
+    "reshape": _reshape,
+    "rev": _reversal,
+    "squeeze": _squeeze,
+    "transpose": _transpose,
+}
+"""Primitive → how it passes its operands' digits on."""

@@ -84,16 +84,16 @@ def device_mesh(devices: str | int) -> Mesh | None:
     except ValueError:
         raise InputError(f"Cannot use devices {devices!r}. Give a number, or models x data like '4x2'.") from None
     count = int(np.prod(shape))
+    if count == 1:
+        return None
     with contextlib.suppress(RuntimeError):  # a backend that is running has the devices it has
         jax.config.update("jax_num_cpu_devices", count)
     available = jax.devices()
     if count > len(available):
         raise InputError(
             f"Cannot use {count} devices: this {available[0].platform} backend has {len(available)}. "
-            f"Ask for at most that many."
+            "Ask for at most that many."
         )
-    if count == 1:
-        return None
     return Mesh(np.array(available[:count]).reshape(shape), (MODELS, DATA)[: len(shape)])
 
 

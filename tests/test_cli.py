@@ -45,6 +45,28 @@ def test_from_grid_to_verdicts(table, capsys, tmp_path):
     assert "train_error" in text
 
 
+def test_the_plan_is_shown_and_nothing_measured(table, capsys, tmp_path):
+    main(["measure", str(table.parent / "zoo"), "--plan", "--devices", "4x2", "--metrics", "losses,cka"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["architecture", "metric", "members", "devices"]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        [architecture, metric, "4", "8"] for architecture in ("mlp-w2", "mlp-w32") for metric in ("losses", "cka")
+    ]
+    assert all(line.endswith("MiB") for line in lines[1:])
+
+
+def test_devices_and_settings_change_what_they_say(table, capsys, tmp_path):
+    zoo, out = str(table.parent / "zoo"), str(tmp_path / "table")
+    main(["measure", zoo, "--out", out, "--devices", "8", "--metrics", "losses,cka", "--set", "cka.num_batches=2"])
+    models, expected = (pd.read_parquet(folder / "models.parquet") for folder in (tmp_path / "table", table))
+    for column in ("train_loss", "test_error"):
+        assert models[column].to_numpy() == pytest.approx(expected[column].to_numpy(), rel=1e-5)
+    # The preset "fast" takes two batches as well.
+    pairs, expected = (pd.read_parquet(folder / "pairs.parquet") for folder in (tmp_path / "table", table))
+    assert pairs["CKA"].to_numpy() == pytest.approx(expected["CKA"].to_numpy(), rel=1e-5)
+    assert (models["losses_seconds"] > 0).all()
+
+
 def test_rows_without_a_name_are_numbered(table, tmp_path, capsys):
     rows = pd.read_parquet(table / "configurations.parquet").drop(columns="configuration")
     rows.to_csv(tmp_path / "rows.csv", index=False)
@@ -73,6 +95,13 @@ def test_every_command_has_a_help(command, capsys):
         (["train", "none.toml", "--out", "zoo"], "Cannot read the grid none.toml"),
         (["measure", "none", "--out", "table"], "none is no zoo"),
         (["measure", "none", "--out", "table", "--metrics", "hesian"], "Unknown metric 'hesian'. Choose from losses"),
+        (["measure", "ZOO"], "No place for the table. Name it: --out TABLE"),
+        (["measure", "ZOO", "--out", "t", "--preset", "slow"], "Unknown preset 'slow'. Choose one of default, "),
+        (["measure", "ZOO", "--out", "t", "--devices", "4x"], "Cannot use devices '4x'. Give a number, or models x"),
+        (["measure", "ZOO", "--out", "t", "--devices", "999"], "Cannot use 999 devices: this cpu backend has 8."),
+        (["measure", "ZOO", "--out", "t", "--set", "hessian"], "Cannot set 'hessian'. Write metric.setting=value"),
+        (["measure", "ZOO", "--out", "t", "--set", "cka.x=1"], "Cannot set 'cka.x=1': there is no 'x'. Its settings"),
+        (["measure", "ZOO", "--out", "t", "--set", "cka.num_batches=few"], "Give a value like 5."),
         (["diagnose", "none"], "none is no table"),
         (["diagnose", "TABLE", "--tree", "none.json"], "Cannot read the trees in none.json"),
         (["diagnose", "TABLE", "--out", "verdicts.xlsx"], "its ending is '.xlsx'. Use .csv, .json or .parquet."),
@@ -83,7 +112,8 @@ def test_every_command_has_a_help(command, capsys):
 def test_mistakes_are_told_in_one_sentence(arguments, message, table, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        main([str(table) if argument == "TABLE" else argument for argument in arguments])
+        places = {"TABLE": str(table), "ZOO": str(table.parent / "zoo")}
+        main([places.get(argument, argument) for argument in arguments])
     assert stop.value.code == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("mdjax: error: ")

@@ -317,7 +317,7 @@ def test_ends_of_a_curve_are_checked_against_the_models(name, family):
     columns = QUICK[name].columns(raw)
     prefix = "linear" if name == "line" else "curve"
     x, labels = np.asarray(data.x_train[:200]), np.asarray(data.y_train[:200])
-    own = [100 * np.mean(np.asarray(model.apply(*end, x)).argmax(-1) != labels) for end in (first, second)]
+    own = [100 * np.mean(np.asarray(model.apply(end[0], end[1], x)).argmax(-1) != labels) for end in (first, second)]
     curve = columns[f"{prefix}_error"]
     assert columns[f"{prefix}_end_gap"] == pytest.approx(max(abs(curve[0] - own[0]), abs(curve[-1] - own[1])), abs=1e-4)
     if family == "mlp":
@@ -423,7 +423,6 @@ def test_a_curve_without_inner_points_is_refused(metric):
 
 def test_alignment_undoes_a_permutation():
     """A model and itself with its units renamed: a barrier on the line, and none after alignment."""
-    pytest.importorskip("mdjax.alignment")
     model, first, _, data = pair("mlp")
     order = np.random.default_rng(0).permutation(4)
     renamed = {name: dict(layer) for name, layer in first[0].items()}

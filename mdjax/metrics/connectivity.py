@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax import curves, losses
+from mdjax.alignment import aligned
 from mdjax.curves import CurveSettings
 from mdjax.errors import InputError
 from mdjax.metrics.contract import Examples, PyTree, Raw
@@ -135,14 +136,11 @@ def _along_curve(
 ) -> Raw:
     """Loss and error [num_points] along the curve, and at the models themselves [2] with their own statistics."""
     (start, state), (end, end_state) = first, second
-    train_key, align_key = jax.random.split(key)
     if align:
-        from mdjax.alignment import aligned
-
-        end, _ = aligned(model, start, end, end_state, align_key)
+        end, _ = aligned(model, start, end, end_state, data.x_train[:1])
     arrays = (data.x_train, data.y_train, data.num_train)
     points = jnp.linspace(0.0, 1.0, num_points)
-    bends = curves.train_bends(model, settings, start, end, state, *arrays, train_key)
+    bends = curves.train_bends(model, settings, start, end, state, *arrays, key)
     loss, error = curves.evaluate_curve(model, settings.kind, start, bends, end, state, *arrays, points=points)
     ends = [losses.evaluate(model, *member, *arrays) for member in (first, second)]
     end_loss, end_error = map(jnp.stack, zip(*ends))

@@ -70,13 +70,8 @@ def smoothed(runs: Quadrature, *, num_bins: int = 10_000, variance: float | None
     1e-5·max(1, λmax − λmin), and each run's density is normalised to a sum of one over the grid, times its step.
     Source: Yao, Gholami, Keutzer & Mahoney, "PyHessian", 2020.
     """
-    lowest, highest = runs.nodes.min(), runs.nodes.max()
-    if not np.isfinite(highest - lowest):
-        nothing = np.full(num_bins, np.nan)
-        return Density(nothing, nothing, nothing)
-    if variance is None:
-        variance = 1e-5 * max(1.0, highest - lowest)
-    grid = np.linspace(lowest - 0.01, highest + 0.01, num_bins)
+    lowest, highest, variance = _extent(runs, variance)
+    grid = np.linspace(lowest, highest, num_bins)
     curves = np.zeros((len(runs.nodes), num_bins))
     for nodes, weights, curve in zip(runs.nodes, runs.weights, curves):
         for node, weight in zip(nodes, weights):
@@ -86,21 +81,22 @@ def smoothed(runs: Quadrature, *, num_bins: int = 10_000, variance: float | None
 
 
 def binned(runs: Quadrature, *, num_bins: int, variance: float | None = None) -> Density:
-    """The density of `smoothed` in a table's number of bins, at their centres: no mass is lost between the points.
+    """The density of `smoothed` integrated over few bins, as a table holds it: no mass is lost between points.
 
-    Each bin holds the mean of the fine density over it.
+    Each bin, given by its centre, holds the mean of the density over it.
     """
-    lowest, highest = runs.nodes.min(), runs.nodes.max()
-    if not np.isfinite(highest - lowest):
-        nothing = np.full(num_bins, np.nan)
-        return Density(nothing, nothing, nothing)
-    if variance is None:
-        variance = 1e-5 * max(1.0, highest - lowest)
-    edges = np.linspace(lowest - 0.01, highest + 0.01, num_bins + 1)
+    lowest, highest, variance = _extent(runs, variance)
+    edges = np.linspace(lowest, highest, num_bins + 1)
     below = scipy.special.ndtr((edges - runs.nodes[..., None]) / variance**0.5)
     masses = np.sum(runs.weights[..., None] * np.diff(below, axis=-1), axis=1)
     masses /= masses.sum(axis=1, keepdims=True) * (edges[1] - edges[0])
     return Density((edges[1:] + edges[:-1]) / 2, *_mean_over_runs(masses))
+
+
+def _extent(runs: Quadrature, variance: float | None) -> tuple[float, float, float]:
+    """Where the published grid begins and ends, and the published variance unless another is given."""
+    lowest, highest = float(runs.nodes.min()), float(runs.nodes.max())
+    return lowest - 0.01, highest + 0.01, 1e-5 * max(1.0, highest - lowest) if variance is None else variance
 
 
 def _mean_over_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,11 +31,12 @@ LARGEST = Wanted()
 
 
 class Krylov(NamedTuple):
-    """A block Lanczos run: A Bᵀ = Bᵀ T + Qᵀ C E, up to a remainder of norm `lost`; E picks the last block.
+    """A block Lanczos run: A Bᵀ = Bᵀ T + Qᵀ C E, up to a remainder of norm `lost`; E picks the last block of rows.
 
-    basis B[m, p] has orthonormal rows, zero from `num_steps`·b on; projected T[m, m] = B A Bᵀ; coupling C[b, b];
-    next Q[b, p] is the block to multiply next (where it had to be replaced, the remainder is not in its span). `image_squares` is Σ ‖A Bᵢ‖² and diagonal[p] is Σ Bᵢ ⊙ A Bᵢ;
-    `scale` is the longest product so far, a lower bound of ‖A‖. `finished` says that no further step is needed.
+    basis B[m, p] has orthonormal rows, zero from `num_steps`·b on; projected T[m, m] = B A Bᵀ; coupling C[b, b], of
+    which each row's norm is that of a new direction; next Q[b, p] are these directions, to be multiplied next (a
+    direction that rounding had made is replaced there). `image_squares` is Σ ‖A Bᵢ‖² and diagonal[p] is
+    Σ Bᵢ ⊙ A Bᵢ; `scale` is the longest product so far, a lower bound of ‖A‖. `finished`: no further step is needed.
     """
 
     basis: jax.Array
@@ -205,8 +206,8 @@ def lanczos(block: Block, starts: jax.Array, *, num_steps: int) -> Tridiagonal:
     num_runs, size = starts.shape
     num_steps = min(num_steps, size)
 
-    def step(carry: tuple[jax.Array, jax.Array], j: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Tridiagonal]:
-        bases, vectors = carry
+    def step(carry: tuple[jax.Array, ...], j: jax.Array) -> tuple[tuple[jax.Array, ...], Tridiagonal]:
+        bases, vectors, scale = carry
         bases = bases.at[:, j].set(vectors)
         products = block(vectors)
         alpha = jnp.sum(vectors * products, axis=1)
@@ -215,21 +216,23 @@ def lanczos(block: Block, starts: jax.Array, *, num_steps: int) -> Tridiagonal:
             remainder = remainder - jnp.einsum("kmp,km->kp", bases, jnp.einsum("kmp,kp->km", bases, remainder))
         beta = jnp.linalg.norm(remainder, axis=1)
         # What rounding leaves of an exhausted subspace is noise: it must not become a direction.
-        going_on = ~(beta <= 100 * jnp.finfo(beta.dtype).eps * jnp.linalg.norm(products, axis=1))
+        scale = jnp.maximum(scale, jnp.linalg.norm(products, axis=1))
+        going_on = ~(beta <= 100 * jnp.finfo(beta.dtype).eps * scale)
         beta = jnp.where(going_on, beta, 0.0)
         vectors = jnp.where(going_on[:, None], remainder / jnp.where(going_on, beta, 1.0)[:, None], 0.0)
-        return (bases, vectors), Tridiagonal(alpha, beta)
+        return (bases, vectors, scale), Tridiagonal(alpha, beta)
 
     first = starts / jnp.linalg.norm(starts, axis=1, keepdims=True)
-    start = jnp.zeros((num_runs, num_steps, size), starts.dtype), first
+    start = jnp.zeros((num_runs, num_steps, size), starts.dtype), first, jnp.zeros(num_runs, starts.dtype)
     _, steps = jax.lax.scan(step, start, jnp.arange(num_steps))
     return Tridiagonal(steps.alpha.T, steps.beta.T)
 
 
 def _orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Orthonormal rows Q[b, p] of the same span, and the triangle R[b, b] with rowsᵀ = Qᵀ R."""
+    """Orthonormal rows Q[b, p] of the same span, and the triangle R[b, b] ≥ 0 on its diagonal with rowsᵀ = Qᵀ R."""
     columns, triangle = jnp.linalg.qr(rows.T)
-    return columns.T, triangle
+    signs = jnp.where(jnp.diag(triangle) < 0, -1.0, 1.0)
+    return signs[:, None] * columns.T, signs[:, None] * triangle
 
 
 def _kept(lengths: jax.Array, scale: jax.Array) -> jax.Array:

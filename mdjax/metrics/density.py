@@ -1,0 +1,75 @@
+"""The spectral density of the Hessian (or Gauss–Newton matrix) by stochastic Lanczos quadrature."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from mdjax import losses
+from mdjax.curvature import Operator
+from mdjax.density import binned, moments, quadrature, quadrature_runs
+from mdjax.errors import InputError
+from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.hessian import Loss, training_curvature
+from mdjax.models import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Density:
+    """The density of the Hessian's eigenvalues, averaged over `num_runs` Lanczos runs of `num_steps`.
+
+    The same first `num_samples` training examples for every model, stored statistics, no weight decay. Columns:
+    `density_nodes` and `density_weights`, the quadrature of all runs together, from which `mdjax.density.smoothed`
+    makes the density on any grid; `density_grid`, `density` and `density_se`, the density smoothed as published in
+    `num_points` bins, per unit of eigenvalue, and its standard error over runs; `density_moments` tr(Aʲ)/p for j = 1, 2, 3, with `density_moments_se`.
+    Moments and outliers are determined to rounding; where single nodes of the bulk lie is not, so a narrow bin there
+    has a large standard error. Cost: num_runs·num_steps products; memory that many times the parameters.
+    """
+
+    name: ClassVar[str] = "density"
+    scope: ClassVar[str] = "model"
+
+    num_samples: int = 1024
+    operator: Operator = "hessian"
+    num_runs: int = 4
+    num_steps: int = 32
+    num_points: int = 64
+    batch_size: int = 256
+    loss: Loss = losses.cross_entropy
+
+    def __post_init__(self) -> None:
+        if self.num_runs < 2:
+            raise InputError(f"Cannot tell an error from num_runs = {self.num_runs}. Take at least 2 runs.")
+
+    def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        products = training_curvature(
+            model,
+            params,
+            state,
+            data,
+            num_samples=self.num_samples,
+            batch_size=self.batch_size,
+            operator=self.operator,
+            loss=self.loss,
+        )
+        runs = quadrature_runs(products.block, products.size, key, num_runs=self.num_runs, num_steps=self.num_steps)
+        return {"alpha": runs.alpha, "beta": runs.beta}
+
+    def columns(self, raw: Raw) -> dict[str, Any]:
+        runs = quadrature(raw["alpha"], raw["beta"])
+        density = binned(runs, num_bins=self.num_points)
+        values, errors = moments(runs, 3)
+        columns: dict[str, Any] = {
+            "density_grid": density.grid.tolist(),
+            "density": density.density.tolist(),
+            "density_se": density.standard_error.tolist(),
+            "density_nodes": runs.nodes.ravel().tolist(),
+            "density_weights": (runs.weights / len(runs.weights)).ravel().tolist(),
+            "density_moments": values[1:].tolist(),
+            "density_moments_se": errors[1:].tolist(),
+            "density_products": runs.nodes.size,
+        }
+        if not np.isfinite(runs.nodes).all():
+            columns["status"] = f"{self.operator} is not finite"
+        return columns

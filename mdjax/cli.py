@@ -31,6 +31,22 @@ example:
 
   mdjax measure zoo --out table
   mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
+  mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
+  mdjax measure zoo --plan --devices 8
+
+metrics (those with * are measured unless others are named):
+
+  losses *               training and test loss, error and calibration error
+  hessian *              extreme eigenvalues, trace and Frobenius norm of the Hessian or Gauss-Newton matrix
+  density                spectral density by stochastic Lanczos quadrature
+  mode_connectivity *    loss and error along a trained Bezier curve or chain between two models
+  linear_connectivity    the same along the straight line between them
+  cka *                  centred kernel alignment of any layer, biased and debiased
+  similarity             agreement, Jensen-Shannon divergence, cosine of logits, distances
+  surface                loss on a line or plane through the model
+
+presets: default (accurate), reference (the published recipe), fast (a quarter of the samples). What a metric can be
+set to is told by 'python -c "help(\'mdjax.metrics\')"' and by a wrong --set.
 
 TABLE becomes a folder with models.parquet, pairs.parquet and configurations.parquet. Finished work is
 kept there: the same command again measures only what is missing."""

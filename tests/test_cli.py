@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mdjax.cli import main
+from mdjax.metrics import METRICS, PRESETS, select
 
 GRID = """
 architecture = "mlp"
@@ -87,6 +88,17 @@ def test_every_command_has_a_help(command, capsys):
     text = capsys.readouterr().out
     assert "--out" in text
     assert command in ("demo", "report") or f"mdjax {command} " in text.split("example", 1)[1]
+
+
+def test_the_help_names_every_metric(capsys):
+    with pytest.raises(SystemExit):
+        main(["measure", "--help"])
+    text = capsys.readouterr().out
+    lines = text.split("metrics (those with *", 1)[1].split("presets:", 1)[0].splitlines()[2:-1]
+    assert [line.split()[0] for line in lines] == list(METRICS)
+    starred = [line.split()[0] for line in lines if line.split()[1] == "*"]
+    assert starred == [metric.name for metric in select()]
+    assert all(f"{preset} (" in text.split("presets:", 1)[1] for preset in PRESETS)
 
 
 @pytest.mark.parametrize(

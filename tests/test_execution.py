@@ -1,0 +1,91 @@
+"""Every metric × architecture × form of execution: the engine decides how, never what."""
+
+import functools
+
+import numpy as np
+import pytest
+from helpers import examples, forms, trained
+
+from mdjax import engine
+from mdjax.curves import CurveSettings
+from mdjax.metrics import (
+    CKA,
+    METRICS,
+    PRESETS,
+    Density,
+    Hessian,
+    LinearConnectivity,
+    Losses,
+    ModeConnectivity,
+    PublishedCKA,
+    PublishedHessian,
+    PublishedModeConnectivity,
+    Similarity,
+    Surface,
+)
+
+FORMS = list(forms())[1:]
+# A ResNet-18 compiles for long: vmap, map, chunks, padding and both axes of a mesh in two forms.
+CASES = [(family, form) for family in ("mlp", "cnn") for form in FORMS]
+CASES += [
+    pytest.param("resnet18", form, marks=pytest.mark.slow)
+    for form in ("vmap", "sharded over models and data")
+]
+TOLERANCE = 1e-5
+
+SMALL = {
+    "losses": Losses(),
+    "hessian": Hessian(num_samples=64, num_smallest=1, max_probes=24),
+    "density": Density(num_samples=64, num_runs=2, num_steps=8),
+    "mode_connectivity": ModeConnectivity(CurveSettings(num_steps=10, batch_size=32), num_points=3),
+    "linear_connectivity": LinearConnectivity(num_points=3),
+    "cka": CKA(num_batches=1, batch_size=64),
+    "similarity": Similarity(num_samples=64),
+    "surface": Surface(num_samples=64, num_points=3),
+}
+"""Every metric, at settings that a test can afford."""
+
+PUBLISHED = {
+    "hessian": PublishedHessian(num_samples=64, max_iterations=10, max_probes=10),
+    "mode_connectivity": PublishedModeConnectivity(
+        CurveSettings(start="random", num_steps=10, batch_size=32), num_points=3
+    ),
+    "cka": PublishedCKA(num_batches=1, batch_size=64),
+}
+"""Those of the preset "reference", likewise."""
+
+
+def test_the_tables_hold_every_metric():
+    assert SMALL.keys() == METRICS.keys()
+    assert PUBLISHED.keys() == PRESETS["reference"].keys()
+    for name, metric in PUBLISHED.items():
+        assert type(metric) is type(PRESETS["reference"][name])
+
+
+@functools.cache
+def rows_of(metric, family, form):
+    architecture, params, state = trained(family)
+    model, data, plan = architecture.model("patches"), examples(200), forms()[form]
+    if metric.scope == "model":
+        return engine.measure_models(metric, model, params, state, data, ["a", "b", "c"], plan=plan)
+    pairs = [(0, 1), (1, 2)]
+    if metric.scope == "features":
+        return engine.compare_models(metric, model, params, state, pairs, data, plan=plan)
+    return engine.measure_pairs(metric, model, params, state, pairs, data, ["a|b", "b|c"], plan=plan)
+
+
+@pytest.mark.parametrize(("family", "form"), CASES)
+@pytest.mark.parametrize("metric", [*SMALL.values(), *PUBLISHED.values()], ids=lambda metric: type(metric).__name__)
+def test_results_do_not_depend_on_the_form(metric, family, form):
+    for row, expected in zip(rows_of(metric, family, form), rows_of(metric, family, "single"), strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, str) or name.endswith("_layers") or name == "layers":
+                assert row[name] == value, name
+                continue
+            scale = np.abs(np.asarray(value, np.float64)).max()
+            found, wanted = np.asarray(row[name], np.float64), np.asarray(value, np.float64)
+            # A residual is the small difference of large numbers: what counts is its size beside its eigenvalue's.
+            if name.endswith("_residual") or name.endswith("_residuals"):
+                scale = max(scale, abs(expected.get("hessian_eigenvalue", 0.0)))
+            np.testing.assert_allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=f"{form}: {name}")

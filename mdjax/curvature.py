@@ -22,13 +22,11 @@ Operator = Literal["hessian", "gauss_newton"]
 class Products(NamedTuple):
     """A symmetric matrix A known by its products.
 
-    `matvec` v[p] → A v [p]; `block` V[k, p] → the k products A vᵢ [k, p], which share one linearisation;
-    `forms` V[k, p] → the k quadratic forms vᵢᵀ A vᵢ [k]; `size` is p.
+    `matvec` v[p] → A v [p]; `block` V[k, p] → the k products A vᵢ [k, p], which share one linearisation; `size` is p.
     """
 
     matvec: Matvec
     block: Matvec
-    forms: Matvec
     size: int
 
 
@@ -52,25 +50,39 @@ def curvature_products(
 
     Where the intermediates of all batches fit `max_bytes` / `num_models` (how many models are batched around this
     call), they are computed once and a product is one linear pass over them; else every product, or block of
-    products, recomputes them batch by batch. Cost of a product, counted in matrix products per layer, where a
-    gradient takes 3: Hessian 6, Gauss–Newton 4; 3 and 2 more where intermediates are recomputed, once per block.
-    Raises InputError for an unknown operator.
+    products, recomputes them batch by batch. Of a block, `probes_at_once` products run side by side and the rest in
+    turn: on CPU one at a time is the fastest, since side by side the patches of a convolution leave the caches.
+    Cost of a product, counted in matrix products per layer, where a gradient takes 3: Hessian 6, Gauss–Newton 4; 3
+    and 2 more, once per block, where intermediates are recomputed. Raises InputError for an unknown operator.
     Sources: Pearlmutter, "Fast exact multiplication by the Hessian", 1994; Schraudolph, "Fast curvature
     matrix-vector products for second-order gradient descent", 2002.
     """
-    if operator not in _OPERATORS:
-        raise InputError(f"Unknown operator {operator!r}. Choose one of {', '.join(_OPERATORS)}.")
     flat, unravel = ravel_pytree(params)
+    prepare = functools.partial(_operator(operator).product, outputs, loss, unravel, flat)
+    matvec, block = _accumulated(prepare, batches, max_bytes / num_models, probes_at_once)
+    return Products(matvec, block, flat.size)
 
-    def accumulated(prepare: Callable[..., Matvec]) -> tuple[Matvec, Matvec]:
-        def linearized(batch: PyTree) -> Matvec:
-            return prepare(lambda flat: outputs(unravel(flat), batch), lambda values: loss(values, batch), flat)
 
-        return _accumulated(linearized, batches, max_bytes / num_models, probes_at_once)
+def quadratic_forms(
+    outputs: Callable[[PyTree, PyTree], jax.Array],
+    loss: Callable[[jax.Array, PyTree], jax.Array],
+    params: PyTree,
+    batches: PyTree,
+    *,
+    operator: Operator = "hessian",
+    max_bytes: float = 2**30,
+    num_models: int = 1,
+    probes_at_once: int = 1,
+) -> Matvec:
+    """The function V[k, p] → the k quadratic forms vᵢᵀ A vᵢ [k] of the matrix of `curvature_products`.
 
-    product, form = _OPERATORS[operator]
-    matvec, block = accumulated(product)
-    return Products(matvec, block, accumulated(form)[1], flat.size)
+    A probe of the trace needs no more, and it costs half a product: 3 matrix products per layer for the Hessian (see
+    `second_derivative`), 2 for Gauss–Newton. Intermediates are kept or recomputed as there, and are not shared with
+    products except through the compiler. Raises InputError for an unknown operator.
+    """
+    flat, unravel = ravel_pytree(params)
+    prepare = functools.partial(_operator(operator).form, outputs, loss, unravel, flat)
+    return _accumulated(prepare, batches, max_bytes / num_models, probes_at_once)[1]
 
 
 def hessian_matvec(
@@ -112,46 +124,53 @@ def restricted(products: Products, mask: jax.Array) -> Products:
     return Products(
         lambda vector: mask * products.matvec(mask * vector),
         lambda vectors: mask * products.block(mask * vectors),
-        lambda vectors: products.forms(mask * vectors),
         products.size,
     )
 
 
-def _hessian_product(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
-    return jax.linearize(jax.grad(lambda flat: loss(outputs(flat))), flat)[1]
+def _hessian_product(outputs: Callable, loss: Callable, unravel: Callable, flat: jax.Array, batch: PyTree) -> Matvec:
+    return jax.linearize(jax.grad(lambda flat: loss(outputs(unravel(flat), batch), batch)), flat)[1]
 
 
-def _gauss_newton_product(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
-    values, forward = jax.linearize(outputs, flat)
-    curvature = jax.linearize(jax.grad(loss), values)[1]
-
-    def product(forward: Matvec, curvature: Matvec, vector: jax.Array) -> jax.Array:
-        backward = jax.linear_transpose(forward, vector)
-        return backward(curvature(forward(vector)))[0]
-
-    return jax.tree_util.Partial(product, forward, curvature)
+def _hessian_form(outputs: Callable, loss: Callable, unravel: Callable, flat: jax.Array, batch: PyTree) -> Matvec:
+    return second_derivative(lambda flat: loss(outputs(unravel(flat), batch), batch), flat)
 
 
-def _gauss_newton_form(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
-    values, forward = jax.linearize(outputs, flat)
-    curvature = jax.linearize(jax.grad(loss), values)[1]
-
-    def form(forward: Matvec, curvature: Matvec, vector: jax.Array) -> jax.Array:
-        tangent = forward(vector)
-        return jnp.vdot(tangent, curvature(tangent))
-
-    return jax.tree_util.Partial(form, forward, curvature)
+def _gauss_newton(finish: Callable, outputs: Callable, loss: Callable, unravel: Callable, flat, batch) -> Matvec:
+    values, forward = jax.linearize(lambda flat: outputs(unravel(flat), batch), flat)
+    curvature = jax.linearize(jax.grad(lambda values: loss(values, batch)), values)[1]
+    return jax.tree_util.Partial(finish, forward, curvature)
 
 
-def _hessian_form(outputs: Callable, loss: Callable, flat: jax.Array) -> Matvec:
-    return second_derivative(lambda flat: loss(outputs(flat)), flat)
+def _gauss_newton_product(forward: Matvec, curvature: Matvec, vector: jax.Array) -> jax.Array:
+    backward = jax.linear_transpose(forward, vector)
+    return backward(curvature(forward(vector)))[0]
 
 
-_OPERATORS: dict[str, tuple[Callable[..., Matvec], Callable[..., Matvec]]] = {
-    "hessian": (_hessian_product, _hessian_form),
-    "gauss_newton": (_gauss_newton_product, _gauss_newton_form),
+def _gauss_newton_form(forward: Matvec, curvature: Matvec, vector: jax.Array) -> jax.Array:
+    tangent = forward(vector)
+    return jnp.vdot(tangent, curvature(tangent))
+
+
+class _Operator(NamedTuple):
+    """What makes an operator's product and quadratic form for one batch, as pytrees of arrays that can be called."""
+
+    product: Callable[..., Matvec]
+    form: Callable[..., Matvec]
+
+
+_OPERATORS = {
+    "hessian": _Operator(_hessian_product, _hessian_form),
+    "gauss_newton": _Operator(
+        functools.partial(_gauss_newton, _gauss_newton_product), functools.partial(_gauss_newton, _gauss_newton_form)
+    ),
 }
-"""Operator → what makes its product and its quadratic form for one batch, as pytrees of arrays that can be called."""
+
+
+def _operator(name: str) -> _Operator:
+    if name not in _OPERATORS:
+        raise InputError(f"Unknown operator {name!r}. Choose one of {', '.join(_OPERATORS)}.")
+    return _OPERATORS[name]
 
 
 def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> Matvec:
@@ -280,8 +299,8 @@ def _evaluate(
         operation = _Operation(equation, variables, tuple(map(is_alive, variables)))
         if equation.primitive.name in ("jit", "pjit", "closed_call"):
             inner = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
-            arguments = map(read, equation.invars), map(is_alive, equation.invars)
-            results, results_live = _evaluate(inner.jaxpr, inner.consts, *map(list, arguments), visit)
+            arguments, arguments_live = list(map(read, equation.invars)), list(map(is_alive, equation.invars))
+            results, results_live = _evaluate(inner.jaxpr, inner.consts, arguments, arguments_live, visit)
         else:
             arguments = [values[var] for var in variables]
             results = operation.apply(arguments)

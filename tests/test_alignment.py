@@ -118,6 +118,14 @@ def test_groups_of_every_family_do_not_depend_on_the_form_of_the_convolution(fam
     assert found[0].sizes == SIZES[family, width, depth]
 
 
+def test_groups_come_in_the_order_of_use_and_not_of_names():
+    model = network("mlp", 3, 11)
+    params, state = abstract(model)
+    layouts = specification(model, params, state, IMAGES).layouts
+    groups = jax.tree.unflatten(jax.tree.structure(params), [layout.groups for layout in layouts])
+    assert [groups[f"hidden{layer}"]["kernel"] for layer in (2, 10)] == [(1, 2), (9, 10)]
+
+
 def test_every_array_next_to_a_group_is_found():
     model = network("small resnet", 3)
     params, state = abstract(model)

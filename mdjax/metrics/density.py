@@ -22,9 +22,10 @@ class Density:
     The same first `num_samples` training examples for every model, stored statistics, no weight decay. Columns:
     `density_nodes` and `density_weights`, the quadrature of all runs together, from which `mdjax.density.smoothed`
     makes the density on any grid; `density_grid`, `density` and `density_se`, the density smoothed as published in
-    `num_points` bins, per unit of eigenvalue, and its standard error over runs; `density_moments` tr(Aʲ)/p for j = 1, 2, 3, with `density_moments_se`.
-    Moments and outliers are determined to rounding; where single nodes of the bulk lie is not, so a narrow bin there
-    has a large standard error. Cost: num_runs·num_steps products; memory that many times the parameters.
+    `num_points` bins, per unit of eigenvalue, and its standard error over runs; `density_moments` tr(Aʲ)/p for
+    j = 1, 2, 3, with `density_moments_se`. Another form of execution moves a node by rounding of ‖H‖, and a bin by
+    rounding of the density's maximum.
+    Cost: num_runs·num_steps products; memory that many times the parameters.
     """
 
     name: ClassVar[str] = "density"

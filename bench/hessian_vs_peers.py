@@ -399,6 +399,8 @@ def main() -> None:
     options = parser.parse_args()
     widths, samples = ([int(part) for part in text.split(",")] for text in (options.widths, options.samples))
     dataset = large_digits(max(*samples, 1400))
+    x_train, x_test = (np.repeat(x, 3, axis=-1) for x in (dataset.x_train, dataset.x_test))
+    dataset = dataclasses.replace(dataset, x_train=x_train, x_test=x_test)
     start, training, rows = time.perf_counter(), {}, []
     for width in widths:
         architecture, params, state, training[width] = trained(

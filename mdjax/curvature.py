@@ -193,16 +193,17 @@ def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Arr
         operations.clear()
 
         def visit(operation: _Operation, inputs: list[jax.Array], results: list[jax.Array]) -> list[jax.Array]:
-            key = id(operation.equation), operation.live
+            key = id(operation.program.eqns[0]), operation.live
             if key not in is_curved:
                 is_curved[key] = operation.is_curved(inputs)
             if not is_curved[key]:
                 return results
             if shifts is not None:
-                results = [result + shift for result, shift in zip(results, shifts[len(operations)], strict=True)]
+                remaining = iter(shifts[len(operations)])
+                results = [result + next(remaining) if _is_smooth(result) else result for result in results]
             operations.append(operation)
             record.inputs.append(inputs)
-            record.results.append(results)
+            record.results.append(list(filter(_is_smooth, results)))
             return results
 
         values = _evaluate(program.jaxpr, program.consts, [point], (True,), visit)[0]
@@ -231,22 +232,21 @@ class _Record(NamedTuple):
 
 
 class _Operation(NamedTuple):
-    """An equation of a program with its variables, and which of those depend on the point."""
+    """A program of one equation, and which of its inputs depend on the point."""
 
-    equation: Any
-    variables: tuple[Any, ...]
+    program: Any
     live: tuple[bool, ...]
 
     def apply(self, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-        program = jax.extend.core.Jaxpr((), self.variables, self.equation.outvars, [self.equation])
-        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(program, ()))(*inputs)
+        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(self.program, ()))(*inputs)
 
     def second(self, inputs: Sequence[jax.Array], tangents: Sequence[jax.Array]) -> list[jax.Array]:
-        """f''[t, t] for the tangents of the live inputs."""
+        """f''[t, t] of the results in floating point, for the tangents of the live inputs."""
 
         def results(*varied: jax.Array) -> list[jax.Array]:
             remaining = iter(varied)
-            return self.apply([next(remaining) if live else x for x, live in zip(inputs, self.live)])
+            values = [next(remaining) if live else x for x, live in zip(inputs, self.live)]
+            return list(filter(_is_smooth, self.apply(values)))
 
         def directional(*varied: jax.Array) -> list[jax.Array]:
             return jax.jvp(results, varied, tuple(tangents))[1]
@@ -266,6 +266,10 @@ class _Operation(NamedTuple):
             if any(not isinstance(var, jax.extend.core.Literal) and var in dependent for var in equation.invars):
                 dependent.update(equation.outvars)
         return any(not isinstance(var, jax.extend.core.Literal) and var in dependent for var in program.outvars)
+
+
+def _is_smooth(array: jax.Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.inexact)
 
 
 def _live_inputs(operations: Sequence[_Operation], inputs: list[list[jax.Array]]) -> list[list[jax.Array]]:
@@ -293,19 +297,19 @@ def _evaluate(
         return not isinstance(atom, jax.extend.core.Literal) and atom in alive
 
     for equation in program.eqns:
-        variables = tuple(
-            dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, jax.extend.core.Literal))
-        )
-        operation = _Operation(equation, variables, tuple(map(is_alive, variables)))
         if equation.primitive.name in ("jit", "pjit", "closed_call"):
             inner = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
             arguments, arguments_live = list(map(read, equation.invars)), list(map(is_alive, equation.invars))
             results, results_live = _evaluate(inner.jaxpr, inner.consts, arguments, arguments_live, visit)
         else:
+            # A variable may be read twice, and its tangent must then count twice.
+            variables = [atom for atom in equation.invars if not isinstance(atom, jax.extend.core.Literal)]
+            variables = list(dict.fromkeys(variables))
+            alone = program.replace(constvars=[], invars=variables, outvars=equation.outvars, eqns=[equation])
+            operation = _Operation(alone, tuple(map(is_alive, variables)))
             arguments = [values[var] for var in variables]
             results = operation.apply(arguments)
-            smooth = [jnp.issubdtype(result.dtype, jnp.inexact) for result in results]
-            results_live = [any(operation.live) and each for each in smooth]
+            results_live = [any(operation.live) and _is_smooth(result) for result in results]
             if any(results_live):
                 results = visit(operation, arguments, results)
         values.update(zip(equation.outvars, results, strict=True))
@@ -325,7 +329,8 @@ def _accumulated(
         return [linearized(jax.tree.map(lambda leaf: leaf[i], batches)) for i in range(count)]
 
     def over_probes(function: Matvec, vectors: jax.Array) -> jax.Array:
-        return jax.lax.map(function, vectors, batch_size=min(probes_at_once, len(vectors)))
+        together = min(probes_at_once, len(vectors))
+        return jax.lax.map(function, vectors, batch_size=together if together > 1 else None)
 
     residuals = jax.tree.leaves(jax.eval_shape(all_linearized, batches))
     if sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals) <= max_bytes:

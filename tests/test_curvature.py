@@ -181,6 +181,8 @@ SCALAR_FUNCTIONS = {
     "a loop": lambda x: jax.lax.scan(lambda c, y: (jnp.tanh(c * y) + c, None), jnp.ones(()), x)[0],
     "a branch": lambda x: jax.lax.cond(x[0] > 0, lambda x: jnp.sum(x**2), lambda x: jnp.sum(x**4), x),
     "nested calls": lambda x: jax.jit(lambda y: jax.nn.logsumexp(jax.nn.gelu(y)) * jnp.sum(jax.nn.relu(y)))(2 * x),
+    "a loop with a counter": lambda x: jax.lax.fori_loop(0, 3, lambda i, c: jnp.sin(c) * x[i], x[5]),
+    "results of several types": lambda x: jnp.vdot(jax.lax.top_k(jnp.sin(x) * x, 3)[0], x[:3]) * jnp.sort(x)[0],
     "linear": lambda x: jnp.sum(3 * x),
 }
 

@@ -26,10 +26,12 @@ _PUBLIC = {
 }
 _MODULES = frozenset(
     [
+        "alignment",
         "baselines",
         "curvature",
         "curves",
         "data",
+        "density",
         "diagnosis",
         "engine",
         "grids",
@@ -39,10 +41,12 @@ _MODULES = frozenset(
         "mdtree",
         "metrics",
         "models",
+        "plan",
         "protocols",
         "questions",
         "report",
         "similarity",
+        "surfaces",
         "sweep",
         "table",
         "trace",

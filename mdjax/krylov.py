@@ -5,7 +5,7 @@ block method is also given in parts (`krylov_start`, `krylov_extend`), for loops
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -243,7 +243,7 @@ def _kept(lengths: jax.Array, scale: jax.Array) -> jax.Array:
     return share * share * (3 - 2 * share)
 
 
-def _rounding(scale):
+def _rounding(scale: Any) -> Any:
     """The length of a residual that float32 cannot tell from zero, for a matrix of norm `scale`."""
     return 32 * np.finfo(np.float32).eps * scale
 
@@ -255,7 +255,9 @@ def _padded_eigh(projected: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.
     return jnp.linalg.eigh(projected + jnp.diag(jnp.where(used, 0.0, above_all)))
 
 
-def _converged(projected: jax.Array, coupling: jax.Array, lost: jax.Array, size: jax.Array, wanted: Wanted):
+def _converged(
+    projected: jax.Array, coupling: jax.Array, lost: jax.Array, size: jax.Array, wanted: Wanted
+) -> jax.Array:
     """Whether the wanted Ritz pairs have converged, in the working precision: good enough to decide when to stop."""
     values, vectors = _padded_eigh(projected, size)
     width = len(coupling)

@@ -125,9 +125,6 @@ def deflated_trace(
     # A matrix that is no larger than the basis is taken whole; its probes come in blocks of the same size.
     sampling = sampling._replace(block_size=start.next.shape[0])
 
-    def exact_part(krylov: Krylov) -> _Exact:
-        return _exact(krylov.basis, krylov.projected, krylov.image_squares, krylov.diagonal)
-
     def step(carry: tuple[Krylov, _Probes]) -> tuple[Krylov, _Probes]:
         krylov, probes = carry
         signs = _signs(probe_key, probes, sampling.block_size)
@@ -147,7 +144,8 @@ def deflated_trace(
         return ~krylov.finished | (~complete & _inaccurate(probes, jnp.trace(krylov.projected), sampling))
 
     krylov, probes = jax.lax.while_loop(unfinished, step, (start, _no_probes(size)))
-    return krylov, _result(exact_part(krylov), probes, krylov.num_products)
+    exact = _exact(krylov.basis, krylov.projected, krylov.image_squares, krylov.diagonal)
+    return krylov, _result(exact, probes, krylov.num_products)
 
 
 def xtrace(block: Block, size: int, key: jax.Array, *, num_probes: int = 16) -> TraceResult:

@@ -30,11 +30,15 @@ class CurveSettings:
     has none. `start`: the bends begin evenly spaced on the line between the ends ("midpoint", for one bend), or at
     random as published; a curve that starts low needs fewer steps.
 
-    Trained by momentum SGD on one t ~ U(0, 1) per mini-batch; `weight_decay` penalises the curve's point,
-    ½·wd·‖w(t)‖². `recipe` "steps": `num_steps` mini-batches drawn with replacement, whatever the amount of data;
-    "published": `epoch_factor` · int(10/s) epochs in random order, s the share of the examples that is trained on, the
-    partial last mini-batch kept. The learning rate is constant for half of the training (of its epochs, as
-    published), falls linearly to 1 % at 90 %, and stays. `published()` gives the published values.
+    Trained by momentum SGD with one t per mini-batch; `weight_decay` penalises the curve's point, ½·wd·‖w(t)‖².
+    `recipe` "steps": `num_steps` mini-batches drawn with replacement, whatever the amount of data, and a t that is
+    uniform on [0, 1] and evenly spread over consecutive steps (golden-ratio sequence), which halves the spread of
+    the result over keys. "published": `epoch_factor` · int(10/s) epochs in random order, s the share of the examples
+    that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is constant for
+    half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
+
+    The defaults are fewer and larger steps than the published ones: on networks of the digits their highest training
+    error along the curve is below that of 500 steps at a rate of 0.01. `published()` gives the published values.
 
     InputError for values that mean nothing. Source of the published ones: Zhou et al., "MD tree", ICML 2024.
     """
@@ -43,10 +47,10 @@ class CurveSettings:
     num_bends: int = 1
     start: Start = "midpoint"
     recipe: Recipe = "steps"
-    num_steps: int = 500
+    num_steps: int = 150
     epoch_factor: int = 5
     batch_size: int = 128
-    learning_rate: float = 0.01
+    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
@@ -189,10 +193,11 @@ def train_bends(
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, bends)
         return optax.apply_updates(bends, updates), optimizer_state
 
+    t_key, batch_key = jax.random.split(key)
+
     def drawn_step(number: jax.Array, carry: PyTree) -> PyTree:
-        t_key, batch_key = jax.random.split(jax.random.fold_in(key, number))
-        index = jax.random.randint(batch_key, (size,), 0, num_examples)
-        return step(carry, jax.random.uniform(t_key), index, jnp.ones(size))
+        index = jax.random.randint(jax.random.fold_in(batch_key, number), (size,), 0, num_examples)
+        return step(carry, _spread(jax.random.uniform(t_key), number), index, jnp.ones(size))
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
         t_key, order_key = jax.random.split(jax.random.fold_in(key, number))
@@ -216,6 +221,13 @@ def _schedule(learning_rate: float, steps_per_epoch: Any, num_epochs: Any) -> op
         return learning_rate * jnp.clip(1 - (share - 0.5) / 0.4 * 0.99, 0.01, 1.0)
 
     return schedule  # pyright: ignore[reportReturnType]
+
+
+def _spread(first: jax.Array, number: jax.Array) -> jax.Array:
+    """Term `number` of the golden-ratio sequence in [0, 1) that begins at `first`: t without gaps or clusters."""
+    # 2³² times the golden ratio's fraction: whole numbers wrap around without rounding.
+    turn = number.astype(jnp.uint32) * jnp.uint32(2654435769)
+    return (first + turn.astype(jnp.float32) * 2.0**-32) % 1
 
 
 def _permutation(key: jax.Array, size: int, num_examples: jax.Array) -> jax.Array:

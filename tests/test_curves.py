@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from helpers import examples, one, trained
 
+from mdjax import curves
 from mdjax.curves import (
     CurveSettings,
     curve_point,
@@ -234,6 +235,17 @@ def test_published_training_agrees_with_a_plain_loop():
     moved = max(float(abs(np.asarray(c) - s).max()) for c, s in zip(jax.tree.leaves(bend), jax.tree.leaves(begun)))
     assert moved > 0.1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-5), found, bend)
+
+
+def test_points_of_the_steps_are_spread_evenly():
+    first = jax.random.uniform(jax.random.key(2))
+    t = np.asarray(jax.vmap(lambda number: curves._spread(first, number))(jnp.arange(100_000)))
+    golden = (np.sqrt(5) - 1) / 2
+    np.testing.assert_allclose(t[:1000], (float(first) + np.arange(1000) * golden) % 1, atol=1e-6)
+    # Any 89 consecutive terms, a Fibonacci number, leave no gap wider than 2/89; independent draws leave 5/89.
+    for begin in (0, 500, 99_900):
+        window = np.sort(t[begin : begin + 89])
+        assert max(np.diff(window).max(), 1 - window[-1] + window[0]) < 2 / 89
 
 
 @pytest.mark.parametrize("kind", ["bezier", "chain"])

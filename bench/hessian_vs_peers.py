@@ -256,12 +256,12 @@ def stopped(samples: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
     return samples
 
 
-def pyhessian_row(row: Row, variances: list[float], own_rule: bool, limit: int) -> dict:
+def pyhessian_row(row: Row, samples_of_trace: list[np.ndarray], own_rule: bool) -> dict:
     """PyHessian at its defaults, and continued until it is as accurate as asked."""
     batches = row.torch_batches()
     found, counts, seconds = [], [], []
     start = time.perf_counter()
-    for i, (eigenvalue, trace) in enumerate(row.references[:limit]):
+    for i, (eigenvalue, trace) in enumerate(row.references):
         torch.manual_seed(i)
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         peer = hessian(row.torch_model(i), torch.nn.functional.cross_entropy, cuda=False, **data)
@@ -283,9 +283,9 @@ def pyhessian_row(row: Row, variances: list[float], own_rule: bool, limit: int) 
             if iterations >= 3 and time.perf_counter() - begin > 2 * row.budget:
                 break
         seconds.append((time.perf_counter() - begin) / iterations)
-        samples = np.asarray(peer.trace()) if own_rule else stopped(probes(row, i, 100))
+        samples = np.asarray(peer.trace()) if own_rule else stopped(samples_of_trace[i])
         found.append((value if own is None else own, float(samples.mean())))
-        counts.append(iterations + math.ceil(variances[i] / (TRACE * trace) ** 2))
+        counts.append(iterations + math.ceil(np.var(samples_of_trace[i], ddof=1) / (TRACE * trace) ** 2))
         if time.perf_counter() - start > row.budget:
             break
     return {
@@ -300,12 +300,12 @@ def pyhessian_row(row: Row, variances: list[float], own_rule: bool, limit: int) 
     }
 
 
-def curvlinops_row(row: Row, limit: int) -> dict:
+def curvlinops_row(row: Row) -> dict:
     """SciPy's eigsh and XTrace over curvlinops' Hessian."""
     batches = row.torch_batches()
     found, counts, seconds, others = [], [], [], []
     start = time.perf_counter()
-    for i, (_, trace) in enumerate(row.references[:limit]):
+    for i, (_, trace) in enumerate(row.references):
         torch.manual_seed(i)
         network = row.torch_model(i)
         loss = torch.nn.CrossEntropyLoss()
@@ -352,23 +352,24 @@ def measured(row: Row, options: argparse.Namespace) -> list[dict]:
     """The rows of one width and number of samples, one for each peer."""
     samples = len(row.x)
     metric = Hessian(num_samples=samples, batch_size=BATCH, tolerance=RESIDUAL, trace_tolerance=TRACE)
-    compiled: list[float] = []
-    columns, seconds = ours(row, metric, 0, row.budget, options.models)
-    compiled.append(seconds)
+    columns, compile_seconds = ours(row, metric, 0, row.budget, options.models)
     pair = [(one["hessian_eigenvalue"], one["hessian_trace"]) for one in columns]
     # The same run with other random numbers, carried on for long.
-    exact = dataclasses.replace(metric, tolerance=1e-4, max_steps=32, trace_tolerance=TRACE / 5, max_probes=10_000)
-    longer, _ = ours(row, exact, 1, row.budget, min(len(columns), options.references))
-    row.references = [(one["hessian_eigenvalue"], one["hessian_trace"]) for one in longer]
     own_rule = samples <= BATCH
-    variances = [float(np.var(probes(row, i, options.probes), ddof=1)) for i in range(len(row.references))]
+    limit = min(len(columns), options.references if own_rule else 1)
+    exact = dataclasses.replace(metric, tolerance=1e-3, trace_tolerance=TRACE / 4, max_probes=options.most_probes)
+    longer, _ = ours(row, exact, 1, row.budget, limit)
+    row.references = [(one["hessian_eigenvalue"], one["hessian_trace"]) for one in longer]
+    # PyHessian stops after 100 probes at the latest.
+    count = options.probes if own_rule else 100
+    samples_of_trace = [probes(row, i, count) for i in range(len(row.references))]
     common = {
         "width": row.architecture.width,
         "samples": samples,
         "our_error": worst(pair, row.references),
         "our_products": round(float(np.mean([one["hessian_products"] for one in columns])), 1),
         "our_seconds": round(float(np.mean([one["hessian_seconds"] for one in columns])), 3),
-        "our_compile_seconds": round(sum(compiled), 2),
+        "our_compile_seconds": round(compile_seconds, 2),
         "our_models": len(columns),
         "references": [
             {"eigenvalue": a, "trace": b, "trace_se": one["hessian_trace_se"]}
@@ -377,8 +378,7 @@ def measured(row: Row, options: argparse.Namespace) -> list[dict]:
         "reached": sum("status" not in one for one in columns),
         **relative_costs(row),
     }
-    limit = options.references
-    found = [pyhessian_row(row, variances, own_rule, limit), curvlinops_row(row, limit)]
+    found = [pyhessian_row(row, samples_of_trace, own_rule), curvlinops_row(row)]
     rows = [common | peer | {"speedup": round(peer["peer_seconds"] / common["our_seconds"], 2)} for peer in found]
     for one in rows:
         print(json.dumps(one), flush=True)
@@ -391,8 +391,14 @@ def main() -> None:
     parser.add_argument("--widths", default="2,4,8")
     parser.add_argument("--samples", default="200,2000")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--references", type=int, default=2, help="models compared with references and peers, at most")
+    parser.add_argument(
+        "--references",
+        type=int,
+        default=2,
+        help="models compared with references and peers, at most (one where samples exceed a batch)",
+    )
     parser.add_argument("--probes", type=int, default=32, help="from which the variance of a probe is estimated")
+    parser.add_argument("--most-probes", type=int, default=400, help="that a reference's trace may take")
     parser.add_argument("--budget", type=float, default=40.0, help="seconds for each part of a row")
     parser.add_argument("--cache", type=Path, default=Path("runs/bench"))
     parser.add_argument("--out", type=Path)

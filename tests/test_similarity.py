@@ -1,5 +1,7 @@
 """CKA against Gram matrices as the papers write them, the inputs it is taken on, and the other similarities."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +139,7 @@ def outputs64(family, index, inputs, layer):
         ("cnn", "logits", False),
         ("cnn", "conv1", True),
         pytest.param("resnet18", "softmax", False, marks=pytest.mark.slow),
-        pytest.param("resnet18", "layer2_0", True, marks=pytest.mark.slow),
+        pytest.param("resnet18", "layer1_0", True, marks=pytest.mark.slow),
     ],
 )
 def test_cka_of_a_layer_agrees_with_float64(family, layer, wide):
@@ -146,7 +148,8 @@ def test_cka_of_a_layer_agrees_with_float64(family, layer, wide):
     rows = engine.compare_models(metric, architecture.model(), params, state, PAIRS, examples())
     inputs = metric.inputs(examples(), engine.metric_key(0, metric.name)).reshape(-1, *digits().input_shape)
     features = [outputs64(family, index, inputs, layer) for index in range(3)]
-    assert (features[0].shape[1] > len(inputs)) == wide
+    num_examples, num_features = features[0].shape
+    assert (num_features > num_examples) == wide
     for row, pair in zip(rows, PAIRS, strict=True):
         x, y = (features[place] - features[place].mean(0) for place in pair)
         assert row["CKA"] == pytest.approx(published_cka(x @ x.T, y @ y.T), rel=1e-5)
@@ -192,11 +195,15 @@ def measure(metric, model, params, state, pairs=PAIRS, names=NAMES, **options):
     return engine.measure_pairs(metric, model, params, state, pairs, examples(), names, **options)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *itertools.product(("softmax", "published", "similarity"), ("mlp", "cnn")),
+        ("gram", "cnn"),
+        pytest.param("gram", "resnet18", marks=pytest.mark.slow),
+    ],
+)
 def test_a_pair_in_company_is_as_similar_as_alone(name, family):
-    if name == "gram" and family == "mlp":
-        pytest.skip("an MLP has no layer wider than the batch")
     architecture, params, state = trained(family)
     stacked = measure(METRICS[name], architecture.model("patches"), params, state, plan=forms()["vmap"])
     pair = jax.tree.map(lambda leaf: leaf[1:], (params, state))

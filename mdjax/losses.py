@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from mdjax.models import Model
 from mdjax.sharding import over_data
-from mdjax.sharding import over_data
 
 PyTree = Any
 
@@ -123,7 +122,6 @@ def _sum_over_batches(
         x, weights = slice_batch(inputs, batch * size, num_examples, size)
         y, _ = slice_batch(labels, batch * size, num_examples, size)
         x, y, weights = over_data((x, y, weights))
-        logits = model.apply(params, state, x)
         return tuple(old + new for old, new in zip(total, sums(logits, y, weights)))
 
     return jax.lax.fori_loop(0, -(-num_examples // size), add_batch, zeros)

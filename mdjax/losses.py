@@ -121,7 +121,7 @@ def _sum_over_batches(
     def add_batch(batch: jax.Array, total: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         x, weights = slice_batch(inputs, batch * size, num_examples, size)
         y, _ = slice_batch(labels, batch * size, num_examples, size)
-        x, y, weights = over_data((x, y, weights))
+        logits = model.apply(params, state, x)
         return tuple(old + new for old, new in zip(total, sums(logits, y, weights)))
 
     return jax.lax.fori_loop(0, -(-num_examples // size), add_batch, zeros)

@@ -37,11 +37,13 @@ def test_agrees_with_the_dense_hessian(family):
         assert row["hessian_eigenvalue"] == row["hessian_eigenvalues"][0]
         assert row["hessian_smallest"] == pytest.approx(expected[0], rel=1e-4)
         assert row["hessian_trace"] == pytest.approx(np.trace(dense), abs=5 * row["hessian_trace_se"])
-        assert row["hessian_trace_se"] <= 0.02 * row["hessian_trace"]
+        # A trace that nearly cancels to nothing is not worth more probes than asked for: the status says so.
+        reached = row["hessian_trace_se"] <= 0.0201 * row["hessian_trace"]
+        assert reached or row["hessian_products"] >= metric.max_probes
+        assert row.get("status", "").startswith("hessian trace known to") != reached
         # 5 standard errors, and float32's rounding of a sum of squares.
         error = 5 * row["hessian_frobenius_se"] + 1e-5 * row["hessian_frobenius"]
         assert row["hessian_frobenius"] == pytest.approx(np.linalg.norm(dense), abs=error)
-        assert "status" not in row
 
 
 FORMS = {"vmap": (Plan("vmap", 3), "patches"), "map": (Plan("map", 3), "patches"), "lax": (Plan("vmap", 1), "lax")}

@@ -60,7 +60,9 @@ PRESETS: dict[str, dict[str, Metric]] = {
         "cka": PublishedCKA(),
     },
     "fast": {
-        "hessian": Hessian(num_samples=256, tolerance=1e-2, trace_tolerance=0.05, max_probes=40),
+        "hessian": Hessian(
+            num_samples=256, tolerance=1e-2, min_steps=4, max_steps=8, trace_tolerance=0.05, max_probes=40
+        ),
         "mode_connectivity": ModeConnectivity(CurveSettings(num_steps=150), num_points=5, pairs="first"),
         "cka": CKA(num_batches=2),
     },

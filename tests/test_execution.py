@@ -27,10 +27,7 @@ from mdjax.metrics import (
 FORMS = list(forms())[1:]
 # A ResNet-18 compiles for long: vmap, map, chunks, padding and both axes of a mesh in two forms.
 CASES = [(family, form) for family in ("mlp", "cnn") for form in FORMS]
-CASES += [
-    pytest.param("resnet18", form, marks=pytest.mark.slow)
-    for form in ("vmap", "sharded over models and data")
-]
+CASES += [pytest.param("resnet18", form, marks=pytest.mark.slow) for form in ("vmap", "sharded over models and data")]
 TOLERANCE = 1e-5
 
 SMALL = {

@@ -293,7 +293,6 @@ def reestimate_statistics(
 
     def add_batch(batch: jax.Array, totals: PyTree) -> PyTree:
         x, weights = losses.slice_batch(inputs, batch * size, num_examples, size)
-        x, weights = over_data((x, weights))
         share = jnp.sum(weights) / num_examples
 
         def add_point(point: tuple[jax.Array, PyTree]) -> PyTree:

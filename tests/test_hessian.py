@@ -28,19 +28,20 @@ def measured(metric, family="mlp", plan=None, convolution="patches", params=None
 
 @pytest.mark.parametrize("family", ["mlp", *SLOW])
 def test_agrees_with_the_dense_hessian(family):
-    metric = Hessian(num_samples=NUM_SAMPLES, batch_size=32, num_eigenvalues=3, num_smallest=1)
+    # The dense matrix of a ResNet takes long, in proportion to the examples.
+    num_samples = 16 if family == "resnet18" else NUM_SAMPLES
+    metric = Hessian(num_samples=num_samples, batch_size=num_samples // 2, num_eigenvalues=3, num_smallest=1)
     rows = measured(metric, family)
     for i, row in enumerate(rows[:1] if family == "resnet18" else rows):
-        dense = dense_hessian(family, i, NUM_SAMPLES)
+        dense = dense_hessian(family, i, num_samples)
         expected = np.linalg.eigvalsh(dense)
         np.testing.assert_allclose(row["hessian_eigenvalues"], expected[:-4:-1], rtol=1e-5)
         assert row["hessian_eigenvalue"] == row["hessian_eigenvalues"][0]
         assert row["hessian_smallest"] == pytest.approx(expected[0], rel=1e-4)
         assert row["hessian_trace"] == pytest.approx(np.trace(dense), abs=5 * row["hessian_trace_se"])
-        # A trace that nearly cancels to nothing is not worth more probes than asked for: the status says so.
+        # A trace that nearly cancels to nothing is not worth more probes than asked for: the error says so.
         reached = row["hessian_trace_se"] <= 0.0201 * row["hessian_trace"]
         assert reached or row["hessian_products"] >= metric.max_probes
-        assert row.get("status", "").startswith("hessian trace known to") != reached
         # 5 standard errors, and float32's rounding of a sum of squares.
         error = 5 * row["hessian_frobenius_se"] + 1e-5 * row["hessian_frobenius"]
         assert row["hessian_frobenius"] == pytest.approx(np.linalg.norm(dense), abs=error)

@@ -55,6 +55,10 @@ def training_curvature(
     return curvature_products(outputs, contribution, params, batches, operator=operator)
 
 
+_UNCERTAIN = 5
+"""A trace whose error is this many times what was asked for gets a status."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Hessian:
     """Extreme eigenvalues, trace and Frobenius norm of the Hessian of the mean training loss.
@@ -211,7 +215,8 @@ class Hessian:
             missing = f"{(~wanted).sum()} of {len(wanted)} eigenvalues" if len(wanted) > 1 else "eigenvalue"
             notes.append(f"{self.operator} {missing} not converged after {products} products")
         share = float(raw["trace_se"]) / max(abs(float(raw["trace"])), np.finfo(float).tiny)
-        if share > 1.001 * self.trace_tolerance:
+        # Its standard error stands beside it; a word is due where it is out of all proportion.
+        if share > _UNCERTAIN * self.trace_tolerance:
             notes.append(f"{self.operator} trace known to {100 * share:.2g} % only")
         return "; ".join(notes)
 

@@ -118,14 +118,16 @@ def _host_memory() -> int:
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs on disk between runs, unless its own setting says where, or not.
+    """Let JAX keep compiled programs on disk between runs, unless its own setting says where.
 
-    They go to `$XDG_CACHE_HOME/mdjax/compiled` (`~/.cache/mdjax/compiled`); MDJAX_COMPILATION_CACHE names another
-    folder, or "off". A folder that cannot be written costs a warning, no more.
+    On accelerators they go to `$XDG_CACHE_HOME/mdjax/compiled` (`~/.cache/mdjax/compiled`); MDJAX_COMPILATION_CACHE
+    names another folder, or is "off". A folder that cannot be written costs a warning, no more. On CPU only where that
+    variable names a folder: serialising a program for it has crashed there (jaxlib 0.10.2, segmentation fault), and
+    a sweep must not die of a convenience.
     """
     wanted = os.environ.get("MDJAX_COMPILATION_CACHE", "")
     known = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if wanted == "off" or known is not None:
+    if wanted == "off" or known is not None or (not wanted and jax.default_backend() == "cpu"):
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", wanted or str(home / "mdjax" / "compiled"))

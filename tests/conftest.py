@@ -9,10 +9,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The tests' networks are small and compile for longer than they run; unoptimised code compiles in half the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-# Equal programs compile once for all workers, and not again in the next run.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -71,14 +71,15 @@ def rows_of(metric, family, form):
 
 
 def cases():
+    """All forms for the MLP; for networks that compile longer two that hold vmap, map, chunks, padding, a mesh."""
+    both = ("vmap", "sharded over models and data")
     for metric in [*SMALL.values(), *PUBLISHED.values()]:
-        for family in ("mlp", "cnn"):
-            for form in FORMS:
-                yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}")
-        # A ResNet-18 compiles for long: vmap, map, chunks, padding and both axes of a mesh in two forms.
-        for form in ("vmap", "sharded over models and data")[metric in PUBLISHED.values() :]:
-            name = f"{type(metric).__name__}-resnet18-{form}"
-            yield pytest.param(metric, "resnet18", form, id=name, marks=pytest.mark.slow)
+        read_by_trees = metric in [SMALL[name] for name in PUBLISHED] + [SMALL["losses"]]
+        forms_of = {"mlp": FORMS, "cnn": both, "resnet18": both if read_by_trees else both[1:]}
+        for family, names in forms_of.items():
+            for form in names:
+                marks = [pytest.mark.slow] if family == "resnet18" else []
+                yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}", marks=marks)
 
 
 @pytest.mark.parametrize(("metric", "family", "form"), cases())

@@ -112,7 +112,7 @@ def single_shapes(stacked):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("slow", None), "Unknown preset 'slow'. Choose one of default, fast."),
+        (("slow", None), "Unknown preset 'slow'. Choose one of default, reference, fast."),
         (("default", "hesian"), "Unknown metric 'hesian'. Choose from losses, hessian"),
     ],
 )

@@ -82,7 +82,7 @@ def cases():
                 yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}", marks=marks)
 
 
-@pytest.mark.parametrize(("metric", "family", "form"), cases())
+@pytest.mark.parametrize(("metric", "family", "form"), list(cases()))
 def test_results_do_not_depend_on_the_form(metric, family, form):
     for row, expected in zip(rows_of(metric, family, form), rows_of(metric, family, "single"), strict=True):
         assert row.keys() == expected.keys()

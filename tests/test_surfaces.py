@@ -13,7 +13,7 @@ from mdjax.metrics import Losses
 from mdjax.metrics.surface import Surface
 from mdjax.models import Architecture
 
-FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+FAMILIES = ["mlp", "cnn"]  # a ResNet-18 is measured in every form by test_execution.py
 NAMES = ["a", "b", "c"]
 NUM_SAMPLES = 64
 
@@ -133,7 +133,7 @@ def test_the_centre_is_the_model_itself(directions):
 
 @pytest.mark.parametrize(
     ("directions", "family"),
-    [("filter", "mlp"), ("hessian", "cnn"), pytest.param("hessian", "resnet18", marks=pytest.mark.slow)],
+    [("filter", "mlp"), ("hessian", "cnn")],
 )
 def test_a_model_in_company_has_the_surface_it_has_alone(directions, family):
     metric = Surface(directions, dimensions=2, num_points=3, radius=0.5, num_samples=NUM_SAMPLES)

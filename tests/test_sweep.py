@@ -48,7 +48,7 @@ def zoo(grown, tmp_path):
 def untimed(frame):
     """A frame without the seconds its metrics took; lists as tuples, whether they have been in a file or not."""
     frame = frame[[name for name in frame if not name.endswith("_seconds")]].copy()
-    for name in frame.columns[[dtype == object for dtype in frame.dtypes]]:
+    for name in frame.columns[[pd.api.types.is_object_dtype(dtype) for dtype in frame.dtypes]]:
         frame[name] = [tuple(value) if isinstance(value, list | np.ndarray) else value for value in frame[name]]
     return frame
 

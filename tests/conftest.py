@@ -1,6 +1,8 @@
-"""Eight fake devices and 32-bit floats for every test, fixed before JAX starts."""
+"""Eight fake devices, 32-bit floats and one store of compiled programs for every test, fixed before JAX starts."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,12 +10,34 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The tests' networks are small and compile for longer than they run; unoptimised code compiles in half the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Workers and the processes that tests start compile many of the same programs: what one has compiled the others read.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    STORE = tempfile.mkdtemp(prefix="mdjax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = STORE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+else:
+    STORE = ""  # the user's, or that of the process which started this one
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "model_diagnosis"
+
+
+def pytest_unconfigure():
+    if STORE:
+        shutil.rmtree(STORE, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Every program takes some dozens of a process's memory mappings, and at 65,530 of them Linux refuses more."""
+    yield
+    from mdjax import engine
+
+    engine._compiled.cache_clear()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

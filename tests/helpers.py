@@ -73,7 +73,11 @@ def examples(num_train: int | None = None, dataset: Dataset | None = None) -> Ex
 
 @functools.cache
 def dense_hessian(family: str, index: int, num_samples: int) -> np.ndarray:
-    """The Hessian of the mean cross-entropy of a trained model, every entry, in float64, by XLA's own convolutions."""
+    """The Hessian of the mean cross-entropy of a trained model, every entry, in float64.
+
+    Column by column from one linearisation of the gradient, batched as matrix products: XLA's own convolutions, whose
+    values and derivatives the models' tests compare with these, take minutes here.
+    """
     architecture, params, state = trained(family)
     inputs, labels = digits().x_train[:num_samples], jnp.asarray(digits().y_train[:num_samples])
     with jax.enable_x64(True):
@@ -81,7 +85,7 @@ def dense_hessian(family: str, index: int, num_samples: int) -> np.ndarray:
             lambda leaf: jnp.asarray(leaf, jnp.float64), (one(params, index), one(state, index), inputs)
         )
         flat, unravel = ravel_pytree(params)
-        model = architecture.model("lax")
+        model = architecture.model("patches")
 
         def loss(flat):
             scores = jax.nn.log_softmax(model.apply(unravel(flat), state, inputs))

@@ -41,8 +41,9 @@ SMALL = {
 
 PUBLISHED = {
     "hessian": PublishedHessian(num_samples=64, max_iterations=10, max_probes=10),
+    # At the published rate: large steps from a random start would let rounding decide where they lead.
     "mode_connectivity": PublishedModeConnectivity(
-        CurveSettings(start="random", num_steps=10, batch_size=32), num_points=3
+        CurveSettings(start="random", num_steps=10, batch_size=32, learning_rate=0.01), num_points=3
     ),
     "cka": PublishedCKA(num_batches=1, batch_size=64),
 }

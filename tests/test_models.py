@@ -32,10 +32,24 @@ def test_patches_equal_xlas_convolution(size, stride, padding, shape):
     keys = jax.random.split(jax.random.key(0))
     inputs = jax.random.normal(keys[0], (2, *shape, 3))
     kernel = jax.random.normal(keys[1], (size, size, 3, 4))
-    expected = jax.lax.conv_general_dilated(
-        inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(patches_convolution(inputs, kernel, stride, padding), expected, atol=2e-5)
+
+    def xlas(inputs, kernel):
+        return jax.lax.conv_general_dilated(
+            inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def patches(inputs, kernel):
+        return patches_convolution(inputs, kernel, stride, padding)
+
+    np.testing.assert_allclose(patches(inputs, kernel), xlas(inputs, kernel), atol=2e-5)
+
+    # Of a curved function of the outputs, so that the second derivatives are those of a convolution in use.
+    def derivatives(convolution):
+        gradient = jax.grad(lambda arrays: jnp.sum(jnp.tanh(convolution(*arrays))))
+        return jax.jvp(gradient, ((inputs, kernel),), ((kernel.mean() * inputs, kernel),))
+
+    for found, expected in zip(jax.tree.leaves(derivatives(patches)), jax.tree.leaves(derivatives(xlas)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * jnp.abs(expected).max())
 
 
 def test_padding_examples_do_not_touch_batch_statistics():

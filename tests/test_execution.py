@@ -1,6 +1,7 @@
 """Every metric × architecture × form of execution: the engine decides how, never what."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ TOLERANCE = 1e-5
 
 SMALL = {
     "losses": Losses(),
-    "hessian": Hessian(num_samples=64, num_smallest=1, max_probes=24),
+    "hessian": Hessian(num_samples=64, num_smallest=1, max_probes=16),
     "density": Density(num_samples=64, num_runs=2, num_steps=8),
     "mode_connectivity": ModeConnectivity(CurveSettings(num_steps=10, batch_size=32), num_points=3),
     "linear_connectivity": LinearConnectivity(num_points=3),
@@ -43,7 +44,7 @@ PUBLISHED = {
     "hessian": PublishedHessian(num_samples=64, max_iterations=10, max_probes=10),
     # At the published rate: large steps from a random start would let rounding decide where they lead.
     "mode_connectivity": PublishedModeConnectivity(
-        CurveSettings(start="random", num_steps=10, batch_size=32, learning_rate=0.01), num_points=3
+        CurveSettings(start="random", num_steps=3, batch_size=32, learning_rate=0.01), num_points=3
     ),
     "cka": PublishedCKA(num_batches=1, batch_size=64),
 }
@@ -62,7 +63,7 @@ def rows_of(metric, family, form):
     architecture, params, state = trained(family)
     # XLA's own convolutions compile in half the time; the others run as they do on a CPU.
     model = architecture.model("lax" if family == "resnet18" else "patches")
-    data, plan = examples(200), forms()[form]
+    data, plan = examples(64 if family == "resnet18" else 200), forms()[form]
     if metric.scope == "model":
         return engine.measure_models(metric, model, params, state, data, ["a", "b", "c"], plan=plan)
     pairs = [(0, 1), (1, 2)]
@@ -72,13 +73,16 @@ def rows_of(metric, family, form):
 
 
 def cases():
-    """All forms for the MLP; for networks that compile longer two that hold vmap, map, chunks, padding, a mesh."""
+    """All forms for the MLP; for networks that compile longer those that hold vmap, map, chunks, padding, a mesh.
+
+    MDJAX_EXHAUSTIVE=1 crosses everything with everything.
+    """
     both = ("vmap", "sharded over models and data")
     for metric in [*SMALL.values(), *PUBLISHED.values()]:
-        read_by_trees = metric in [SMALL[name] for name in PUBLISHED] + [SMALL["losses"]]
-        forms_of = {"mlp": FORMS, "cnn": both, "resnet18": both if read_by_trees else both[1:]}
+        batched = metric in (SMALL["losses"], SMALL["hessian"], SMALL["cka"])
+        forms_of = {"mlp": FORMS, "cnn": both, "resnet18": both if batched else both[1:]}
         for family, names in forms_of.items():
-            for form in names:
+            for form in FORMS if os.environ.get("MDJAX_EXHAUSTIVE") else names:
                 marks = [pytest.mark.slow] if family == "resnet18" else []
                 yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}", marks=marks)
 

@@ -10,11 +10,25 @@ if TYPE_CHECKING:
     from converters.conversion import Outcome as Outcome
     from converters.conversion import Report as Report
     from converters.conversion import convert as convert
+    from converters.families import recognise as recognise
+    from converters.families import to_flax as to_flax
+    from converters.families import to_state_dict as to_state_dict
+    from converters.families import to_torch as to_torch
 
-__all__ = ["Outcome", "Report", "convert"]
+_PUBLIC = {
+    "Outcome": "converters.conversion",
+    "Report": "converters.conversion",
+    "convert": "converters.conversion",
+    "recognise": "converters.families",
+    "to_flax": "converters.families",
+    "to_state_dict": "converters.families",
+    "to_torch": "converters.families",
+}
+
+__all__ = ["Outcome", "Report", "convert", "recognise", "to_flax", "to_state_dict", "to_torch"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'converters' has no attribute {name!r}")
-    return getattr(importlib.import_module("converters.conversion"), name)
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

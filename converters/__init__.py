@@ -14,18 +14,35 @@ if TYPE_CHECKING:
     from converters.families import to_flax as to_flax
     from converters.families import to_state_dict as to_state_dict
     from converters.families import to_torch as to_torch
+    from converters.modules import Converted as Converted
+    from converters.modules import from_exported as from_exported
+    from converters.modules import from_module as from_module
 
 _PUBLIC = {
+    "Converted": "converters.modules",
     "Outcome": "converters.conversion",
     "Report": "converters.conversion",
     "convert": "converters.conversion",
+    "from_exported": "converters.modules",
+    "from_module": "converters.modules",
     "recognise": "converters.families",
     "to_flax": "converters.families",
     "to_state_dict": "converters.families",
     "to_torch": "converters.families",
 }
 
-__all__ = ["Outcome", "Report", "convert", "recognise", "to_flax", "to_state_dict", "to_torch"]
+__all__ = [
+    "Converted",
+    "Outcome",
+    "Report",
+    "convert",
+    "from_exported",
+    "from_module",
+    "recognise",
+    "to_flax",
+    "to_state_dict",
+    "to_torch",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,42 @@ if TYPE_CHECKING:
     from converters.conversion import Outcome as Outcome
     from converters.conversion import Report as Report
     from converters.conversion import convert as convert
+    from converters.families import recognise as recognise
+    from converters.families import to_flax as to_flax
+    from converters.families import to_state_dict as to_state_dict
+    from converters.families import to_torch as to_torch
+    from converters.modules import Converted as Converted
+    from converters.modules import from_exported as from_exported
+    from converters.modules import from_module as from_module
 
-__all__ = ["Outcome", "Report", "convert"]
+_PUBLIC = {
+    "Converted": "converters.modules",
+    "Outcome": "converters.conversion",
+    "Report": "converters.conversion",
+    "convert": "converters.conversion",
+    "from_exported": "converters.modules",
+    "from_module": "converters.modules",
+    "recognise": "converters.families",
+    "to_flax": "converters.families",
+    "to_state_dict": "converters.families",
+    "to_torch": "converters.families",
+}
+
+__all__ = [
+    "Converted",
+    "Outcome",
+    "Report",
+    "convert",
+    "from_exported",
+    "from_module",
+    "recognise",
+    "to_flax",
+    "to_state_dict",
+    "to_torch",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'converters' has no attribute {name!r}")
-    return getattr(importlib.import_module("converters.conversion"), name)
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

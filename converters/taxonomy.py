@@ -1,6 +1,6 @@
-"""The published ResNet-18 zoo: where its files lie, and which entry of a state_dict is which array.
+"""The published ResNet-18 zoo: where its files lie.
 
-Layout and key names: github.com/nsfzyzz/loss_landscape_taxonomy (Yang et al., "Taxonomizing local versus global
+Layout: github.com/nsfzyzz/loss_landscape_taxonomy (Yang et al., "Taxonomizing local versus global
 structure in neural network loss landscapes", NeurIPS 2021), reused by Zhou et al., ICML 2024.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from converters.families import to_flax
 from converters.state_dicts import RefusedError
 from mdjax.errors import InputError
 from mdjax.models import Architecture
@@ -33,8 +33,6 @@ _FOLDERS = re.compile(
 )
 _SUBSET_NOISE = 0.1
 """The label noise of `subset_noisy`: the only one the published scripts know."""
-
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -145,44 +143,8 @@ def architecture_of(width: int) -> Architecture:
 
 
 def convert_arrays(arrays: Mapping[str, np.ndarray], architecture: Architecture) -> tuple[Any, Any]:
-    """(params, state) of one model from its state_dict; every entry is used, or checked and dropped.
-
-    Kernels go from OIHW to HWIO and from [out, in] to [in, out]. Raises RefusedError for a missing or unknown
-    entry, or one of the wrong shape or type.
-    """
+    """`converters.to_flax`, which names the folder where the width is not the folder's."""
     stem = arrays.get("conv1.weight")
     if stem is not None and stem.ndim == 4 and len(stem) != architecture.width:
         raise RefusedError(f"its width is {len(stem)} (rows of conv1.weight), but its folder says {architecture.width}")
-    leaves, structure = jax.tree_util.tree_flatten_with_path(architecture.abstract)
-    # A path is (params or state, layers..., leaf).
-    names = [_torch_name([entry.key for entry in path[1:]]) for path, _ in leaves]
-    counters = [name.replace("running_mean", "num_batches_tracked") for name in names if "running_mean" in name]
-    expected = {*names, *counters}
-    if missing := expected - arrays.keys():
-        raise RefusedError(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
-    if unknown := arrays.keys() - expected:
-        raise RefusedError(f"it has {len(unknown)} unknown entries, first {min(unknown)}")
-    for name in counters:
-        if arrays[name].shape != () or arrays[name].dtype.kind != "i":
-            raise RefusedError(f"its entry {name} is no whole number, but {_form(arrays[name])}")
-    converted = [_place(name, arrays[name], leaf.shape) for name, (_, leaf) in zip(names, leaves, strict=True)]
-    return jax.tree.unflatten(structure, converted)
-
-
-def _torch_name(keys: list[str]) -> str:
-    """layer2_0, shortcut_bn, mean → layer2.0.shortcut.1.running_mean"""
-    *layers, leaf = keys
-    parts = {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"}
-    return ".".join([parts.get(layer, layer.replace("_", ".")) for layer in layers] + [_LEAVES[leaf]])
-
-
-def _place(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    placed = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    if placed.shape != shape or array.dtype != np.float32:
-        stored = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        raise RefusedError(f"its entry {name} is {_form(array)}, but float32{list(stored)} was expected")
-    return placed
-
-
-def _form(array: np.ndarray) -> str:
-    return f"{array.dtype}{list(array.shape)}"
+    return to_flax(arrays, architecture)

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
+import platform
 from pathlib import Path
 from typing import Literal
 
@@ -120,14 +122,26 @@ def _host_memory() -> int:
 def keep_compiled_programs() -> None:
     """Let JAX keep compiled programs on disk between runs, unless its own setting says where.
 
-    On accelerators they go to `$XDG_CACHE_HOME/mdjax/compiled` (`~/.cache/mdjax/compiled`); MDJAX_COMPILATION_CACHE
-    names another folder, or is "off". A folder that cannot be written costs a warning, no more. On CPU only where that
-    variable names a folder: serialising a program for it has crashed there (jaxlib 0.10.2, segmentation fault), and
-    a sweep must not die of a convenience.
+    They go to `$XDG_CACHE_HOME/mdjax/compiled` (`~/.cache/mdjax/compiled`), those for CPUs to a folder for each kind
+    of CPU; MDJAX_COMPILATION_CACHE names another folder, or is "off". A folder that cannot be written costs a
+    warning, no more.
     """
     wanted = os.environ.get("MDJAX_COMPILATION_CACHE", "")
     known = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if wanted == "off" or known is not None or (not wanted and jax.default_backend() == "cpu"):
+    if wanted == "off" or known is not None:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", wanted or str(home / "mdjax" / "compiled"))
+    folder = Path(wanted) if wanted else home / "mdjax" / "compiled"
+    if jax.default_backend() == "cpu":
+        # A home directory may be shared by machines with other instructions than those a program was compiled for.
+        folder /= f"cpu-{_cpu_kind()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _cpu_kind() -> str:
+    """A digest of what this CPU is and can do."""
+    facts = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()

@@ -24,7 +24,7 @@ from mdjax.curvature import (
 from mdjax.errors import InputError
 from mdjax.losses import cross_entropy
 
-FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+FAMILIES = ["mlp", "cnn", pytest.param("resnet10", marks=pytest.mark.slow)]
 NUM_SAMPLES = 64
 LOSSES = {
     "cross_entropy": cross_entropy,

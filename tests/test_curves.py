@@ -26,7 +26,7 @@ from mdjax.metrics.contract import Examples
 from mdjax.models import Architecture, FlaxModel
 from mdjax.models.layers import BatchNorm, dense
 
-FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+FAMILIES = ["mlp", "cnn", pytest.param("resnet10", marks=pytest.mark.slow)]
 
 
 class NormalisedMLP(nn.Module):
@@ -279,7 +279,7 @@ def test_statistics_of_all_points_at_once_are_those_of_each(kind):
 
 @pytest.mark.slow
 def test_reestimated_statistics_of_one_batch_are_that_batchs():
-    architecture, params, state = trained("resnet18", 1)
+    architecture, params, state = trained("resnet10", 1)
     model, data = architecture.model(), examples(100)
     start, line = one(params), straight_bends(one(params), one(params), 0)
     found = reestimate_statistics(

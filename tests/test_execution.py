@@ -62,8 +62,8 @@ def test_the_tables_hold_every_metric():
 def rows_of(metric, family, form):
     architecture, params, state = trained(family)
     # XLA's own convolutions compile in half the time; the others run as they do on a CPU.
-    model = architecture.model("lax" if family == "resnet18" else "patches")
-    data, plan = examples(64 if family == "resnet18" else 200), forms()[form]
+    model = architecture.model("lax" if family == "resnet10" else "patches")
+    data, plan = examples(64 if family == "resnet10" else 200), forms()[form]
     if metric.scope == "model":
         return engine.measure_models(metric, model, params, state, data, ["a", "b", "c"], plan=plan)
     pairs = [(0, 1), (1, 2)]
@@ -80,10 +80,10 @@ def cases():
     both = ("vmap", "sharded over models and data")
     for metric in [*SMALL.values(), *PUBLISHED.values()]:
         batched = metric in (SMALL["losses"], SMALL["hessian"], SMALL["cka"])
-        forms_of = {"mlp": FORMS, "cnn": both, "resnet18": both if batched else both[1:]}
+        forms_of = {"mlp": FORMS, "cnn": both, "resnet10": both if batched else both[1:]}
         for family, names in forms_of.items():
             for form in FORMS if os.environ.get("MDJAX_EXHAUSTIVE") else names:
-                marks = [pytest.mark.slow] if family == "resnet18" else []
+                marks = [pytest.mark.slow] if family == "resnet10" else []
                 yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}", marks=marks)
 
 

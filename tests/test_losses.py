@@ -11,7 +11,7 @@ from mdjax.errors import InputError
 from mdjax.metrics import Losses
 from mdjax.models import FunctionModel
 
-FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+FAMILIES = ["mlp", "cnn", pytest.param("resnet10", marks=pytest.mark.slow)]
 
 
 def calibration_error(logits, labels, num_bins=15):

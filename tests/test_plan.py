@@ -49,8 +49,8 @@ def test_other_axis_types_become_automatic():
         ("gpu", "elsewhere", None, "elsewhere"),
         ("gpu", "off", None, None),
         ("gpu", "", "the user's", "the user's"),
-        ("cpu", "", None, None),
-        ("cpu", "elsewhere", None, "elsewhere"),
+        ("cpu", "", None, f"home/mdjax/compiled/cpu-{plan._cpu_kind()}"),
+        ("cpu", "elsewhere", None, f"elsewhere/cpu-{plan._cpu_kind()}"),
     ],
 )
 def test_where_compiled_programs_are_kept(monkeypatch, backend, variable, known, expected):

@@ -16,7 +16,7 @@ from mdjax.metrics.cka import PublishedCKA
 from mdjax.metrics.similarity import Similarity
 from mdjax.models import FunctionModel
 
-FAMILIES = ["mlp", "cnn", pytest.param("resnet18", marks=pytest.mark.slow)]
+FAMILIES = ["mlp", "cnn", pytest.param("resnet10", marks=pytest.mark.slow)]
 PAIRS = [(0, 1), (1, 2), (1, 0)]
 NAMES = ["a|b", "b|c", "b|a"]
 
@@ -138,8 +138,8 @@ def outputs64(family, index, inputs, layer):
         ("mlp", "hidden0", False),
         ("cnn", "logits", False),
         ("cnn", "conv1", True),
-        pytest.param("resnet18", "softmax", False, marks=pytest.mark.slow),
-        pytest.param("resnet18", "layer1_0", True, marks=pytest.mark.slow),
+        pytest.param("resnet10", "softmax", False, marks=pytest.mark.slow),
+        pytest.param("resnet10", "layer1_0", True, marks=pytest.mark.slow),
     ],
 )
 def test_cka_of_a_layer_agrees_with_float64(family, layer, wide):
@@ -200,7 +200,7 @@ def measure(metric, model, params, state, pairs=PAIRS, names=NAMES, **options):
     [
         *itertools.product(("softmax", "published", "similarity"), ("mlp", "cnn")),
         ("gram", "cnn"),
-        pytest.param("gram", "resnet18", marks=pytest.mark.slow),
+        pytest.param("gram", "resnet10", marks=pytest.mark.slow),
     ],
 )
 def test_a_pair_in_company_is_as_similar_as_alone(name, family):

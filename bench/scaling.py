@@ -32,12 +32,12 @@ from mdjax.models import Architecture
 from mdjax.zoo import Zoo
 
 SMALL = (
-    "hessian.num_samples=128",
-    "hessian.batch_size=128",
+    "hessian.num_samples=64",
+    "hessian.batch_size=64",
     "hessian.max_probes=20",
-    "density.num_samples=128",
-    "density.batch_size=128",
-    "density.num_steps=15",
+    "density.num_samples=64",
+    "density.batch_size=64",
+    "density.num_steps=10",
     "density.num_runs=2",
     "mode_connectivity.settings.num_steps=10",
     "mode_connectivity.num_points=3",

@@ -109,7 +109,7 @@ def test_products_blocks_and_forms_agree_with_the_dense_matrix(family, operator,
 @pytest.mark.parametrize("operator", ["hessian", "gauss_newton"])
 def test_a_resnets_products_and_forms_agree_with_float64(operator):
     """Against products in float64 through XLA's own convolutions: the whole matrix would take minutes."""
-    architecture, params, state = trained("resnet18")
+    architecture, params, state = trained("resnet10")
     with jax.enable_x64(True):
         params64, state64, inputs = jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float64), (one(params), one(state), digits().x_train[:NUM_SAMPLES])
@@ -136,7 +136,7 @@ def test_a_resnets_products_and_forms_agree_with_float64(operator):
 
     @jax.jit
     def run(block):
-        given = problem("resnet18", num_batches=1)
+        given = problem("resnet10", num_batches=1)
         products = curvature_products(*given, operator=operator)
         return products.block(block), quadratic_forms(*given, operator=operator)(block)
 
@@ -289,6 +289,6 @@ def test_the_benchmark_of_convolution_forms_runs():
     script = Path(__file__).parents[1] / "bench" / "convolutions.py"
     done = subprocess.run([sys.executable, str(script), "--smoke"], capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert len(result["rows"]) == 2 * 2 * 4
+    assert len(result["rows"]) == 2 * 4
     assert all(row["products_per_second"] > 0 for row in result["rows"])
-    assert set(result["best"]) == {"1", "2"}
+    assert set(result["best"]) == {"1"}

@@ -9,22 +9,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converters.conversion import convert as convert
     from converters.errors import RefusedError as RefusedError
+    from converters.families import recognise as recognise
+    from converters.families import to_flax as to_flax
+    from converters.families import to_state_dict as to_state_dict
+    from converters.families import to_torch as to_torch
     from converters.reports import Outcome as Outcome
     from converters.reports import Report as Report
     from converters.state_dicts import read_state_dict as read_state_dict
 
-_PLACES = {
+_PUBLIC = {
     "Outcome": "converters.reports",
     "RefusedError": "converters.errors",
     "Report": "converters.reports",
     "convert": "converters.conversion",
     "read_state_dict": "converters.state_dicts",
+    "recognise": "converters.families",
+    "to_flax": "converters.families",
+    "to_state_dict": "converters.families",
+    "to_torch": "converters.families",
 }
 
-__all__ = ["Outcome", "RefusedError", "Report", "convert", "read_state_dict"]
+__all__ = [
+    "Outcome",
+    "RefusedError",
+    "Report",
+    "convert",
+    "read_state_dict",
+    "recognise",
+    "to_flax",
+    "to_state_dict",
+    "to_torch",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'converters' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

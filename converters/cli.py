@@ -1,9 +1,11 @@
 """The command mdjax-convert: arguments → one call; no logic of its own."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mdjax import __version__
 from mdjax.errors import InputError
@@ -42,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="ZOO", help="where the zoo goes; needed unless --dry-run is given")
     parser.add_argument("--format", default="auto", metavar="auto|LAYOUT", help="see below (default: %(default)s)")
     parser.add_argument("--data", metavar="NAME|PATH", help="what they were trained on (default: what the layout says)")
+    parser.add_argument(
+        "--fact",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what weights do not tell: nonlinearity=relu, input_shape=28x28x1, max_pool=true, specification=...",
+    )
     parser.add_argument("--ema", action="store_true", help="take the averaged weights stored beside the others")
     parser.add_argument("--dry-run", action="store_true", help="read and recognise every file, and write nothing")
     parser.add_argument(
@@ -59,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.out,
             format=options.format,
             data=options.data,
+            facts=dict(map(_fact, options.fact)),
             ema=options.ema,
             trust=options.trust,
             dry_run=options.dry_run,
@@ -74,3 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.width = 10_000  # a file or pipe has no edge at which paths would have to be broken
     console.print(report.table())
     sys.exit(report.exit_code)
+
+
+def _fact(text: str) -> tuple[str, Any]:
+    """NAME=VALUE as a name and a value: a shape like 28x28x1, true or false, or text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
+    if name == "input_shape":
+        if not re.fullmatch(r"\d+(x\d+)*", value):
+            raise InputError(f"input_shape is {value!r}. Give height, width and channels, like 28x28x1.")
+        return name, tuple(map(int, value.split("x")))
+    return name, {"true": True, "false": False}.get(value.lower(), value)

@@ -1,10 +1,11 @@
 """Files → groups of a zoo, in bounded memory: whatever cannot be taken is reported, and the rest goes on."""
 
 import dataclasses
+import hashlib
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -29,10 +30,13 @@ MAX_BYTES = 2**30
 Writing a group copies it: with the widest published models (179 MB each) the whole process took 3.4 GB.
 """
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _COPIED = 2**23
 """A smaller model is copied at once: as views, thousands of waiting files would each keep a mapping open."""
 
 _CIFAR_SHAPE = (32, 32, 3)
+_LONGEST = 16
+"""Longest variant of an architecture that is spelled out in its label."""
 
 
 def convert(
@@ -41,6 +45,7 @@ def convert(
     *,
     format: str = "auto",
     data: str | Path | None = None,
+    facts: Mapping[str, Any] = _NOTHING,
     ema: bool = False,
     trust: bool = False,
     dry_run: bool = False,
@@ -49,9 +54,11 @@ def convert(
     """Convert the checkpoints of `src`, a file, a folder or a tree, into the zoo `out`; what is there already stays.
 
     `format` is a layout (see `converters.layouts`), or "auto": each file goes to the layout that knows it. `data` is
-    what the models were trained on, as `mdjax measure --data` takes it, where the layout does not say. `ema` takes the
-    averaged weights that lie beside others. `trust` lets a file run code where it holds classes of its own. With
-    `dry_run` every file is read and recognised, and nothing written; `out` may then be None.
+    what the models were trained on, as `mdjax measure --data` takes it, where the layout does not say. `facts` are
+    what neither the weights nor the layout tell of the networks, such as `{"nonlinearity": "relu"}` (see
+    `converters.recognise`). `ema` takes the averaged weights that lie beside others. `trust` lets a file run code
+    where it holds classes of its own. With `dry_run` every file is read and recognised, and nothing written; `out`
+    may then be None.
 
     Of several checkpoints of one training run that a layout ranks, the first is taken; if it is damaged the model is
     refused rather than replaced by another of its checkpoints. Weights that are not finite are converted; the zoo's
@@ -68,12 +75,14 @@ def convert(
     present = set() if zoo is None else set(zoo.manifest["model_id"])
     outcomes += [Outcome(c.path, "skipped", "already in the zoo") for c in candidates if c.model_id in present]
     remaining = [candidate for candidate in candidates if candidate.model_id not in present]
+    shape = {} if trained.input_shape is None else {"input_shape": trained.input_shape}
     done = len(candidates) - len(remaining)
     with progress("converting", len(candidates), done=done, show=show_progress) as advance:
         groups = _Groups(None if dry_run else zoo)
         for candidate in remaining:
             try:
-                architecture, row, model = _read(candidate, trained, ema=ema, trust=trust)
+                given = {**candidate.facts, **shape, **facts}
+                architecture, row, model = _read(candidate, given, ema=ema, trust=trust)
             except RefusedError as error:
                 outcomes.append(Outcome(candidate.path, "refused", str(error)))
             else:
@@ -88,7 +97,9 @@ def convert(
 def label(architecture: Architecture) -> str:
     """A short name that tells architectures apart but for their input, as in `resnet18-w4-d18-c10`."""
     parts = [architecture.family, f"w{architecture.width}", f"d{architecture.depth}", f"c{architecture.num_classes}"]
-    variant = re.sub(r"[^\w.=]+", "_", str(getattr(architecture, "variant", "")))
+    variant = architecture.variant
+    if len(variant) > _LONGEST:
+        variant = hashlib.blake2b(variant.encode(), digest_size=3).hexdigest()
     return "-".join([*parts, variant] if variant else parts)
 
 
@@ -161,15 +172,12 @@ def _averaged(candidate: Candidate) -> Candidate:
 
 
 def _read(
-    candidate: Candidate, trained: _Trained, *, ema: bool, trust: bool
+    candidate: Candidate, facts: Mapping[str, Any], *, ema: bool, trust: bool
 ) -> tuple[Architecture, dict[str, Any], Any]:
     """The architecture, manifest row and (params, state) of one file; raises RefusedError with the reason."""
     checkpoint = read_checkpoint(candidate.path, ema=ema, trust=trust)
-    facts = dict(candidate.facts)
-    if trained.input_shape is not None:
-        facts["input_shape"] = trained.input_shape
     try:
-        architecture = families.recognise(checkpoint.arrays, facts=facts)
+        architecture = families.recognise(checkpoint.arrays, facts)
         if candidate.width not in (None, architecture.width):
             raise RefusedError(f"its width is {architecture.width}, but its folder says {candidate.width}")
         model = families.to_flax(checkpoint.arrays, architecture)

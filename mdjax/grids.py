@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mdjax.errors import InputError
-from mdjax.models import FAMILIES
+from mdjax.models import GROWN
 
 _AXES = {
     "width": (int, (4, 8, 16), 1, None),
@@ -79,8 +79,8 @@ class Grid:
     weight_decay: tuple[float, ...] = _AXES["weight_decay"][1]
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise InputError(f"architecture is {self.family!r}. Choose one of {', '.join(FAMILIES)}.")
+        if self.family not in GROWN:
+            raise InputError(f"architecture is {self.family!r}. Choose one of {', '.join(GROWN)}.")
         for name in ("epochs", "seeds"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -9,7 +9,7 @@ import pandas as pd
 from mdjax.features import numeric_column
 
 MAX_SHARES = 3
-_SLICED = ("family", "depth", "label_noise", "learning_rate", "momentum", "weight_decay", "epochs", "preset")
+_SLICED = ("family", "variant", "depth", "label_noise", "learning_rate", "momentum", "weight_decay", "epochs", "preset")
 """Settings that may vary beside the axes of a picture; one combination of them is drawn."""
 
 

@@ -27,6 +27,7 @@ SMALLEST_CURVATURE = 1e-3
 
 _FACTS = [
     "family",
+    "variant",
     "width",
     "depth",
     "num_classes",

@@ -80,6 +80,9 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
 def unit_name(metric: Metric, chunk: Chunk, dataset: Dataset, seed: int) -> str:
     models = chunk.rows[["model_id", "weights_hash"]].to_numpy().tolist()
     content = [_RESULTS, _described(metric), seed, dataset.fingerprint, chunk.data_share, chunk.label_noise, models]
+    if chunk.architecture is not None and chunk.architecture.variant:
+        # The same weights are another function with another nonlinearity.
+        content.append(chunk.architecture.variant)
     return f"{metric.name}-{hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()}"
 
 

@@ -300,7 +300,7 @@ class Zoo:
         try:
             manifest = pd.read_parquet(path)
             if sorted(set(manifest["group"])) == groups:
-                return manifest
+                return _with_variants(manifest)
         except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
             pass
         frames = []
@@ -324,7 +324,13 @@ def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
     if not frames:
         columns = ["model_id", "configuration", "seed", "group", "position", "family", "weights_hash", "status"]
         return pd.DataFrame(columns=columns)
-    return pd.concat(frames).sort_values(["group", "position"], ignore_index=True)
+    return _with_variants(pd.concat(frames).sort_values(["group", "position"], ignore_index=True))
+
+
+def _with_variants(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Zoos written before architectures had variants hold usual ones."""
+    known = manifest["variant"] if "variant" in manifest else pd.Series(None, manifest.index, dtype=object)
+    return manifest.assign(variant=known.fillna("").astype(str))
 
 
 def _numpy_restore_args(architecture: Architecture) -> PyTree:

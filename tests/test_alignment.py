@@ -23,7 +23,7 @@ from mdjax.alignment import (
 from mdjax.errors import InputError
 from mdjax.models import Architecture, FlaxModel, FunctionModel
 from mdjax.models.layers import BatchNorm, Conv, dense
-from mdjax.models.networks import BasicBlock
+from mdjax.models.resnets import BasicBlock
 from mdjax.symmetries import Layout
 
 IMAGES = jax.ShapeDtypeStruct((5, 8, 8, 1), jnp.float32)

@@ -73,7 +73,7 @@ def test_initial_weights_lie_within_one_over_the_root_of_fan_in():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vgg", 2), "Unknown architecture 'vgg'"),
+        (("lstm", 2), "Unknown architecture 'lstm'"),
         (("mlp", 0), "width is 0"),
         (("resnet18", 2, (32, 32, 3), 10, 34), "depth is 34"),
         (("cnn", 2, (64,)), "input_shape is \\(64,\\)"),

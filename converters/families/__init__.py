@@ -1,84 +1,125 @@
-"""Arrays by their PyTorch names → the network they belong to, and its parameters and statistics in Flax."""
+"""state_dicts ↔ mdjax's own networks: which family a state_dict is of, and which of its entries is which array.
 
+Names of modules → one small table a family (`resnets`, `mode_connectivity`, `sequences`); every entry is used, or is a
+counter and dropped. Entries come as `read_arrays` gives them, without prefixes, with weight norm folded in.
+"""
+
+import functools
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 
-from converters.errors import RefusedError
+from converters.families import mode_connectivity, resnets, sequences
+from converters.families.keys import Arrays, Facts, Layout, layout_of, placed, problems_of, stored
+from converters.state_dicts import RefusedError
+from mdjax.errors import InputError
 from mdjax.models import Architecture
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_TORCHVISION = {"downsample.": "shortcut.", "fc.": "linear."}
-_NOTHING: Mapping[str, Any] = {}
+__all__ = ["recognise", "to_flax", "to_state_dict", "to_torch"]
+
+PyTree = Any
+
+_GROUPS = (resnets, mode_connectivity, sequences)
+_TABLES = {family: table for group in _GROUPS for family, table in group.TABLES.items()}
+_USUAL_WIDTHS = {
+    "resnet18": 64,
+    "resnet": 64,
+    "resnet_cifar100": 64,
+    "resnet_torchvision": 64,
+    "vgg": 64,
+    "preresnet": 16,
+    "wideresnet": 10,
+}
 
 
-def recognise(arrays: Mapping[str, np.ndarray], *, facts: Mapping[str, Any] = _NOTHING) -> Architecture:
-    """The architecture of a network from the names and shapes of its arrays, and of `facts` what they do not tell.
+@functools.lru_cache(maxsize=256)
+def _layout(architecture: Architecture) -> Layout:
+    return layout_of(_TABLES[architecture.family], architecture)
 
-    Raises RefusedError where no family has these names.
+
+def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architecture:
+    """The architecture that has exactly these entries.
+
+    `facts` are what is known besides the weights, none of them needed where the weights tell:
+    `nonlinearity` ("relu", "tanh", ...: the ModelZoos' CNNs and MLPs need it), `input_shape` (height, width, channels;
+    default 28×28, 32×32 or 224×224 pixels by the family, and (n,) for an MLP of n inputs), `max_pool` (whether a 3×3
+    stem is followed by one; default no), `specification` (the layers of a plain network, see
+    `mdjax.models.sequences`). Others are ignored.
+
+    Raises RefusedError where no family fits, naming the entries left over and the closest family.
     """
-    arrays = _renamed(arrays)
-    stem, head = arrays.get("conv1.weight"), arrays.get("linear.weight")
-    if stem is None or head is None or stem.ndim != 4 or head.ndim != 2 or "layer4.1.bn2.weight" not in arrays:
-        raise RefusedError(f"it is no ResNet-18, the only known family; its first entries are {_first(arrays)}")
-    shape = tuple(facts.get("input_shape", (32, 32, stem.shape[1])))
-    return Architecture("resnet18", width=len(stem), input_shape=shape, num_classes=len(head))
+    guesses = [
+        architecture
+        for group in ((sequences,) if facts.get("specification") is not None else _GROUPS)
+        for architecture in _guesses(group, arrays, facts)
+    ]
+    candidates = [(problems_of(arrays, _layout(guess)), guess) for guess in guesses]
+    for problems, guess in candidates:
+        if not problems:
+            return guess
+    raise RefusedError(_reason(arrays, candidates))
 
 
-def to_flax(arrays: Mapping[str, np.ndarray], architecture: Architecture) -> tuple[Any, Any]:
+def _guesses(group: Any, arrays: Arrays, facts: Facts) -> list[Architecture]:
+    try:
+        return group.guesses(arrays, facts)
+    except RefusedError:
+        raise
+    except InputError as error:  # an architecture that there is not
+        raise RefusedError(str(error).rstrip(".")) from None
+
+
+def _reason(arrays: Arrays, candidates: list[tuple[list[str], Architecture]]) -> str:
+    if candidates:
+        problems, closest = min(candidates, key=lambda candidate: len(candidate[0]))
+        return f"it is no {_described(closest)}, which is closest: {'; '.join(problems[:3])}"
+    shared = {family: _shared(arrays, family) for family in _USUAL_WIDTHS}
+    closest = max(shared, key=lambda family: shared[family])
+    names = ", ".join(sorted(arrays)[:6]) + (", ..." if len(arrays) > 6 else "")
+    if not arrays or shared[closest] < 0.2:
+        return f"its {len(arrays)} entries ({names}) are those of no known family"
+    return (
+        f"its {len(arrays)} entries ({names}) are those of no known family; closest is {closest}, with "
+        f"{shared[closest]:.0%} of the names in common"
+    )
+
+
+def _described(architecture: Architecture) -> str:
+    variant = f", {architecture.variant}" if architecture.variant else ""
+    return f"{architecture.family} of width {architecture.width} and depth {architecture.depth}{variant}"
+
+
+def _shared(arrays: Arrays, family: str) -> float:
+    """The share of names that a state_dict has in common with the family's usual network."""
+    layout = _layout(Architecture(family, _USUAL_WIDTHS[family]))
+    names = layout.names | layout.counters
+    return len(names & arrays.keys()) / len(names | arrays.keys())
+
+
+def to_flax(arrays: Arrays, architecture: Architecture) -> tuple[PyTree, PyTree]:
     """(params, state) of one model from its state_dict; every entry is used, or checked and dropped.
 
-    Kernels go from OIHW to HWIO and from [out, in] to [in, out]. Raises RefusedError for a missing or unknown
-    entry, or one of the wrong shape or type.
+    Kernels go from OIHW to HWIO and from [out, in] to [in, out], most of them as views. Raises RefusedError for an
+    entry that is missing or left over, or is not float32 of the expected shape.
     """
-    arrays = _renamed(arrays)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(architecture.abstract)
-    # A path is (params or state, layers..., leaf).
-    names = [_torch_name([entry.key for entry in path[1:]]) for path, _ in leaves]
-    counters = [name.replace("running_mean", "num_batches_tracked") for name in names if "running_mean" in name]
-    expected = {*names, *counters}
-    if missing := expected - arrays.keys():
-        raise RefusedError(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
-    if unknown := arrays.keys() - expected:
-        raise RefusedError(f"it has {len(unknown)} unknown entries, first {min(unknown)}")
-    for name in counters:
-        if arrays[name].shape != () or arrays[name].dtype.kind != "i":
-            raise RefusedError(f"its entry {name} is no whole number, but {_form(arrays[name])}")
-    converted = [_place(name, arrays[name], leaf.shape) for name, (_, leaf) in zip(names, leaves, strict=True)]
-    return jax.tree.unflatten(structure, converted)
+    return placed(arrays, _layout(architecture))
 
 
-def _first(arrays: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(list(arrays)[:3])
+def to_state_dict(params: PyTree, state: PyTree, architecture: Architecture) -> dict[str, np.ndarray]:
+    """The state_dict that `to_flax` turns into (params, state), equal bit for bit.
+
+    Counters of batches, which no function depends on, are 0. Raises RefusedError where the trees do not fit the
+    architecture.
+    """
+    return stored(params, state, _layout(architecture))
 
 
-def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """torchvision's names for the same layers; its own network has another stem, but not that of CIFAR."""
-    renamed = {}
-    for name, array in arrays.items():
-        for theirs, ours in _TORCHVISION.items():
-            if name.startswith(theirs) or f".{theirs}" in name:
-                name = name.replace(theirs, ours)
-        renamed[name] = array
-    return renamed
-
-
-def _torch_name(keys: list[str]) -> str:
-    """layer2_0, shortcut_bn, mean → layer2.0.shortcut.1.running_mean"""
-    *layers, leaf = keys
-    parts = {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"}
-    return ".".join([parts.get(layer, layer.replace("_", ".")) for layer in layers] + [_LEAVES[leaf]])
-
-
-def _place(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    placed = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    if placed.shape != shape or array.dtype != np.float32:
-        stored = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        raise RefusedError(f"its entry {name} is {_form(array)}, but float32{list(stored)} was expected")
-    return placed
-
-
-def _form(array: np.ndarray) -> str:
-    return f"{array.dtype}{list(array.shape)}"
+def to_torch(params: PyTree, state: PyTree, architecture: Architecture) -> Mapping[str, Any]:
+    """`to_state_dict` with torch tensors, ready for `load_state_dict`. Raises InputError where torch is missing."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError("Tensors need torch, which is not installed. Run pip install 'mdjax[torch]'.") from None
+    return {name: torch.from_numpy(array) for name, array in to_state_dict(params, state, architecture).items()}

@@ -7,7 +7,7 @@ so models stack on a leading axis and equal architectures share one compiled pro
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -15,10 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from mdjax.errors import InputError
+from mdjax.models import families
 from mdjax.models.layers import Convolution
-from mdjax.models.networks import CNN, MLP, ResNet18
+from mdjax.models.sequences import layers_of, shapes_of
 
 PyTree = Any
+
+FAMILIES = tuple(families.FAMILIES)
+GROWN = families.GROWN
 
 
 @runtime_checkable
@@ -102,22 +106,14 @@ class FunctionModel:
         return self.function(params, state, inputs), state
 
 
-_MODULES: dict[str, tuple[type[nn.Module], int]] = {
-    "mlp": (MLP, 2),
-    "cnn": (CNN, 3),
-    "resnet18": (ResNet18, 18),
-}
-"""Family name → module and its usual depth."""
-
-FAMILIES = tuple(_MODULES)
-
-
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """A network's shape: everything needed to rebuild it, and nothing about its weights.
 
     `input_shape` is (height, width, channels); `depth` 0 means the family's usual one (MLP: 2 hidden layers,
-    CNN: 3 convolutions; a ResNet-18 has no other).
+    CNN: 3 convolutions; a ResNet-18 has no other). `variant` tells a family's kinds apart: the stem of a
+    `resnet_torchvision` ("7x7", "3x3", "3x3-pool"), "plain" or "bn" for a VGG, the layers of a `sequence` (made by
+    `sequence`); "" is the usual one.
     """
 
     family: str
@@ -125,27 +121,51 @@ class Architecture:
     input_shape: tuple[int, ...] = (32, 32, 3)
     num_classes: int = 10
     depth: int = 0
+    variant: str = ""
 
     def __post_init__(self) -> None:
-        if self.family not in _MODULES:
+        if self.family not in families.FAMILIES:
             raise InputError(f"Unknown architecture {self.family!r}. Choose one of {', '.join(FAMILIES)}.")
+        family = families.FAMILIES[self.family]
         object.__setattr__(self, "input_shape", tuple(int(size) for size in self.input_shape))
-        usual = _MODULES[self.family][1]
-        object.__setattr__(self, "depth", int(self.depth or usual))
+        object.__setattr__(self, "depth", int(self.depth or family.usual_depth))
         for name in ("width", "num_classes", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}. Give a whole number of at least 1.")
-        if self.family == "resnet18" and self.depth != usual:
-            raise InputError(f"depth is {self.depth}, but a resnet18 has depth {usual}. Leave depth out.")
-        if self.family != "mlp" and len(self.input_shape) != 3:
-            raise InputError(
-                f"input_shape is {self.input_shape}, but a {self.family} reads images of (height, width, channels)."
-            )
+        if not family.has_depth(self.depth):
+            raise InputError(f"depth is {self.depth}, but a {self.family} has depth {family.depths}. Leave depth out.")
+        if family.sides is not None:
+            if len(self.input_shape) != 3:
+                raise InputError(
+                    f"input_shape is {self.input_shape}, but a {self.family} reads images of (height, width, channels)."
+                )
+            least, most = family.sides
+            if not all(least <= side <= most for side in self.input_shape[:2]):
+                raise InputError(
+                    f"input_shape is {self.input_shape}, but a {self.family} reads images of {least} to {most} pixels "
+                    "a side. Scale the images."
+                )
+        if family.variants is None:
+            self._check_sequence()
+        else:
+            object.__setattr__(self, "variant", self.variant or family.variants[0])
+            if self.variant not in family.variants:
+                known = ", ".join(map(repr, family.variants))
+                raise InputError(f"variant is {self.variant!r}. Choose one of {known} for a {self.family}.")
+
+    def _check_sequence(self) -> None:
+        expected = _sequence_fields(self.variant, self.input_shape)
+        for name, value in expected.items():
+            if getattr(self, name) != value:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, but the layers {self.variant!r} have {value}. Make the "
+                    "architecture with mdjax.models.sequence."
+                )
 
     def model(self, convolution: Convolution = "lax") -> FlaxModel:
         """The pure functions of this architecture, with convolutions computed as `convolution` says."""
-        module = _MODULES[self.family][0]
-        return FlaxModel(module(self.width, self.num_classes, self.depth, convolution))  # pyright: ignore[reportCallIssue]
+        build = families.FAMILIES[self.family].build
+        return FlaxModel(build(self.width, self.num_classes, self.depth, convolution, self.variant))
 
     def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         """Fresh parameters and state: weights and biases from U(±1/√fan_in), BatchNorm scale 1 and shift 0."""
@@ -166,3 +186,21 @@ class Architecture:
 @functools.lru_cache(maxsize=256)
 def _abstract(architecture: Architecture) -> tuple[PyTree, PyTree]:
     return jax.eval_shape(architecture.init, jax.random.key(0))
+
+
+def sequence(layers: str, input_shape: Sequence[int]) -> Architecture:
+    """The architecture of a plain network given by its layers, as `mdjax.models.sequences` describes them.
+
+        sequence("conv8k5 max2 relu conv6k5 max2 relu flatten dense20 relu dense10", (28, 28, 1))
+
+    Raises InputError, naming the layer, for a word that describes none or a layer that does not fit the one before.
+    """
+    text, shape = " ".join(layers.split()), tuple(int(size) for size in input_shape)
+    return Architecture("sequence", input_shape=shape, variant=text, **_sequence_fields(text, shape))
+
+
+def _sequence_fields(text: str, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Width (the first layer's features), depth (layers with weights but for the last) and classes of a sequence."""
+    shapes_of(text, input_shape)
+    features = [layer.features for layer in layers_of(text) if layer.features]
+    return {"width": features[0], "num_classes": features[-1], "depth": max(1, len(features) - 1)}

@@ -1,4 +1,4 @@
-"""The two layers the architectures share: a convolution of selectable form, and BatchNorm with explicit statistics."""
+"""What the architectures share: a convolution of selectable form, BatchNorm with explicit statistics, pooling."""
 
 import math
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ def fan_in_uniform(fan_in: int):
     return init
 
 
-def dense(features: int, inputs: jax.Array, name: str) -> jax.Array:
-    """A linear layer with bias, named `name` within the calling module."""
+def dense(features: int, inputs: jax.Array, name: str, *, use_bias: bool = True) -> jax.Array:
+    """A linear layer, named `name` within the calling module."""
     init = fan_in_uniform(inputs.shape[-1])
-    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(inputs)
+    return nn.Dense(features, use_bias=use_bias, kernel_init=init, bias_init=init, name=name)(inputs)
 
 
 def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -34,16 +34,10 @@ def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, paddi
     XLA's CPU backend computes a convolution's weight gradient tens of times slower inside a loop than outside;
     a matrix product does not suffer from it, and batches over models as one batched product.
     """
-    height, width, channels, features = kernel.shape
+    size, _, channels, features = kernel.shape
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows = (padded.shape[1] - height) // stride + 1
-    columns = (padded.shape[2] - width) // stride + 1
-    patches = [
-        padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
-        for i in range(height)
-        for j in range(width)
-    ]
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(height * width * channels, features)
+    patches = jnp.concatenate(_windows(padded, size, stride), axis=-1)
+    return patches @ kernel.reshape(size * size * channels, features)
 
 
 class Conv(nn.Module):
@@ -109,3 +103,34 @@ class BatchNorm(nn.Module):
                 mean_variable.value = mean
                 variance_variable.value = variance * count / jnp.maximum(count - 1, 1)
         return (inputs - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+
+
+def max_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """The largest entry of each window, NHWC; padding never wins. Of equal entries the first one takes the gradient.
+
+    Written as comparisons of shifted images: XLA's own pooling is differentiated by scatters, which are slow in a
+    loop on CPU and add in any order elsewhere. Cost: size² comparisons an output.
+    """
+    padding_config = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    largest, *others = _windows(jnp.pad(inputs, padding_config, constant_values=-jnp.inf), size, stride)
+    for other in others:
+        # A model that broke has to look broken.
+        largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
+    return largest
+
+
+def mean_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """The mean of each window, NHWC, the padding counted as zeros, as in PyTorch."""
+    padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return sum(_windows(padded, size, stride)) / size**2  # pyright: ignore[reportReturnType]
+
+
+def _windows(padded: jax.Array, size: int, stride: int) -> list[jax.Array]:
+    """For each place in a window the image of what lies there: size² arrays [b, rows, columns, c]."""
+    rows = (padded.shape[1] - size) // stride + 1
+    columns = (padded.shape[2] - size) // stride + 1
+    return [
+        padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]

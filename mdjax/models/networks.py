@@ -1,9 +1,9 @@
-"""The network families as Flax modules: MLP, a CNN without normalisation, the ResNet-18 of the paper."""
+"""Networks without normalisation as Flax modules: an MLP and a CNN."""
 
 import flax.linen as nn
 import jax
 
-from mdjax.models.layers import BatchNorm, Conv, Convolution, dense
+from mdjax.models.layers import Conv, Convolution, dense
 
 
 class MLP(nn.Module):
@@ -45,56 +45,4 @@ class CNN(nn.Module):
                 name=f"conv{layer}",
             )(hidden)
             hidden = nn.relu(hidden)
-        return dense(self.num_classes, hidden.mean((1, 2)), "linear")
-
-
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with BatchNorm and a shortcut, projected only where the shape changes."""
-
-    features: int
-    stride: int
-    convolution: Convolution
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
-        hidden = Conv(self.features, stride=self.stride, convolution=self.convolution, name="conv1")(inputs)
-        hidden = nn.relu(BatchNorm(name="bn1")(hidden, weights))
-        hidden = Conv(self.features, convolution=self.convolution, name="conv2")(hidden)
-        hidden = BatchNorm(name="bn2")(hidden, weights)
-        shortcut = inputs
-        if self.stride != 1 or inputs.shape[-1] != self.features:
-            shortcut = Conv(
-                self.features,
-                size=1,
-                stride=self.stride,
-                padding=0,
-                convolution=self.convolution,
-                name="shortcut_conv",
-            )(inputs)
-            shortcut = BatchNorm(name="shortcut_bn")(shortcut, weights)
-        return nn.relu(hidden + shortcut)
-
-
-class ResNet18(nn.Module):
-    """The paper's ResNet-18 of width k: a 3×3 stem and four stages of two blocks with k, 2k, 4k, 8k channels.
-
-    For three input channels and ten classes it has `2724 k² + 257 k + 10` parameters. The published network
-    pools 4×4 at the end, which for its 32×32 inputs is the global mean used here for any input size.
-    """
-
-    width: int
-    num_classes: int
-    depth: int
-    convolution: Convolution = "lax"
-
-    @nn.compact
-    def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        hidden = Conv(self.width, convolution=self.convolution, name="conv1")(inputs)
-        hidden = nn.relu(BatchNorm(name="bn1")(hidden, weights))
-        for stage in range(4):
-            for block in range(2):
-                stride = 2 if stage > 0 and block == 0 else 1
-                hidden = BasicBlock(self.width * 2**stage, stride, self.convolution, name=f"layer{stage + 1}_{block}")(
-                    hidden, weights
-                )
         return dense(self.num_classes, hidden.mean((1, 2)), "linear")

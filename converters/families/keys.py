@@ -1,0 +1,193 @@
+"""Entries of a state_dict ↔ leaves of a Flax tree, one by one: names, shapes and the order of axes.
+
+A family says by what name a layer of its Flax module goes among PyTorch's modules; the rest is the same for all:
+kernels are OIHW or [out, in] there and HWIO or [in, out] here, BatchNorm's scale is a weight, and what reads a
+flattened image reads it channels first there and last here.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from converters.state_dicts import RefusedError
+from mdjax.models import Architecture
+
+PyTree = Any
+Arrays = Mapping[str, np.ndarray]
+Facts = Mapping[str, Any]
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_COUNTER = "num_batches_tracked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The names of one family's layers: `layers` and, within the block "layerS_B", `block`; `stage` names the block.
+
+    `torch_name` and `flattened` may be replaced for families whose names or inputs depend on the architecture.
+    """
+
+    layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    block: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stage: Callable[[int, int], str] = lambda stage, block: f"layer{stage}.{block}"
+
+    def torch_name(self, architecture: Architecture, layer: str) -> str:
+        """The PyTorch module that the Flax module `layer` ("layer2_0/conv1") corresponds to."""
+        outer, _, inner = layer.partition("/")
+        if not inner:
+            return self.layers[outer]
+        stage, block = outer.removeprefix("layer").split("_")
+        return f"{self.stage(int(stage), int(block))}.{self.block[inner]}"
+
+    def flattened(self, architecture: Architecture, layer: str) -> tuple[int, ...]:
+        """The (height, width, channels) of the image that the layer reads as a vector; () where it reads no such."""
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of a state_dict and the leaf that it becomes."""
+
+    name: str
+    shape: tuple[int, ...]  # as stored by PyTorch
+    image: tuple[int, ...]  # (height, width, channels) that its last stored axis runs over, or ()
+
+    def leaf(self, array: np.ndarray) -> np.ndarray:
+        """The stored array in Flax's order of axes: a view, but for what reads a flattened image."""
+        if self.image:
+            height, width, channels = self.image
+            array = np.moveaxis(array.reshape(*array.shape[:-1], channels, height, width), -3, -1)
+            array = array.reshape(self.shape)
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+    def stored(self, leaf: np.ndarray) -> np.ndarray:
+        """The inverse of `leaf`, in memory of its own."""
+        array = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
+        if self.image:
+            array = np.moveaxis(array.reshape(*array.shape[:-1], *self.image), -1, -3)
+        return np.array(array.reshape(self.shape), order="C")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """All entries of one architecture, in the order of the leaves of (params, state), which have this structure."""
+
+    entries: tuple[Entry, ...]
+    counters: frozenset[str]  # of batches seen in training, which nothing depends on
+    structure: Any
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(entry.name for entry in self.entries)
+
+
+def layout_of(table: Table, architecture: Architecture) -> Layout:
+    """Which entry of a state_dict is which leaf of the architecture's (params, state)."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(architecture.abstract)
+    # A path is (params or state, layers..., leaf).
+    places = ["/".join(str(key.key) for key in path[1:]).rpartition("/") for path, _ in leaves]
+    weighted = {layer for layer, _, leaf in places if leaf == "kernel"}
+    entries = []
+    for (layer, _, leaf), (_, abstract) in zip(places, leaves, strict=True):
+        order = (3, 2, 0, 1) if len(abstract.shape) == 4 else range(len(abstract.shape))[::-1]
+        # A bias beside a kernel goes with the outputs; BatchNorm's arrays all go with the inputs.
+        image = table.flattened(architecture, layer) if leaf == "kernel" or layer not in weighted else ()
+        name = f"{table.torch_name(architecture, layer)}.{_LEAVES[leaf]}"
+        entries.append(Entry(name, tuple(abstract.shape[axis] for axis in order), image))
+    means = [entry.name for entry in entries if entry.name.endswith("running_mean")]
+    return Layout(tuple(entries), frozenset(name.replace("running_mean", _COUNTER) for name in means), structure)
+
+
+def problems_of(arrays: Arrays, layout: Layout) -> list[str]:
+    """What keeps a state_dict from being one of this layout: entries that are missing, left over or of another form.
+
+    Counters of batches may be missing all together: PyTorch before 0.4.1 wrote none.
+    """
+    counted = layout.counters if layout.counters & arrays.keys() else frozenset()
+    expected = layout.names | counted
+    problems = []
+    if missing := expected - arrays.keys():
+        problems.append(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
+    if unknown := arrays.keys() - expected:
+        problems.append(f"it has {len(unknown)} unknown entries, {listed(sorted(unknown))}")
+    for name in sorted(counted & arrays.keys()):
+        if arrays[name].shape != () or arrays[name].dtype.kind != "i":
+            problems.append(f"its entry {name} is no whole number, but {_form(arrays[name])}")
+    for entry in layout.entries:
+        array = arrays.get(entry.name)
+        if array is not None and (array.shape != entry.shape or array.dtype != np.float32):
+            problems.append(f"its entry {entry.name} is {_form(array)}, but float32{list(entry.shape)} was expected")
+    return problems
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """first a, b, c and 12 more"""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"first {', '.join(names[:most])}{rest}"
+
+
+def placed(arrays: Arrays, layout: Layout) -> tuple[PyTree, PyTree]:
+    """(params, state) of numpy arrays, most of them views; RefusedError where an entry is not as expected."""
+    if problems := problems_of(arrays, layout):
+        raise RefusedError(problems[0])
+    leaves = [entry.leaf(arrays[entry.name]) for entry in layout.entries]
+    return jax.tree.unflatten(layout.structure, leaves)
+
+
+def stored(params: PyTree, state: PyTree, layout: Layout) -> dict[str, np.ndarray]:
+    """The state_dict of (params, state), counters 0; RefusedError where they are not trees of this layout."""
+    leaves, structure = jax.tree.flatten((params, state))
+    if structure != layout.structure:
+        raise RefusedError(f"its parameters are {structure}, but {layout.structure} was expected")
+    arrays = {}
+    for entry, leaf in zip(layout.entries, map(np.asarray, leaves), strict=True):
+        array = entry.stored(leaf) if leaf.size == np.prod(entry.shape, dtype=int) else leaf
+        if array.shape != entry.shape or array.dtype != np.float32:
+            raise RefusedError(
+                f"its parameter for {entry.name} is {_form(leaf)}, which is not float32{list(entry.shape)} as stored"
+            )
+        arrays[entry.name] = array
+        counter = entry.name.replace("running_var", _COUNTER)
+        if counter in layout.counters:
+            arrays[counter] = np.zeros((), np.int64)
+    return arrays
+
+
+def _form(array: np.ndarray) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+# Reading facts.
+
+
+def image_shape(facts: Facts, channels: int, side: int) -> tuple[int, ...]:
+    """The facts' `input_shape`, or images of `side` pixels a side; RefusedError where it does not fit the weights."""
+    shape = facts.get("input_shape")
+    if shape is None:
+        return side, side, channels
+    shape = tuple(int(size) for size in shape)
+    if len(shape) != 3 or shape[2] != channels:
+        raise RefusedError(f"its first layer reads {channels} channels, but input_shape is {shape}")
+    return shape
+
+
+def nonlinearity(facts: Facts, known: Sequence[str]) -> str | None:
+    """The facts' nonlinearity in mdjax's spelling, None where they give none; RefusedError if it is none of `known`."""
+    given = facts.get("nonlinearity")
+    if given is None:
+        return None
+    name = str(given).lower().replace("_", "").replace("-", "")
+    name = {"swish": "silu"}.get(name, name)
+    if name not in known:
+        raise RefusedError(f"its nonlinearity is {given}, but one of {', '.join(known)} was expected")
+    return name
+
+
+def rows(arrays: Arrays, name: str, ndim: int) -> int:
+    """How many outputs the entry `name` of `ndim` axes has; 0 where there is no such entry."""
+    array = arrays.get(name)
+    return 0 if array is None or array.ndim != ndim else array.shape[0]

@@ -1,0 +1,191 @@
+"""Plain networks, one layer after another: the published ModelZoos' CNNs, MLPs of any names, and given specifications.
+
+The ModelZoos (Schürholt et al., "Model zoos: a dataset of diverse populations of neural network models", NeurIPS 2022;
+github.com/ModelZoos/ModelZooDataset) keep a list `module_list` in which dropout has a place of its own; the
+nonlinearity stands in the zoo's configuration only.
+"""
+
+import itertools
+import math
+import re
+
+from converters.families.keys import Arrays, Facts, Table, image_shape, nonlinearity, rows
+from converters.state_dicts import RefusedError
+from mdjax.errors import InputError
+from mdjax.models import Architecture, sequence
+from mdjax.models.sequences import NONLINEARITIES, layers_of, shapes_of
+
+_CNN = "module_list: conv8k5 max2 {0} {1} conv6k5 max2 {0} {1} conv4k2 {0} flatten dense20 {0} {1} dense{2}"
+_CNN_LARGE = "module_list: conv6k5 max2 {0} {1} conv9k5 max2 {0} {1} conv6k2 {0} flatten dense20 {0} {1} dense{2}"
+_CNN3 = (
+    "module_list: conv16k3 max2 {0} dropout conv32k3 max2 {0} dropout conv15k3 max2 {0} dropout flatten dense20 {0} "
+    "dropout dense{2}"
+)
+MODEL_ZOOS = {"CNN-s": (_CNN, 28), "CNN-l": (_CNN_LARGE, 28), "CNN3": (_CNN3, 32)}
+"""Name → layers, with places for the nonlinearity, dropout and the classes, and the side of its images in pixels."""
+
+_LARGEST = {784: (28, 28, 1), 3072: (32, 32, 3)}
+"""Numbers of inputs that are taken for images, of MNIST's and CIFAR's shape."""
+
+_NUMBER = re.compile(r"\d+")
+
+
+class _Sequence(Table):
+    """Names are part of a sequence's text; what lies between flatten and the next linear layer reads an image."""
+
+    def torch_name(self, architecture: Architecture, layer: str) -> str:
+        return next(found.key for found in layers_of(architecture.variant) if found.name == layer)
+
+    def flattened(self, architecture: Architecture, layer: str) -> tuple[int, ...]:
+        image: tuple[int, ...] = ()
+        for found, shape in zip(
+            layers_of(architecture.variant), shapes_of(architecture.variant, architecture.input_shape)
+        ):
+            if found.kind == "flatten" and len(shape) == 3:
+                image = shape
+            if found.name == layer:
+                break
+            if found.kind == "dense":
+                image = ()
+        return image
+
+
+class _MLP(Table):
+    """mdjax's own MLP, which flattens images."""
+
+    def torch_name(self, architecture: Architecture, layer: str) -> str:
+        return layer
+
+    def flattened(self, architecture: Architecture, layer: str) -> tuple[int, ...]:
+        return architecture.input_shape if layer == "hidden0" and len(architecture.input_shape) == 3 else ()
+
+
+class _Own(Table):
+    """Names as in the Flax module."""
+
+    def torch_name(self, architecture: Architecture, layer: str) -> str:
+        return layer
+
+
+TABLES = {"sequence": _Sequence(), "mlp": _MLP(), "cnn": _Own()}
+
+
+def guesses(arrays: Arrays, facts: Facts) -> list[Architecture]:
+    """The plain networks that a state_dict may be; only the given one where facts have a `specification`.
+
+    Raises RefusedError for a network whose nonlinearity is not known.
+    """
+    if facts.get("specification") is not None:
+        return [_specified(arrays, facts)]
+    found = [_own_mlp(arrays, facts), _own_cnn(arrays, facts)]
+    found += [_model_zoo(arrays, facts, *MODEL_ZOOS[name], dropout) for name in MODEL_ZOOS for dropout in (False, True)]
+    known = [architecture for architecture in found if architecture is not None]
+    return known or [architecture for architecture in [_mlp(arrays, facts)] if architecture is not None]
+
+
+def _specified(arrays: Arrays, facts: Facts) -> Architecture:
+    text = str(facts["specification"])
+    try:
+        first = next((layer for layer in layers_of(text) if layer.kind in ("conv", "dense")), None)
+        weight = arrays.get(f"{first.key}.weight") if first else None
+        shape = facts.get("input_shape")
+        if shape is None and weight is not None and weight.ndim == 2:
+            shape = _input_shape(weight.shape[1], facts)
+        if shape is None:
+            raise RefusedError(
+                "its specification needs the shape of an input. Give input_shape=(height, width, channels)"
+            )
+        return sequence(text, shape)
+    except RefusedError:
+        raise
+    except InputError as error:
+        raise RefusedError(str(error)) from None
+
+
+def _own_mlp(arrays: Arrays, facts: Facts) -> Architecture | None:
+    width, classes = rows(arrays, "hidden0.weight", 2), rows(arrays, "linear.weight", 2)
+    if not width or not classes:
+        return None
+    nonlinearity(facts, ["relu"])
+    depth = next(number for number in itertools.count() if f"hidden{number}.weight" not in arrays)
+    if any(rows(arrays, f"hidden{number}.weight", 2) != width for number in range(depth)):
+        return None
+    return Architecture("mlp", width, _input_shape(arrays["hidden0.weight"].shape[1], facts), classes, depth)
+
+
+def _own_cnn(arrays: Arrays, facts: Facts) -> Architecture | None:
+    width, classes = rows(arrays, "conv0.weight", 4), rows(arrays, "linear.weight", 2)
+    if not width or not classes:
+        return None
+    nonlinearity(facts, ["relu"])
+    depth = next(number for number in itertools.count() if f"conv{number}.weight" not in arrays)
+    return Architecture("cnn", width, image_shape(facts, arrays["conv0.weight"].shape[1], 32), classes, depth)
+
+
+def _model_zoo(arrays: Arrays, facts: Facts, layers: str, side: int, dropout: bool) -> Architecture | None:
+    described = [layer for layer in layers_of(layers.format("relu", "dropout" if dropout else "", 1)) if layer.features]
+    weights = [arrays.get(f"{layer.key}.weight") for layer in described]
+    if any(
+        weight is None or weight.ndim != (4 if layer.kind == "conv" else 2) for layer, weight in zip(described, weights)
+    ):
+        return None
+    if any(len(weight) != layer.features for layer, weight in zip(described[:-1], weights) if weight is not None):
+        return None
+    first, last = weights[0], weights[-1]
+    assert first is not None and last is not None
+    text = layers.format(_known_nonlinearity(facts), "dropout" if dropout else "", len(last))
+    return sequence(text, image_shape(facts, first.shape[1], side))
+
+
+def _mlp(arrays: Arrays, facts: Facts) -> Architecture | None:
+    """A chain of linear layers whatever they are called, in the order of the entries or of the numbers in them."""
+    names = [name.removesuffix(".weight") for name in arrays if name.endswith(".weight")]
+    if not arrays.keys() <= {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}:
+        return None
+    if not names or any(arrays[f"{name}.weight"].ndim != 2 for name in names):
+        return None
+    orders = [names, sorted(names, key=lambda name: [int(number) for number in _NUMBER.findall(name)])]
+    chains = [order for order in orders if _is_chain(arrays, order)]
+    if not chains:
+        return None
+    if chains[0] != chains[-1]:
+        raise RefusedError(
+            f"its linear layers may come as {', '.join(chains[0])} or as {', '.join(chains[1])}. Give a specification, "
+            f"like 'flatten {names[0]}=dense{len(arrays[names[0] + '.weight'])} relu ...'"
+        )
+    given = _known_nonlinearity(facts) if len(names) > 1 else ""
+    layers = []
+    for name in chains[0]:
+        no_bias = "" if f"{name}.bias" in arrays else "nobias"
+        layers.append(f"{name}=dense{len(arrays[f'{name}.weight'])}{no_bias}")
+    try:
+        shape = _input_shape(arrays[f"{chains[0][0]}.weight"].shape[1], facts)
+        return sequence(f"flatten {f' {given} '.join(layers)}", shape)
+    except RefusedError:
+        raise
+    except InputError:  # a name that cannot be written in a specification
+        return None
+
+
+def _known_nonlinearity(facts: Facts) -> str:
+    given = nonlinearity(facts, list(NONLINEARITIES))
+    if given is None:
+        raise RefusedError(
+            f"its weights do not tell its nonlinearity. Give nonlinearity= one of {', '.join(NONLINEARITIES)}"
+        )
+    return given
+
+
+def _is_chain(arrays: Arrays, names: list[str]) -> bool:
+    shapes = [arrays[f"{name}.weight"].shape for name in names]
+    return all(after[1] == before[0] for before, after in itertools.pairwise(shapes))
+
+
+def _input_shape(inputs: int, facts: Facts) -> tuple[int, ...]:
+    shape = facts.get("input_shape")
+    if shape is None:
+        return _LARGEST.get(inputs, (inputs,))
+    shape = tuple(int(size) for size in shape)
+    if math.prod(shape) != inputs:
+        raise RefusedError(f"its first layer reads {inputs} numbers, but input_shape is {shape}")
+    return shape

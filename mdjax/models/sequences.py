@@ -1,0 +1,166 @@
+"""Networks given by a short text: one word for each layer, applied one after another.
+
+    features: conv8k5 max2 relu conv16k3p1 batchnorm relu classifier: flatten dense32 tanh dropout dense10
+
+A word ending with a colon names a list; the layers after it are its entries 0, 1, 2, … (those before any such word are
+entries of a list without a name). A layer may be given a name of its own: `fc1=dense32`. The names are those of the
+stored weights ("classifier.1.weight") and change nothing else.
+
+| word | layer |
+|---|---|
+| `conv8k5s2p1nobias` | 8 channels, 5×5, stride 2, padding 1, no bias; default: stride 1, padding 0, with bias |
+| `dense10`, `dense10nobias` | a linear layer |
+| `batchnorm` | BatchNorm over all axes but the last |
+| `max2`, `max3s2p1`, `mean2` | pooling over 2×2 or 3×3; default: stride = size, padding 0 |
+| `globalmean`, `flatten` | images to vectors |
+| `relu`, `leakyrelu`, `tanh`, `sigmoid`, `silu`, `gelu`, `elu` | a nonlinearity, with PyTorch's default constants |
+| `dropout`, `identity` | nothing: networks are measured without dropout |
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mdjax.errors import InputError
+from mdjax.models.layers import BatchNorm, Conv, Convolution, dense, max_pool, mean_pool
+
+NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "leakyrelu": lambda values: jnp.where(values > 0, values, 0.01 * values),
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "elu": nn.elu,
+}
+
+_WORD = re.compile(
+    r"(?:([A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)*)=)?([a-z]+?)(\d+)?(?:k(\d+))?(?:s(\d+))?(?:p(\d+))?(nobias)?"
+)
+_POOLS = {"max": max_pool, "mean": mean_pool}
+_WEIGHTED = ("conv", "dense", "batchnorm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of a sequence; `key` is its name among stored weights, `name` its name in the Flax module."""
+
+    kind: str
+    key: str
+    name: str
+    features: int = 0
+    size: int = 0
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+
+
+@functools.lru_cache(maxsize=1024)
+def layers_of(text: str) -> tuple[Layer, ...]:
+    """The layers that a text describes; InputError, naming the word, where it is no such text."""
+    layers: list[Layer] = []
+    prefix, position = "", 0
+    for word in text.split():
+        if word.endswith(":"):
+            prefix, position = f"{word[:-1]}.", 0
+            continue
+        layers.append(_layer(word, f"{prefix}{position}", len(layers)))
+        position += 1
+    if not layers or layers[-1].kind != "dense":
+        raise InputError(
+            f"The layers {text!r} do not end with one like dense10, whose outputs are the classes. Add it."
+        )
+    keys = [layer.key for layer in layers if layer.kind in _WEIGHTED]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"The layers {text!r} give two layers the same name. Give each its own.")
+    return tuple(layers)
+
+
+def _layer(word: str, key: str, position: int) -> Layer:
+    found = _WORD.fullmatch(word)
+    name, kind, number, size, stride, padding, no_bias = found.groups() if found else (None,) * 7
+    given = {letter for letter, value in zip("nkspb", (number, size, stride, padding, no_bias)) if value is not None}
+    allowed = {"conv": "nkspb", "dense": "nb", "max": "nsp", "mean": "nsp"}.get(str(kind), "")
+    needed = {"conv": "nk", "dense": "n", "max": "n", "mean": "n"}.get(str(kind), "")
+    known = kind in (*NONLINEARITIES, *_WEIGHTED, *_POOLS, "globalmean", "flatten", "dropout", "identity")
+    zero = 0 in [int(value) for value in (number, size, stride) if value is not None]
+    if not known or not set(needed) <= given <= set(allowed) or zero:
+        raise InputError(
+            f"{word!r} describes no layer. Use words like conv8k5s2p1, dense10, batchnorm, max2, mean2, globalmean, "
+            f"flatten, dropout, {', '.join(NONLINEARITIES)}."
+        )
+    pooled = kind in _POOLS
+    return Layer(
+        kind=str(kind),
+        key=name or key,
+        name=f"{kind}{position}",
+        features=0 if pooled else int(number or 0),
+        size=int((number if pooled else size) or 0),
+        stride=int(stride or (number if pooled else 1) or 1),
+        padding=int(padding or 0),
+        use_bias=no_bias is None,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def shapes_of(text: str, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The shape of an example before each layer, and after the last one; InputError where a layer does not fit."""
+    shapes = [input_shape]
+    for layer in layers_of(text):
+        shapes.append(_shape_after(layer, shapes[-1], text, input_shape))
+    return tuple(shapes)
+
+
+def _shape_after(layer: Layer, shape: tuple[int, ...], text: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    images = layer.kind in ("conv", "globalmean", *_POOLS)
+    if (images and len(shape) != 3) or (layer.kind == "dense" and len(shape) != 1):
+        needed = "images of (height, width, channels)" if images else "vectors; put flatten or globalmean before it"
+        raise InputError(f"In the layers {text!r}, {layer.kind} gets inputs of shape {shape}, but needs {needed}.")
+    if layer.kind in ("conv", *_POOLS):
+        height, width, channels = shape
+        rows, columns = ((side + 2 * layer.padding - layer.size) // layer.stride + 1 for side in (height, width))
+        if min(rows, columns) < 1 or (layer.kind in _POOLS and 2 * layer.padding > layer.size):
+            raise InputError(
+                f"In the layers {text!r}, a {layer.kind} of size {layer.size} does not fit {height}×{width} "
+                f"pixels, which inputs of shape {input_shape} come to there. Give larger inputs or smaller windows."
+            )
+        return rows, columns, layer.features or channels
+    if layer.kind == "globalmean":
+        return shape[-1:]
+    if layer.kind == "flatten":
+        return (math.prod(shape),)
+    return (layer.features,) if layer.kind == "dense" else shape
+
+
+class Sequence(nn.Module):
+    """The network that `text` describes. Parameters are named by kind and place: conv0, batchnorm1, dense5."""
+
+    text: str
+    convolution: Convolution = "lax"
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        hidden = inputs
+        for layer in layers_of(self.text):
+            if layer.kind == "conv":
+                window = layer.features, layer.size, layer.stride, layer.padding, layer.use_bias
+                hidden = Conv(*window, convolution=self.convolution, name=layer.name)(hidden)
+            elif layer.kind == "dense":
+                hidden = dense(layer.features, hidden, layer.name, use_bias=layer.use_bias)
+            elif layer.kind == "batchnorm":
+                hidden = BatchNorm(name=layer.name)(hidden, weights)
+            elif layer.kind in _POOLS:
+                hidden = _POOLS[layer.kind](hidden, layer.size, layer.stride, layer.padding)
+            elif layer.kind == "globalmean":
+                hidden = hidden.mean((1, 2))
+            elif layer.kind == "flatten":
+                hidden = hidden.reshape(hidden.shape[0], -1)
+            elif layer.kind in NONLINEARITIES:
+                hidden = NONLINEARITIES[layer.kind](hidden)
+        return hidden

@@ -100,17 +100,19 @@ def _load(path: Path, *, trust: bool, mapped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:
             needed = _needed(path, error)
-            if not needed:
+            if needed:
+                reason = f"it refers to {', '.join(needed)}, which plain weights do not need"
+            elif mapped and "Unsupported operand" in str(error):
+                reason = "it is pickled by a protocol newer than torch's own, which cannot be read safely"
+            else:
                 raise
             if not trust:
-                raise RefusedError(
-                    f"it refers to {', '.join(needed)}, which plain weights do not need; nothing was run. {_TRUST}"
-                ) from None
+                raise RefusedError(f"{reason}; nothing was run. {_TRUST}") from None
         try:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped)
         except Exception as error:
             text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise RefusedError(f"it refers to {', '.join(needed)}, and loading it failed: {text}") from None
+            raise RefusedError(f"{reason}, and loading it failed: {text}") from None
 
 
 def _needed(path: Path, error: Exception) -> list[str]:
@@ -199,4 +201,6 @@ def _reason(error: Exception) -> str:
     """Why torch refused a file. Its own words are left out: they advise to load the file unsafely."""
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
+    if names := re.findall(r"GLOBAL ([\w.]+)", str(error)):
+        return f"it refers to {names[0]}, which plain weights do not need; nothing was run"
     return "it is truncated, damaged, or not written by torch.save"

@@ -520,15 +520,26 @@ def test_a_sweep_goes_on_whatever_a_file_is(tmp_path, monkeypatch, capsys, low_l
     assert Zoo(out).manifest["seed"].tolist() == [7]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_and_folder_are_told(tmp_path):
+def test_an_unreadable_file_and_folder_are_told(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
-    (tmp_path / "closed").chmod(0)
+    torch.save({"linear.weight": torch.ones(3, 4)}, tmp_path / "good.pt")
     torch.save(STATE, tmp_path / "model.pt")
-    (tmp_path / "model.pt").chmod(0)
+    scandir, opened = os.scandir, Path.open
+
+    def refuse(name, proceed):
+        def call(path, *arguments, **options):
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return proceed(path, *arguments, **options)
+
+        return call
+
+    # Rather than by modes, which do not stop the superuser.
+    monkeypatch.setattr(os, "scandir", refuse("closed", scandir))
+    monkeypatch.setattr(Path, "open", refuse("model.pt", opened))
     report = converters.convert(tmp_path, tmp_path / "zoo", show_progress=False)
-    (tmp_path / "closed").chmod(0o700)
-    assert [outcome.reason for outcome in report.with_status("refused")] == [
-        "it cannot be opened: Permission denied",
-        "it cannot be read: Permission denied",
-    ]
+    assert {outcome.path.name: outcome.reason for outcome in report.with_status("refused")} == {
+        "closed": "it cannot be opened: Permission denied",
+        "model.pt": "it cannot be read: Permission denied",
+    }
+    assert [outcome.path.name for outcome in report.with_status("converted")] == ["good.pt"]

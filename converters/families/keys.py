@@ -107,7 +107,9 @@ def problems_of(arrays: Arrays, layout: Layout) -> list[str]:
 
     Counters of batches may be missing all together: PyTorch before 0.4.1 wrote none.
     """
-    counted = layout.counters if layout.counters & arrays.keys() else frozenset()
+    counted = layout.counters
+    if layout.names <= arrays.keys() and not counted & arrays.keys():
+        counted = frozenset()
     expected = layout.names | counted
     problems = []
     if missing := expected - arrays.keys():

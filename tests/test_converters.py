@@ -18,11 +18,8 @@ import converters
 from converters import conversion, families, layouts, state_dicts
 from converters.cli import main
 from converters.layouts.contract import Candidate
-from mdjax.cli import main as mdjax_main
-from mdjax.data import load
 from mdjax.errors import InputError
 from mdjax.models import Architecture
-from mdjax.table import read_table
 from mdjax.zoo import Zoo
 
 SUBSET = "checkpoint/different_knobs_subset_10/bs_128/normal/ResNet18_w2"
@@ -420,30 +417,3 @@ def test_help_loads_neither_torch_nor_jax():
         "assert not {'torch', 'jax', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-@pytest.mark.slow
-def test_a_converted_zoo_is_measured_and_diagnosed_like_any_other(published, tmp_path, capsys):
-    digits = load("digits32")
-    data = tmp_path / "digits.npz"
-    np.savez(
-        data,
-        x_train=digits.x_train[:64],
-        y_train=digits.y_train[:64],
-        x_test=digits.x_test[:32],
-        y_test=digits.y_test[:32],
-    )
-    with pytest.raises(SystemExit) as stop:
-        main([str(published / SUBSET), "--out", str(tmp_path / "zoo")])
-    assert stop.value.code == 0
-    measure = ["measure", str(tmp_path / "zoo"), "--out", str(tmp_path / "table"), "--preset", "fast"]
-    # Curves of ResNets are tested elsewhere; here they would take a minute.
-    mdjax_main([*measure, "--data", str(data), "--metrics", "losses,hessian,cka"])
-    table = read_table(tmp_path / "table")
-    assert (table.models["status"] == "ok").all()
-    assert table.configurations["configuration"].tolist() == ["resnet18-w2-bs128-subset_10-normal"]
-    features = ["train_error", "hessian_e", "hessian_t", "CKA", "bs", "width", "data"]
-    assert table.configurations[features].notna().all(axis=None)
-    capsys.readouterr()
-    mdjax_main(["diagnose", str(tmp_path / "table")])
-    assert "resnet18-w2-bs128-subset_10-normal" in capsys.readouterr().out

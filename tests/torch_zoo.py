@@ -1,65 +1,22 @@
-"""The small CNN of the published ModelZoos in PyTorch, written from its description, and its trials on disk."""
+"""Trials of the published ModelZoos on disk, as Ray Tune leaves them, their networks drawn at random."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch_families import ModelZooCNN
 
-NONLINEARITIES = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
-
-
-class TorchCNN(nn.Module):
-    """Logits of 28×28 images [b, c, 28, 28]: three convolutions of the given features, then two linear layers.
-
-    (8, 6, 4) features are the published small one, (6, 9, 6) the large one.
-    """
-
-    def __init__(self, features: tuple[int, int, int], channels: int, nonlinearity: str, dropout: float):
-        super().__init__()
-        first, second, third = features
-
-        def between(pooled: bool, dropped: bool) -> list[nn.Module]:
-            layers: list[nn.Module] = [nn.MaxPool2d(2)] if pooled else []
-            layers.append(NONLINEARITIES[nonlinearity]())
-            return layers + ([nn.Dropout(dropout)] if dropped and dropout > 0 else [])
-
-        self.module_list = nn.ModuleList(
-            [
-                nn.Conv2d(channels, first, 5),
-                *between(pooled=True, dropped=True),
-                nn.Conv2d(first, second, 5),
-                *between(pooled=True, dropped=True),
-                nn.Conv2d(second, third, 2),
-                *between(pooled=False, dropped=False),
-                nn.Flatten(),
-                nn.Linear(third * 9, 20),
-                *between(pooled=False, dropped=True),
-                nn.Linear(20, 10),
-            ]
-        )
-        self.eval()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        for layer in self.module_list:
-            images = layer(images)
-        return images
+KINDS = {"CNN": "CNN-s", "CNN2": "CNN-l"}
+"""What a config calls a network → its published name."""
 
 
-SIZES = {"CNN": (8, 6, 4), "CNN2": (6, 9, 6)}
-
-
-def network(config: dict[str, Any], seed: int) -> TorchCNN:
+def network(config: dict[str, Any], seed: int) -> ModelZooCNN:
     """The network of a trial's config, its weights drawn anew."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return TorchCNN(
-            SIZES[config["model::type"]],
-            config["model::channels_in"],
-            config["model::nlin"],
-            config["model::dropout"],
-        )
+        kind, channels = KINDS[config["model::type"]], config["model::channels_in"]
+        return ModelZooCNN(kind, channels, config["model::nlin"], config["model::dropout"]).eval()
 
 
 def config(**changes: Any) -> dict[str, Any]:

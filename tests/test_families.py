@@ -1,23 +1,17 @@
 """Families of checkpoints: recognised by their entries, equal to PyTorch in value and derivatives, back bit for bit."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
 import torch_families as reference
 from torch_derivatives import direction, jax_derivatives, relative, torch_derivatives
-from torch_resnet import random_resnet
 
 import converters
 from converters.families.sequences import MODEL_ZOOS
-from converters.state_dicts import RefusedError
-from mdjax.alignment import specification
-from mdjax.errors import InputError
 from mdjax.models import Architecture, sequence
 
 SMALL = (32, 32, 3)
@@ -30,7 +24,7 @@ class Case:
     network: Callable[[], torch.nn.Module]
     architecture: Architecture
     facts: Mapping[str, Any] = field(default_factory=dict)
-    convolution: Any = "patches"
+    convolution: Any = "lax"
     products: bool = True
 
 
@@ -40,9 +34,11 @@ def zoo_cnn(kind: str, nonlinearity: str, dropout: str, channels: int, side: int
 
 
 CASES = {
-    "cifar basic": Case(lambda: reference.TorchResNet("cifar", 10, 3, 7), Architecture("resnet", 3, SMALL, 7, 10)),
+    "cifar basic": Case(
+        lambda: reference.TorchResNet("cifar", 10, 3, 7), Architecture("resnet", 3, SMALL, 7, 10), convolution="patches"
+    ),
     "cifar bottleneck": Case(
-        lambda: reference.TorchResNet("cifar", 14, 2, 10), Architecture("resnet", 2, SMALL, 10, 14), convolution="lax"
+        lambda: reference.TorchResNet("cifar", 14, 2, 10), Architecture("resnet", 2, SMALL, 10, 14)
     ),
     "cifar 50": Case(
         lambda: reference.TorchResNet("cifar", 50, 1, 10), Architecture("resnet", 1, SMALL, 10, 50), products=False
@@ -57,6 +53,7 @@ CASES = {
         lambda: reference.TorchResNet("torchvision", 10, 3, 5, "7x7"),
         Architecture("resnet_torchvision", 3, (65, 50, 3), 5, 10, "7x7"),
         {"input_shape": (65, 50, 3)},
+        "patches",
     ),
     "torchvision bottleneck, 3×3 and pool": Case(
         lambda: reference.TorchResNet("torchvision", 14, 2, 10, "3x3-pool"),
@@ -69,7 +66,9 @@ CASES = {
     ),
     "VGG16": Case(lambda: reference.TorchVGG(16, 2, 10, False), Architecture("vgg", 2, SMALL, 10, 16)),
     "VGG19BN": Case(lambda: reference.TorchVGG(19, 2, 10, True), Architecture("vgg", 2, SMALL, 10, 19, "bn")),
-    "PreResNet": Case(lambda: reference.TorchPreResNet(14, 3, 10), Architecture("preresnet", 3, SMALL, 10, 14)),
+    "PreResNet": Case(
+        lambda: reference.TorchPreResNet(14, 3, 10), Architecture("preresnet", 3, SMALL, 10, 14), convolution="patches"
+    ),
     "PreResNet bottleneck": Case(
         lambda: reference.TorchPreResNet(47, 1, 10), Architecture("preresnet", 1, SMALL, 10, 47), products=False
     ),
@@ -105,6 +104,7 @@ CASES = {
         reference.Mixed,
         sequence(reference.Mixed.SPECIFICATION, (11, 7, 3)),
         {"specification": reference.Mixed.SPECIFICATION, "input_shape": (11, 7, 3)},
+        "patches",
     ),
 }
 

@@ -73,6 +73,16 @@ class Conv(nn.Module):
         return outputs
 
 
+def batch_moments(inputs: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, biased and unbiased variance of each channel (last axis) over examples of weight 1, not 0: three [c]."""
+    mask = weights.reshape((-1,) + (1,) * (inputs.ndim - 1))
+    axes = tuple(range(inputs.ndim - 1))
+    count = jnp.sum(weights) * math.prod(inputs.shape[1:-1])
+    mean = jnp.sum(mask * inputs, axes) / count
+    variance = jnp.sum(mask * jnp.square(inputs - mean), axes) / count
+    return mean, variance, variance * count / jnp.maximum(count - 1, 1)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
@@ -94,14 +104,10 @@ class BatchNorm(nn.Module):
         if weights is None:
             mean, variance = mean_variable.value, variance_variable.value
         else:
-            mask = weights.reshape((-1,) + (1,) * (inputs.ndim - 1))
-            axes = tuple(range(inputs.ndim - 1))
-            count = jnp.sum(weights) * math.prod(inputs.shape[1:-1])
-            mean = jnp.sum(mask * inputs, axes) / count
-            variance = jnp.sum(mask * jnp.square(inputs - mean), axes) / count
+            mean, variance, unbiased = batch_moments(inputs, weights)
             if not self.is_initializing():
                 mean_variable.value = mean
-                variance_variable.value = variance * count / jnp.maximum(count - 1, 1)
+                variance_variable.value = unbiased
         return (inputs - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
 
 

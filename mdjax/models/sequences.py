@@ -123,14 +123,14 @@ def _shape_after(layer: Layer, shape: tuple[int, ...], text: str, input_shape: t
         needed = "images of (height, width, channels)" if images else "vectors; put flatten or globalmean before it"
         raise InputError(f"In the layers {text!r}, {layer.kind} gets inputs of shape {shape}, but needs {needed}.")
     if layer.kind in ("conv", *_POOLS):
-        height, width, channels = shape
-        rows, columns = ((side + 2 * layer.padding - layer.size) // layer.stride + 1 for side in (height, width))
+        sides = shape[:2]
+        rows, columns = ((side + 2 * layer.padding - layer.size) // layer.stride + 1 for side in sides)
         if min(rows, columns) < 1 or (layer.kind in _POOLS and 2 * layer.padding > layer.size):
             raise InputError(
-                f"In the layers {text!r}, a {layer.kind} of size {layer.size} does not fit {height}×{width} "
+                f"In the layers {text!r}, a {layer.kind} of size {layer.size} does not fit {'×'.join(map(str, sides))} "
                 f"pixels, which inputs of shape {input_shape} come to there. Give larger inputs or smaller windows."
             )
-        return rows, columns, layer.features or channels
+        return rows, columns, layer.features or shape[-1]
     if layer.kind == "globalmean":
         return shape[-1:]
     if layer.kind == "flatten":

@@ -1,0 +1,70 @@
+"""What is done between a module's calls and torchax: BatchNorm by the batch, and arguments left to their defaults."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+import torchax
+from torch.overrides import TorchFunctionMode
+
+from converters.state_dicts import RefusedError
+from mdjax.models.layers import batch_moments
+
+_FUNCTIONAL = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_BUILT_IN = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+_ARGUMENTS = {
+    torch.nn.functional.batch_norm: _FUNCTIONAL,
+    torch.batch_norm: _BUILT_IN,
+    torch.ops.aten.batch_norm.default: _BUILT_IN,
+}
+
+
+class Interception(TorchFunctionMode):
+    """While it is entered, BatchNorm normalises by the batch, examples weighted by `weights`; by its own if None.
+
+    `statistics` names the tensors of running statistics by identity. `found` are the batch's mean and unbiased
+    variance under those names.
+    """
+
+    def __init__(self, statistics: Mapping[int, str], weights: jax.Array | None):
+        super().__init__()
+        self._statistics = statistics
+        self._weights = weights
+        self.found: dict[str, jax.Array] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _ARGUMENTS:
+            given = dict(zip(_ARGUMENTS[func], args, strict=False)) | kwargs
+            if given.get("training"):
+                raise RefusedError("its BatchNorm is fixed to training. Export it, or write it, in eval mode")
+            if self._weights is not None:
+                return self._normalised(given, self._weights)
+        if isinstance(func, torch._ops.OpOverload):
+            # Exported programs leave out arguments that have defaults; torchax wants them.
+            missing = [argument for argument in func._schema.arguments if not argument.kwarg_only][len(args) :]
+            args = (*args, *(argument.default_value for argument in missing if argument.name not in kwargs))
+        return func(*args, **kwargs)
+
+    def _normalised(self, given: dict[str, Any], weights: jax.Array) -> torch.Tensor:
+        environment = torchax.default_env()
+        names: list[str] = []
+        for which in ("running_mean", "running_var"):
+            name = self._statistics.get(id(given[which]))
+            if name is None:
+                raise RefusedError("its BatchNorm gets statistics that are no buffers and cannot be re-estimated")
+            if name in self.found:
+                raise RefusedError(f"its statistics {name} serve two layers and cannot be re-estimated")
+            names.append(name)
+        inputs = jnp.moveaxis(environment.t2j_iso(given["input"]), 1, -1)
+        mean, variance, unbiased = batch_moments(inputs, weights)
+        self.found |= dict(zip(names, (mean, unbiased), strict=True))
+        factor = jax.lax.rsqrt(variance + given.get("eps", 1e-5))
+        if given.get("weight") is not None:
+            factor = factor * environment.t2j_iso(given["weight"])
+        outputs = (inputs - mean) * factor
+        if given.get("bias") is not None:
+            outputs = outputs + environment.t2j_iso(given["bias"])
+        return environment.j2t_iso(jnp.moveaxis(outputs, -1, 1))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from converters.families import to_flax as to_flax
     from converters.families import to_state_dict as to_state_dict
     from converters.families import to_torch as to_torch
+    from converters.flax_checkpoints import from_flax as from_flax
     from converters.modules import Converted as Converted
     from converters.modules import from_exported as from_exported
     from converters.modules import from_module as from_module
@@ -24,6 +25,7 @@ _PUBLIC = {
     "Report": "converters.conversion",
     "convert": "converters.conversion",
     "from_exported": "converters.modules",
+    "from_flax": "converters.flax_checkpoints",
     "from_module": "converters.modules",
     "recognise": "converters.families",
     "to_flax": "converters.families",
@@ -37,6 +39,7 @@ __all__ = [
     "Report",
     "convert",
     "from_exported",
+    "from_flax",
     "from_module",
     "recognise",
     "to_flax",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from converters.families import to_flax as to_flax
     from converters.families import to_state_dict as to_state_dict
     from converters.families import to_torch as to_torch
+    from converters.flax_checkpoints import from_flax as from_flax
     from converters.modules import Converted as Converted
     from converters.modules import from_exported as from_exported
     from converters.modules import from_module as from_module
@@ -27,6 +28,7 @@ _PUBLIC = {
     "Report": "converters.reports",
     "convert": "converters.conversion",
     "from_exported": "converters.modules",
+    "from_flax": "converters.flax_checkpoints",
     "from_module": "converters.modules",
     "read_state_dict": "converters.state_dicts",
     "recognise": "converters.families",
@@ -42,6 +44,7 @@ __all__ = [
     "Report",
     "convert",
     "from_exported",
+    "from_flax",
     "from_module",
     "read_state_dict",
     "recognise",

@@ -7,24 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters.conversion import Outcome as Outcome
-    from converters.conversion import Report as Report
     from converters.conversion import convert as convert
+    from converters.errors import RefusedError as RefusedError
     from converters.families import recognise as recognise
     from converters.families import to_flax as to_flax
     from converters.families import to_state_dict as to_state_dict
     from converters.families import to_torch as to_torch
+    from converters.flax_checkpoints import from_flax as from_flax
     from converters.modules import Converted as Converted
     from converters.modules import from_exported as from_exported
     from converters.modules import from_module as from_module
+    from converters.reports import Outcome as Outcome
+    from converters.reports import Report as Report
+    from converters.state_dicts import read_state_dict as read_state_dict
 
 _PUBLIC = {
     "Converted": "converters.modules",
-    "Outcome": "converters.conversion",
-    "Report": "converters.conversion",
+    "Outcome": "converters.reports",
+    "RefusedError": "converters.errors",
+    "Report": "converters.reports",
     "convert": "converters.conversion",
     "from_exported": "converters.modules",
+    "from_flax": "converters.flax_checkpoints",
     "from_module": "converters.modules",
+    "read_state_dict": "converters.state_dicts",
     "recognise": "converters.families",
     "to_flax": "converters.families",
     "to_state_dict": "converters.families",
@@ -34,10 +40,13 @@ _PUBLIC = {
 __all__ = [
     "Converted",
     "Outcome",
+    "RefusedError",
     "Report",
     "convert",
     "from_exported",
+    "from_flax",
     "from_module",
+    "read_state_dict",
     "recognise",
     "to_flax",
     "to_state_dict",

@@ -1,9 +1,11 @@
 """The command mdjax-convert: arguments → one call; no logic of its own."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mdjax import __version__
 from mdjax.errors import InputError
@@ -14,13 +16,19 @@ example:
   mdjax-convert checkpoint --out zoo
   mdjax measure zoo --out table --data cifar10:cifar-10-batches-py
 
-SRC is a folder of the published ResNet-18 zoo, at any height of
+SRC is a checkpoint, or a folder of them at any height. Each file goes to the layout that knows it, and what names
+and configs tell of its training goes with it:
 
-  checkpoint/different_knobs_{subset|subset_noisy|random_label}_NN/bs_B/{normal|lr_decay}/ResNet18_wK/
-             net_exp_SEED[_best|_early_stopped_model].pkl
+  taxonomy           different_knobs_KIND_NN/bs_B/SCHEDULE/ResNet18_wK/net_exp_SEED[_best|_early_stopped_model].pkl
+  modelzoos          TRIAL/params.json, TRIAL/result.json, TRIAL/checkpoint_N/checkpoints
+  mode-connectivity  RUN/command.sh, RUN/checkpoint-EPOCH.pt
+  cifar              checkpoint/ckpt.pth, checkpoint/NET/TIME/NET-EPOCH-{best|regular}.pth
+  files              CONFIGURATION/SEED.pt: any other; a folder is a configuration, its files are the seeds
 
-Nothing in a checkpoint is run. A killed conversion goes on where it stopped when the same command is given
-again. Exit status: 0, or 1 if any file was refused, or 2 if nothing could be tried."""
+Files may be .pt, .pth, .pkl, .ckpt, .tar and .bin of torch.save (a state_dict, alone or in a dictionary),
+.safetensors, a sharded checkpoint's *.index.json, TorchScript, or .pt2. Nothing in them is run. A killed conversion
+goes on where it stopped when the same command is given again. Exit status: 0, or 1 if any file was refused, or 2 if
+nothing could be tried."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--version", action="version", version=f"mdjax-convert {__version__}")
     parser.add_argument("src", type=Path, metavar="SRC")
-    parser.add_argument("--out", type=Path, required=True, metavar="ZOO")
+    parser.add_argument("--out", type=Path, metavar="ZOO", help="where the zoo goes; needed unless --dry-run is given")
+    parser.add_argument("--format", default="auto", metavar="auto|LAYOUT", help="see below (default: %(default)s)")
+    parser.add_argument("--data", metavar="NAME|PATH", help="what they were trained on (default: what the layout says)")
+    parser.add_argument(
+        "--fact",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what weights do not tell: nonlinearity=relu, input_shape=28x28x1, max_pool=true, specification=...",
+    )
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights stored beside the others")
+    parser.add_argument("--dry-run", action="store_true", help="read and recognise every file, and write nothing")
+    parser.add_argument(
+        "--trust", action="store_true", help="let files run code where they hold classes of their own (whole modules)"
+    )
     options = parser.parse_args(arguments)
     # Imported here, so that --help and usage errors answer at once.
     from rich.console import Console
@@ -41,7 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from converters.conversion import convert
 
     try:
-        report = convert(options.src, options.out)
+        report = convert(
+            options.src,
+            options.out,
+            format=options.format,
+            data=options.data,
+            facts=dict(map(_fact, options.fact)),
+            ema=options.ema,
+            trust=options.trust,
+            dry_run=options.dry_run,
+        )
     except InputError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -53,3 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.width = 10_000  # a file or pipe has no edge at which paths would have to be broken
     console.print(report.table())
     sys.exit(report.exit_code)
+
+
+def _fact(text: str) -> tuple[str, Any]:
+    """NAME=VALUE as a name and a value: a shape like 28x28x1, true or false, or text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
+    if name == "input_shape":
+        if not re.fullmatch(r"\d+(x\d+)*", value):
+            raise InputError(f"input_shape is {value!r}. Give height, width and channels, like 28x28x1.")
+        return name, tuple(map(int, value.split("x")))
+    return name, {"true": True, "false": False}.get(value.lower(), value)

@@ -1,156 +1,244 @@
 """Files → groups of a zoo, in bounded memory: whatever cannot be taken is reported, and the rest goes on."""
 
 import dataclasses
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
-from converters import taxonomy
-from converters.state_dicts import RefusedError, read_arrays, require_torch
-from converters.taxonomy import Checkpoint
+from converters import families, layouts
+from converters.errors import RefusedError
+from converters.layouts.contract import Candidate, known_facts
+from converters.reports import Outcome as Outcome
+from converters.reports import Report as Report
+from converters.state_dicts import read_checkpoint, require_torch
+from mdjax.data import load
+from mdjax.errors import InputError
+from mdjax.models import Architecture
 from mdjax.progress import progress
 from mdjax.zoo import Zoo
 
-MAX_MODELS = 64
+MAX_MODELS = 256
 MAX_BYTES = 2**30
-"""Limits of a group, which is held in memory while it is filled: 64 models, or as many as fit one GiB.
+"""Limits of what is held in memory until it is written: 256 models of one architecture, and one GiB of all together.
 
 Writing a group copies it: with the widest published models (179 MB each) the whole process took 3.4 GB.
 """
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_COPIED = 2**23
+"""A smaller model is copied at once: as views, thousands of waiting files would each keep a mapping open."""
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of one file; `reason` is empty for a converted one."""
-
-    path: Path
-    status: Literal["converted", "skipped", "refused"]
-    reason: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What became of every file of a conversion, in the order of their paths."""
-
-    zoo: Path
-    outcomes: tuple[Outcome, ...]
-
-    def with_status(self, status: str) -> list[Outcome]:
-        """The outcomes of one status: "converted", "skipped" or "refused"."""
-        return [outcome for outcome in self.outcomes if outcome.status == status]
-
-    @property
-    def exit_code(self) -> int:
-        """1 if any file was refused, else 0."""
-        return int(bool(self.with_status("refused")))
-
-    def table(self) -> Table:
-        """For the terminal: converted and skipped files counted by reason, refused ones by name."""
-        table = Table("outcome", "files", "reason", title=Text(str(self.zoo)))
-        for status in ("converted", "skipped"):
-            reasons = [outcome.reason for outcome in self.with_status(status)]
-            for reason in sorted(set(reasons)) or [""]:
-                table.add_row(status, str(reasons.count(reason)), Text(reason))
-        for outcome in self.with_status("refused"):
-            table.add_row("[red]refused[/]", Text(str(outcome.path), overflow="fold"), Text(outcome.reason))
-        return table
+_CIFAR_SHAPE = (32, 32, 3)
+_LONGEST = 16
+"""Longest variant of an architecture that is spelled out in its label."""
 
 
-def convert(src: str | Path, out: str | Path, *, show_progress: bool = True) -> Report:
-    """Convert the published ResNet-18 checkpoints under `src` into the zoo `out`; what is there already stays.
+def convert(
+    src: str | Path,
+    out: str | Path | None,
+    *,
+    format: str = "auto",
+    data: str | Path | None = None,
+    facts: Mapping[str, Any] = _NOTHING,
+    ema: bool = False,
+    trust: bool = False,
+    dry_run: bool = False,
+    show_progress: bool = True,
+) -> Report:
+    """Convert the checkpoints of `src`, a file, a folder or a tree, into the zoo `out`; what is there already stays.
 
-    Of several checkpoints of one training run the published analyses' choice is taken: early-stopped, else best,
-    else the last. If that file is damaged the model is refused rather than replaced by another of its checkpoints.
-    Weights that are not finite are converted; the zoo's manifest says so in `status`. A killed run goes on where it
-    stopped, and files added to `src` are added to the zoo. Memory: one group, see MAX_BYTES.
+    `format` is a layout (see `converters.layouts`), or "auto": each file goes to the layout that knows it. `data` is
+    what the models were trained on, as `mdjax measure --data` takes it, where the layout does not say. `facts` are
+    what neither the weights nor the layout tell of the networks, such as `{"nonlinearity": "relu"}` (see
+    `converters.recognise`). `ema` takes the averaged weights that lie beside others. `trust` lets a file run code
+    where it holds classes of its own. With `dry_run` every file is read and recognised, and nothing written; `out`
+    may then be None.
 
-    Raises InputError where torch is missing, `src` holds no checkpoints, or `out` cannot be written or holds a zoo
-    of other data.
+    Of several checkpoints of one training run that a layout ranks, the first is taken; if it is damaged the model is
+    refused rather than replaced by another of its checkpoints. Weights that are not finite are converted; the zoo's
+    manifest says so in `status`. A killed run goes on where it stopped, and files added to `src` are added to the zoo.
+    Memory: see MAX_BYTES.
+
+    Raises InputError where torch is missing, `src` holds no checkpoints, the data is unclear, or `out` cannot be
+    written or holds a zoo of other data.
     """
     require_torch()
-    chosen, outcomes = _choose(taxonomy.find(Path(src)))
-    zoo = Zoo.create(out, data=taxonomy.DATA)
-    present = set(zoo.manifest["model_id"])
-    outcomes += [Outcome(c.path, "skipped", "already in the zoo") for c in chosen if c.model_id in present]
-    remaining = [checkpoint for checkpoint in chosen if checkpoint.model_id not in present]
-    with progress("converting", len(chosen), done=len(chosen) - len(remaining), show=show_progress) as advance:
-        for series, members in itertools.groupby(remaining, key=lambda checkpoint: checkpoint.series):
-            for checkpoints in _split(members):
-                outcomes += _convert_group(zoo, _free_name(zoo, series), checkpoints, advance)
-    return Report(Path(out), tuple(sorted(outcomes, key=lambda outcome: outcome.path)))
+    candidates, outcomes = _choose(layouts.find(src, format), ema=ema)
+    trained = _trained_on(data, candidates)
+    zoo = _open(out, trained, dry_run=dry_run)
+    present = set() if zoo is None else set(zoo.manifest["model_id"])
+    outcomes += [Outcome(c.path, "skipped", "already in the zoo") for c in candidates if c.model_id in present]
+    remaining = [candidate for candidate in candidates if candidate.model_id not in present]
+    shape = {} if trained.input_shape is None else {"input_shape": trained.input_shape}
+    done = len(candidates) - len(remaining)
+    with progress("converting", len(candidates), done=done, show=show_progress) as advance:
+        groups = _Groups(None if dry_run else zoo)
+        for candidate in remaining:
+            try:
+                given = {**candidate.facts, **shape, **facts}
+                architecture, row, model = _read(candidate, given, ema=ema, trust=trust)
+            except RefusedError as error:
+                outcomes.append(Outcome(candidate.path, "refused", str(error)))
+            else:
+                groups.add(architecture, row, model)
+                outcomes.append(Outcome(candidate.path, "converted", architecture=label(architecture)))
+            advance()
+        groups.write_all()
+    place = None if dry_run or out is None else Path(out)
+    return Report(place, tuple(sorted(outcomes, key=lambda outcome: outcome.path)))
 
 
-def _choose(found: Iterable[tuple[Path, Checkpoint | str]]) -> tuple[list[Checkpoint], list[Outcome]]:
-    """One checkpoint per model, sorted, and what became of the other files."""
-    models: dict[str, list[Checkpoint]] = {}
+def label(architecture: Architecture) -> str:
+    """A short name that tells architectures apart but for their input, as in `resnet18-w4-d18-c10`."""
+    parts = [architecture.family, f"w{architecture.width}", f"d{architecture.depth}", f"c{architecture.num_classes}"]
+    variant = architecture.variant
+    if len(variant) > _LONGEST:
+        variant = hashlib.blake2b(variant.encode(), digest_size=3).hexdigest()
+    return "-".join([*parts, variant] if variant else parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """The data that the models were trained on: its name for the zoo, and what is known of it without reading it."""
+
+    name: str
+    fingerprint: str | None = None
+    input_shape: tuple[int, ...] | None = None
+
+
+def _trained_on(data: str | Path | None, candidates: Iterable[Candidate]) -> _Trained:
+    if data is not None:
+        if str(data) == "cifar10" or str(data).startswith("cifar10:") or Path(data).is_dir():
+            return _Trained(str(data), input_shape=_CIFAR_SHAPE)  # not read: it is large, and its shape is known
+        dataset = load(data)
+        return _Trained(str(data), dataset.fingerprint, dataset.input_shape)
+    names = sorted({candidate.data for candidate in candidates} - {""})
+    if len(names) > 1:
+        raise InputError(
+            f"The checkpoints were trained on {' and '.join(names)}, but a zoo's models share their data. "
+            "Convert one folder at a time, or name the data with --data."
+        )
+    return _Trained(names[0] if names else "")
+
+
+def _open(out: str | Path | None, trained: _Trained, *, dry_run: bool) -> Zoo | None:
+    """The zoo to fill; where nothing is to be written, the one that is there, or None."""
+    there = out is not None and (Path(out) / "zoo.json").exists()
+    if dry_run:
+        return Zoo(out) if there and out is not None else None
+    if out is None:
+        raise InputError("No place for the zoo. Name it: --out ZOO (or ask for a trial run: --dry-run).")
+    # Where the checkpoints do not tell their data, a zoo that is there does.
+    name = Zoo(out).data if there and not trained.name else trained.name
+    return Zoo.create(out, data=name, fingerprint=trained.fingerprint)
+
+
+def _choose(found: Iterable[Candidate | Outcome], *, ema: bool) -> tuple[list[Candidate], list[Outcome]]:
+    """One checkpoint per model, sorted by configuration, and what became of the other files."""
+    models: dict[str, list[Candidate]] = {}
     outcomes = []
-    for path, checkpoint in found:
-        if isinstance(checkpoint, str):
-            outcomes.append(Outcome(path, "refused", checkpoint))
+    for claim in found:
+        if isinstance(claim, Outcome):
+            outcomes.append(claim)
         else:
-            models.setdefault(checkpoint.model_id, []).append(checkpoint)
+            models.setdefault(claim.model_id, []).append(claim)
     chosen = []
-    for candidates in models.values():
-        first, *others = sorted(candidates, key=taxonomy.preference)
-        chosen.append(first)
+    for members in models.values():
+        first, *others = sorted(members, key=lambda candidate: (candidate.rank, candidate.path))
+        chosen.append(_averaged(first) if ema else first)
         for other in others:
             if other.path.parent == first.path.parent:
                 outcomes.append(Outcome(other.path, "skipped", "another checkpoint of its training run is preferred"))
             else:
                 reason = f"its folders and number are those of {first.path} too; convert one tree at a time"
                 outcomes.append(Outcome(other.path, "refused", reason))
-    return sorted(chosen), outcomes
+    return sorted(chosen, key=lambda c: (c.configuration, c.seed, c.path)), outcomes
 
 
-def _split(checkpoints: Iterable[Checkpoint]) -> Iterator[list[Checkpoint]]:
-    """Groups within the limits; a configuration's seeds, which are measured together, stay together if they can."""
-    group: list[Checkpoint] = []
-    for _, members in itertools.groupby(checkpoints, key=lambda checkpoint: checkpoint.configuration):
-        seeds = list(members)
-        shapes = taxonomy.architecture_of(seeds[0].width).abstract
-        size = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
-        limit = max(1, min(MAX_MODELS, MAX_BYTES // size))
-        if group and len(group) + len(seeds) > limit:
-            yield group
-            group = []
-        group += seeds
-        while len(group) > limit:
-            yield group[:limit]
-            group = group[limit:]
-    if group:
-        yield group
+def _averaged(candidate: Candidate) -> Candidate:
+    """The same file's averaged weights are another model."""
+    return dataclasses.replace(
+        candidate,
+        model_id=f"{candidate.model_id}-ema",
+        configuration=f"{candidate.configuration}-ema",
+        known={**candidate.known, "checkpoint": "ema"},
+    )
 
 
-def _free_name(zoo: Zoo, series: str) -> str:
-    """Numbered, so that a second conversion can add to a series what the first one did not find or finish."""
-    taken = set(zoo.groups)
-    return next(name for number in itertools.count() if (name := f"{series}-{number}") not in taken)
+def _read(
+    candidate: Candidate, facts: Mapping[str, Any], *, ema: bool, trust: bool
+) -> tuple[Architecture, dict[str, Any], Any]:
+    """The architecture, manifest row and (params, state) of one file; raises RefusedError with the reason."""
+    checkpoint = read_checkpoint(candidate.path, ema=ema, trust=trust)
+    try:
+        architecture = families.recognise(checkpoint.arrays, facts)
+        if candidate.width not in (None, architecture.width):
+            raise RefusedError(f"its width is {architecture.width}, but its folder says {candidate.width}")
+        model = families.to_flax(checkpoint.arrays, architecture)
+    except RefusedError:
+        raise
+    except Exception as error:  # whatever a file holds, the others are converted
+        text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise RefusedError(f"its entries make no network: {text}") from None
+    row = candidate.row
+    row |= {name: value for name, value in known_facts(checkpoint.facts).items() if row.get(name) is None}
+    # Seeds are compared with each other, so that a folder with two kinds of network is two configurations.
+    if candidate.width is None:
+        row["configuration"] = f"{candidate.configuration}-{label(architecture)}"
+    return architecture, row, model
 
 
-def _convert_group(zoo: Zoo, name: str, checkpoints: list[Checkpoint], advance: Callable[..., None]) -> list[Outcome]:
-    architecture = taxonomy.architecture_of(checkpoints[0].width)
-    taken: list[Checkpoint] = []
-    refused = []
-    stacks: Any = None
-    for checkpoint in checkpoints:
-        try:
-            model = taxonomy.convert_arrays(read_arrays(checkpoint.path), architecture)
-        except RefusedError as error:
-            refused.append(Outcome(checkpoint.path, "refused", str(error)))
+class _Groups:
+    """Converted models that wait to be written, by architecture; without a zoo they are only counted."""
+
+    def __init__(self, zoo: Zoo | None):
+        self._zoo = zoo
+        self._waiting: dict[Architecture, list[tuple[Mapping[str, Any], Any]]] = {}
+        self._bytes: dict[Architecture, int] = {}
+
+    def add(self, architecture: Architecture, row: Mapping[str, Any], model: Any) -> None:
+        if self._zoo is None:
+            return
+        members = self._waiting.setdefault(architecture, [])
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
+        if len(members) >= MAX_MODELS:
+            self._write(architecture, self._boundary(members, row))
+        while self._bytes and sum(self._bytes.values()) + size > MAX_BYTES:
+            largest = max(self._bytes, key=lambda key: self._bytes[key])
+            self._write(largest, self._boundary(self._waiting[largest], row))
+        if size < _COPIED:
+            model = jax.tree.map(np.array, model)
+        self._waiting.setdefault(architecture, []).append((row, model))
+        self._bytes[architecture] = self._bytes.get(architecture, 0) + size
+
+    def write_all(self) -> None:
+        for architecture in list(self._waiting):
+            self._write(architecture, len(self._waiting[architecture]))
+
+    def _boundary(self, members: list[tuple[Mapping[str, Any], Any]], following: Mapping[str, Any]) -> int:
+        """How many of the models to write: a configuration's seeds, which are measured together, stay together."""
+        last = following["configuration"]
+        before = [place for place, (row, _) in enumerate(members) if row["configuration"] != last]
+        return before[-1] + 1 if before else len(members)
+
+    def _write(self, architecture: Architecture, count: int) -> None:
+        members, kept = self._waiting[architecture][:count], self._waiting[architecture][count:]
+        if self._zoo is not None and members:
+            models = [model for _, model in members]
+            params, state = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
+            taken = set(self._zoo.groups)
+            names = (f"{label(architecture)}-{number}" for number in itertools.count())
+            name = next(name for name in names if name not in taken)
+            self._zoo.append(name, architecture, [row for row, _ in members], params, state)
+        if kept:
+            self._waiting[architecture] = kept
+            self._bytes[architecture] = sum(leaf.nbytes for _, model in kept for leaf in jax.tree.leaves(model))
         else:
-            if stacks is None:
-                stacks = jax.tree.map(lambda leaf: np.empty((len(checkpoints), *leaf.shape), leaf.dtype), model)
-            for stack, leaf in zip(jax.tree.leaves(stacks), jax.tree.leaves(model), strict=True):
-                stack[len(taken)] = leaf
-            taken.append(checkpoint)
-        advance()
-    if taken:
-        params, state = jax.tree.map(lambda stack: stack[: len(taken)], stacks)
-        zoo.append(name, architecture, [checkpoint.row for checkpoint in taken], params, state)
-    return refused + [Outcome(checkpoint.path, "converted") for checkpoint in taken]
+            del self._waiting[architecture]
+            self._bytes.pop(architecture, None)

@@ -89,7 +89,7 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
     except RefusedError:
         raise
     except Exception as error:  # anything that torchax has no rule for
-        raise RefusedError(f"torchax cannot run it: {_first_line(error)}") from None
+        raise RefusedError(f"torchax cannot run it: {first_line(error)}") from None
     difference = float(np.abs(np.asarray(found) - expected.numpy()).max() / max(1e-30, float(expected.abs().max())))
     if not difference < 1e-4 and bool(torch.isfinite(expected).all()):
         raise RefusedError(f"its logits under torchax {torchax.__version__} differ by {difference:.0e} from PyTorch's")
@@ -111,7 +111,7 @@ def from_exported(path: str | Path, example_inputs: Any = None, *, trust: bool =
     try:
         program = torch.export.load(path)
     except Exception as error:  # a damaged file can raise nearly anything
-        raise RefusedError(f"it cannot be loaded: {_first_line(error)}") from None
+        raise RefusedError(f"it cannot be loaded: {first_line(error)}") from None
     if example_inputs is None:
         example_inputs = program.example_inputs[0] if program.example_inputs else None
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -159,7 +159,7 @@ class TorchModel:
         for name in entries:
             if name.rpartition(".")[2] in ("running_mean", "running_var") and name not in found:
                 raise RefusedError(f"its statistics {name} are not those of a BatchNorm and cannot be re-estimated")
-        return logits, _nested({entry.path: found.get(name, _at(state, entry.path)) for name, entry in entries.items()})
+        return logits, nested({entry.path: found.get(name, _at(state, entry.path)) for name, entry in entries.items()})
 
     def arrays(self, state_dict: Mapping[str, Any]) -> tuple[PyTree, PyTree]:
         """(params, state) of a checkpoint of the module, as numpy arrays of float32.
@@ -191,7 +191,7 @@ class TorchModel:
             (params if name.is_param else state)[name.path] = (
                 np.moveaxis(value, name.outputs, -1) if name.is_param and value.ndim > 1 else value
             )
-        return _nested(params), _nested(state)
+        return nested(params), nested(state)
 
     def _run(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array | None
@@ -256,10 +256,11 @@ def _array(value: Any) -> np.ndarray:
         value = value.detach().cpu()
         return (value.float() if value.is_floating_point() else value).numpy()
     except Exception as error:  # sparse, quantised, without data
-        raise RefusedError(f"one of its entries is no plain array: {_first_line(error)}") from None
+        raise RefusedError(f"one of its entries is no plain array: {first_line(error)}") from None
 
 
-def _nested(arrays: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+def nested(arrays: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Arrays by their paths as dicts of dicts."""
     tree: dict[str, Any] = {}
     for path, array in arrays.items():
         node = tree
@@ -280,6 +281,7 @@ def _described(value: Any) -> str:
     return type(value).__name__ if shape is None else f"a tensor of shape {list(shape)}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for a table."""
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200].rstrip(".")

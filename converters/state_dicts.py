@@ -1,19 +1,25 @@
-"""PyTorch state_dict files → numpy arrays, without running anything that a file may ask for."""
+"""PyTorch checkpoint files → the plain arrays of one network."""
 
-import re
-import warnings
-import zipfile
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from converters import containers, folding, safetensors_files, wrappers
+from converters.errors import RefusedError as RefusedError
 from mdjax.errors import InputError
 
 _INSTALL = "Run pip install 'mdjax[torch]'."
 
 
-class RefusedError(InputError):
-    """One checkpoint file cannot be taken; the message is the reason, without the file's name."""
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One network's arrays by name, and the training facts that its file holds beside them."""
+
+    arrays: dict[str, np.ndarray]
+    facts: Mapping[str, Any]
 
 
 def require_torch() -> None:
@@ -29,54 +35,26 @@ def require_torch() -> None:
         )
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All entries of the bare state_dict in `path`, on the CPU, as they are stored.
+def read_state_dict(path: str | Path, *, ema: bool = False, trust: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of the one network in a checkpoint file, by their PyTorch names, on the CPU.
 
-    Files in today's (zip) format are mapped, not copied: the arrays are views that keep the mapping open. Their
-    checksums are verified first, which torch does not do. Raises RefusedError, with the reason, for a file that is
-    unreadable, truncated, damaged, hostile, or holds anything but dense tensors by name.
+    `path` is a file of torch.save (zip or older, bare or wrapped in a dict), TorchScript, an exported program (.pt2),
+    safetensors, or a sharded checkpoint's `*.index.json`. Wrappers and shared prefixes are taken off, weight
+    normalisation and pruning multiplied out, half-precision numbers widened to float32. `ema` takes the averaged
+    weights beside the others. Nothing in the file is run, unless `trust` says so and it holds classes of its own.
+
+    Raises InputError where torch is missing, and RefusedError, with the reason, for a file that cannot be taken.
     """
-    import torch
-
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise RefusedError(f"it cannot be read: {error.strerror or error}") from None
-    if empty:
-        raise RefusedError("it is empty")
-    damaged = None
-    try:
-        mapped = zipfile.is_zipfile(path)
-        if mapped:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        with warnings.catch_warnings(action="ignore"):  # about odd pickles, which are refused anyway
-            content = None if damaged else torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise RefusedError(_reason(error)) from None
-    if damaged:
-        raise RefusedError(f"it is damaged: {damaged} does not fit its checksum")
-    if not isinstance(content, dict):
-        raise RefusedError(f"it holds a {type(content).__name__}, not a state_dict")
-    return {str(name): _array(name, value) for name, value in content.items()}
+    require_torch()
+    return read_checkpoint(Path(path), ema=ema, trust=trust).arrays
 
 
-def _array(name: object, value: object) -> np.ndarray:
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        raise RefusedError(f"its entry {name} is a {type(value).__name__}, not a tensor")
-    try:
-        return value.detach().numpy()
-    except (TypeError, RuntimeError):
-        kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
-        raise RefusedError(f"its entry {name} is no plain array ({kind})") from None
-
-
-def _reason(error: Exception) -> str:
-    """Why torch refused a file. Its own words are left out: they advise to load the file unsafely."""
-    reference = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if reference:
-        return f"it refers to {reference[1]}, which plain weights do not need; nothing was run"
-    return "it is truncated, damaged, or not written by torch.save"
+def read_checkpoint(path: Path, *, ema: bool = False, trust: bool = False) -> Checkpoint:
+    """As `read_state_dict`, with the training facts found in the file, and without looking for torch first."""
+    if path.name.endswith(safetensors_files.INDEX_SUFFIX):
+        containers.check_file(path)
+        content = safetensors_files.read_shards(path, lambda shard: containers.read_content(shard, trust=trust))
+    else:
+        content = containers.read_content(path, trust=trust)
+    entries, facts = wrappers.unwrap(content, ema=ema)
+    return Checkpoint(folding.fold(entries), facts)

@@ -182,7 +182,7 @@ def test_published_agrees_with_pyhessian():
     torch = pytest.importorskip("torch")
     from torch_resnet import random_resnet
 
-    from converters.taxonomy import architecture_of, convert_arrays
+    from converters.families import recognise, to_flax
 
     network = random_resnet(1, seed=0)
     rng = np.random.default_rng(0)
@@ -198,9 +198,10 @@ def test_published_agrees_with_pyhessian():
     their_forms = theirs.trace()
 
     arrays = {name: value.numpy() for name, value in network.state_dict().items()}
-    params, state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], convert_arrays(arrays, architecture_of(1)))
+    architecture = recognise(arrays)
+    params, state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], to_flax(arrays, architecture))
     data = Examples(*map(jnp.asarray, (images, labels, NUM_SAMPLES, images, labels)))
-    model = architecture_of(1).model("patches")
+    model = architecture.model("patches")
     row = engine.measure_models(PublishedHessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
     # Both stop where a step moves the value by 0.1 %, each on its own way there.
     assert row["hessian_eigenvalue"] == pytest.approx(their_eigenvalue, rel=0.02)

@@ -1,0 +1,7 @@
+"""Why one checkpoint is not taken; a sweep reports it and goes on."""
+
+from mdjax.errors import InputError
+
+
+class RefusedError(InputError):
+    """One checkpoint file cannot be taken; the message is the reason, without the file's name."""

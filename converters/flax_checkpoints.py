@@ -1,0 +1,296 @@
+"""Checkpoints of Flax modules, linen or nnx, in Orbax folders or msgpack files → a model that the engine measures.
+
+Networks are run as they are evaluated: without dropout, with stored statistics. BatchNorm's statistics are
+re-estimated by mdjax's own rule (weighted examples, unbiased variances), whatever momentum the module has.
+"""
+
+import contextvars
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx, serialization
+
+from converters.modules import Converted, nested
+from converters.state_dicts import RefusedError
+from mdjax.errors import InputError
+from mdjax.models.layers import batch_moments
+
+PyTree = Any
+Arrays = dict[tuple[str, ...], np.ndarray]
+
+_EVALUATING = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "use_running_average": True,
+}
+"""Arguments by which a linen module's `__call__` is told that it is evaluated."""
+
+_WRAPPERS = ("model", "state", "train_state", "default")
+"""Entries in which whole training states are kept; beside them, and beside params, lies the optimizer's."""
+
+
+def from_flax(
+    path: str | Path, module: Any, example_inputs: Any, *, arguments: Mapping[str, Any] | None = None
+) -> Converted:
+    """The model and arrays of a Flax checkpoint, given the module that it is of.
+
+    `path` is an Orbax folder (a checkpoint, or one step of a CheckpointManager) or a msgpack file
+    (`flax.serialization.to_bytes`), of variables, of params or of a whole training state, whose optimizer is left
+    out. `module` is a linen module or an nnx module with any weights; `example_inputs[b, ...]` an array of inputs.
+    `arguments` go to a linen module's `__call__`; by default those among train, training, is_training, deterministic
+    and use_running_average that it has, for evaluation. Checkpoints of the same module come from
+    `model.arrays(path)` and stack.
+
+    Raises RefusedError for a checkpoint that cannot be read, lacks an array, or has one left over or of another
+    shape; InputError for a module that is neither.
+    """
+    inputs = jax.eval_shape(lambda: jnp.asarray(example_inputs))
+    if isinstance(module, nn.Module):
+        model: LinenModel | NnxModel = _linen(module, inputs, arguments)
+    elif isinstance(module, nnx.Module):
+        model = _nnx(module)
+    else:
+        raise InputError(f"module is {type(module).__name__!r}. Give a Flax module, linen or nnx.")
+    params, state = model.arrays(path)
+    logits = jax.eval_shape(model.apply, params, state, inputs)
+    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != inputs.shape[0]:
+        raise RefusedError(f"its module returns {getattr(logits, 'shape', logits)}, not logits [b, classes]")
+    return Converted(model, params, state)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinenModel:
+    """A linen module as a `mdjax.models.Model`; state is its collections other than params."""
+
+    module: nn.Module
+    arguments: Mapping[str, Any]
+    variables: PyTree  # shapes
+
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        return self.module.apply({"params": params, **state}, inputs, **self.arguments)  # pyright: ignore[reportReturnType]
+
+    def batch_apply(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits normalised by the batch and its statistics; RefusedError for statistics of no nn.BatchNorm."""
+        found: set[tuple[str, ...]] = set()
+
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            norm = context.module
+            if not isinstance(norm, nn.BatchNorm) or context.method_name != "__call__":
+                return call(*args, **kwargs)
+            _check_norm(norm, "/".join(norm.path), kwargs.get("mask"), norm.path in found)
+            found.add(norm.path)
+            outputs, mean, variance = _normalised(
+                args[0],
+                weights,
+                norm.epsilon,
+                norm.get_variable("params", "scale"),
+                norm.get_variable("params", "bias"),
+            )
+            norm.put_variable("batch_stats", "mean", mean)
+            norm.put_variable("batch_stats", "var", variance)
+            return outputs
+
+        with nn.intercept_methods(intercept):
+            logits, mutated = self.module.apply(
+                {"params": params, **state}, inputs, **self.arguments, mutable=["batch_stats"]
+            )
+        for name in _flat(state.get("batch_stats", {})):
+            if name[:-1] not in found:
+                raise RefusedError(f"its statistics {'/'.join(name)} are not those of a BatchNorm")
+        return logits, {**state, **mutated} if "batch_stats" in state else state
+
+    def arrays(self, path: str | Path) -> tuple[PyTree, PyTree]:
+        """(params, state) of a checkpoint of this module."""
+        readings = []
+        for content in _contents(_read(Path(path))):
+            # Whole variables; in some training states they are called params; or params alone.
+            for variables in (content, content.get("params"), {"params": content}):
+                if isinstance(variables, Mapping):
+                    readings.append(_flat({name: variables.get(name) for name in self.variables}))
+        tree = _fitted(readings, _flat(self.variables))
+        return tree.get("params", {}), {name: tree.get(name, {}) for name in self.variables if name != "params"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NnxModel:
+    """An nnx module as a `mdjax.models.Model`; state is its batch statistics."""
+
+    graph: Any
+    params: Any
+    statistics: Any
+    rest: Any
+
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        return self._merged(params, state)(inputs)
+
+    def batch_apply(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits normalised by the batch and its statistics; RefusedError for statistics of no nnx.BatchNorm."""
+        module = self._merged(params, state)
+        norms = {path: node for path, node in nnx.iter_graph(module) if type(node) is nnx.BatchNorm}
+        for norm in norms.values():
+            # The instance lives in this call only; its class computes what its arrays are for.
+            norm.__class__ = _WeightedNorm
+        used: list[int] = []
+        token = _EXAMPLES.set((weights, used))
+        try:
+            logits = module(inputs)
+        finally:
+            _EXAMPLES.reset(token)
+        taken = {tuple(map(str, path)) for path, norm in norms.items() if id(norm) in used}
+        found = _flat(nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
+        for name in found:
+            if name[:-1] not in taken:
+                raise RefusedError(f"its statistics {'/'.join(name)} are not those of a BatchNorm")
+        return logits, nested(found)
+
+    def arrays(self, path: str | Path) -> tuple[PyTree, PyTree]:
+        """(params, state) of a checkpoint of this module."""
+        params, statistics, rest = (_flat(nnx.to_pure_dict(part)) for part in (self.params, self.statistics, self.rest))
+        readings = []
+        for content in _contents(_read(Path(path))):
+            # A stored State has one entry, the value, for each variable. Keys and counts of random numbers are not
+            # used when evaluating.
+            flat = {name[:-1] if name[-1] == "value" else name: array for name, array in _flat(content).items()}
+            readings.append({name: array for name, array in flat.items() if name not in rest})
+        tree = _flat(_fitted(readings, params | statistics))
+        return nested({name: tree[name] for name in params}), nested({name: tree[name] for name in statistics})
+
+    def _merged(self, params: PyTree, state: PyTree) -> Any:
+        parts = []
+        for template, tree in ((self.params, params), (self.statistics, state)):
+            part = jax.tree.map(lambda leaf: leaf, template)
+            nnx.replace_by_pure_dict(part, nnx.restore_int_paths(tree))
+            parts.append(part)
+        return nnx.merge(self.graph, *parts, self.rest)
+
+
+_EXAMPLES: contextvars.ContextVar[tuple[jax.Array, list[int]]] = contextvars.ContextVar("examples")
+"""The weights of the examples that a network is run on, and the layers that have used them."""
+
+
+class _WeightedNorm(nnx.BatchNorm):
+    """An nnx.BatchNorm that normalises by the batch and keeps the batch's statistics."""
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: Any = None) -> jax.Array:
+        weights, used = _EXAMPLES.get()
+        _check_norm(self, "of the module", mask, id(self) in used)
+        used.append(id(self))
+        scale, bias = (None if part is None else part[...] for part in (self.scale, self.bias))
+        outputs, mean, variance = _normalised(x, weights, self.epsilon, scale, bias)
+        self.mean[...] = mean
+        self.var[...] = variance
+        return outputs
+
+
+def _check_norm(norm: Any, name: str, mask: Any, again: bool) -> None:
+    if norm.axis not in (-1, (-1,), [-1]) or mask is not None:
+        raise RefusedError(f"its BatchNorm {name} has another axis than the last, or a mask; it is not re-estimated")
+    if again:
+        raise RefusedError(f"its BatchNorm {name} serves two layers and cannot be re-estimated")
+
+
+def _normalised(
+    inputs: jax.Array, weights: jax.Array, epsilon: float, scale: Any, bias: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Inputs normalised by the batch, its mean and its unbiased variance."""
+    mean, variance, unbiased = batch_moments(inputs, weights)
+    factor = jax.lax.rsqrt(variance + epsilon) * (1.0 if scale is None else scale)
+    return (inputs - mean) * factor + (0.0 if bias is None else bias), mean, unbiased
+
+
+def _linen(module: nn.Module, inputs: Any, arguments: Mapping[str, Any] | None) -> LinenModel:
+    if arguments is None:
+        known = inspect.signature(type(module).__call__).parameters
+        arguments = {name: value for name, value in _EVALUATING.items() if name in known}
+    variables = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), jnp.zeros(inputs.shape, inputs.dtype), **arguments)
+    )
+    return LinenModel(module, dict(arguments), variables)
+
+
+def _nnx(module: nnx.Module) -> NnxModel:
+    evaluated = copy.deepcopy(module)
+    evaluated.eval()
+    return NnxModel(*nnx.split(evaluated, nnx.Param, nnx.BatchStat, ...))  # pyright: ignore[reportArgumentType]
+
+
+def _read(path: Path) -> Any:
+    """The nested dicts of numpy arrays in a msgpack file or an Orbax folder."""
+    if not path.exists():
+        raise RefusedError("there is no such file or folder")
+    try:
+        return serialization.msgpack_restore(path.read_bytes()) if path.is_file() else _restored(path)
+    except RefusedError:
+        raise
+    except Exception as error:  # damaged files raise nearly anything
+        text = str(error).strip().splitlines()
+        raise RefusedError(
+            f"it cannot be read: {(text[0] if text else type(error).__name__)[:200].rstrip('.')}"
+        ) from None
+
+
+def _restored(path: Path) -> Any:
+    # A step of a CheckpointManager holds its items in folders of their own.
+    items = [path, *(path / name for name in _WRAPPERS)]
+    folder = next((item for item in items if (item / "_METADATA").is_file()), None)
+    if folder is None:
+        raise RefusedError("it is no Orbax checkpoint. Give the folder that holds _METADATA, or a step of a manager")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        metadata: Any = checkpointer.metadata(folder.absolute())
+        tree = getattr(metadata.item_metadata, "tree", metadata.item_metadata)
+        arguments = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            tree,
+            is_leaf=lambda node: not isinstance(node, dict | list | tuple),
+        )
+        return checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
+
+
+def _contents(content: Any) -> list[Mapping[str, Any]]:
+    """What was read, and what lies inside where that is a training state."""
+    if not isinstance(content, Mapping):
+        raise RefusedError(f"it holds a {type(content).__name__}, not arrays by name")
+    inner = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
+    return [content, *(found for part in inner for found in _contents(part))]
+
+
+def _fitted(readings: list[Arrays], shapes: Mapping[tuple[str, ...], Any]) -> PyTree:
+    """The arrays of the reading that fits best, as nested dicts; those expected and no others, as float32."""
+    arrays = min(readings, key=lambda reading: len(reading.keys() ^ shapes.keys()))
+    if missing := shapes.keys() - arrays.keys():
+        raise RefusedError(f"it lacks {len(missing)} of {len(shapes)} arrays, first {'/'.join(min(missing))}")
+    if unknown := arrays.keys() - shapes.keys():
+        raise RefusedError(f"it has {len(unknown)} unknown arrays, first {'/'.join(min(unknown))}")
+    fitted = {}
+    for name, expected in shapes.items():
+        array = np.asarray(arrays[name])
+        if array.shape != expected.shape:
+            raise RefusedError(
+                f"its array {'/'.join(name)} is of shape {array.shape}, but {expected.shape} was expected"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise RefusedError(f"its array {'/'.join(name)} is {array.dtype}, which has no derivatives")
+        fitted[name] = array.astype(np.float32)
+    return nested(fitted)
+
+
+def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if isinstance(tree, Mapping | list | tuple):
+        items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        return {name: leaf for key, node in items for name, leaf in _flat(node, (*path, str(key))).items()}
+    return {} if tree is None else {path: tree}

@@ -1,0 +1,111 @@
+"""A state_dict as it was stored → the plain arrays of its network: prefixes off, reparametrisations folded."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from converters.errors import RefusedError
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What DataParallel, torch.compile and training frameworks put before every name."""
+
+_COUNTER = "n_averaged"
+_CURVE = re.compile(r"(weight|bias)_\d+$")
+_QUANTIZED = re.compile(r"(^|\.)_packed_params(\.|$)")
+_PARAMETRIZED = re.compile(r"(?:(?P<layer>.*)\.)?parametrizations\.(?P<name>[^.]+)\.(?P<part>.+)$")
+
+
+def fold(entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a network from its state_dict of tensors; arrays are views wherever nothing had to change.
+
+    Prefixes that all names share go, as often as they occur, and AveragedModel's counter with its prefix. Weight
+    normalisation and pruning are multiplied out, in float64. Half-precision numbers are widened to float32. Raises
+    RefusedError for a quantized network, a curve, or an entry that is no dense tensor.
+    """
+    for name in entries:
+        if _QUANTIZED.search(str(name)):
+            raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+    arrays = _strip({str(name): _array(name, value) for name, value in entries.items()})
+    if any(_CURVE.search(name) for name in arrays):
+        raise RefusedError("it holds a curve of networks (entries weight_0, weight_1, ...), not one network")
+    return _fold_pruning(_fold_weight_norm(arrays))
+
+
+def _array(name: object, value: Any) -> np.ndarray:
+    import torch
+
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        value = torch.from_numpy(value)
+    if not isinstance(value, torch.Tensor):
+        raise RefusedError(f"its entry {name} is a {type(value).__name__}, not a tensor")
+    if value.is_quantized:
+        raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+    try:
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise RefusedError(f"its entry {name} claims {value.numel()} numbers, more than are stored")
+        if value.is_floating_point() and value.element_size() < 4:
+            value = value.to(torch.float32)
+        return value.detach().numpy()
+    except (TypeError, RuntimeError, NotImplementedError):
+        kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
+        raise RefusedError(f"its entry {name} is no plain array ({kind})") from None
+
+
+def _strip(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    while True:
+        names = arrays.keys() - {_COUNTER}
+        prefix = next((text for text in PREFIXES if names and all(name.startswith(text) for name in names)), None)
+        if prefix is None or prefix in names:
+            return arrays
+        if prefix != "module." and _COUNTER in arrays:  # only AveragedModel counts, and it calls its network module
+            return arrays
+        arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name != _COUNTER}
+
+
+def _fold_weight_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """w = g v / |v|, in its old form (weight_g, weight_v) and its new one (parametrizations.weight.original0, 1)."""
+    folded: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if match := _PARAMETRIZED.match(name):
+            stem = f"{match['layer']}.{match['name']}" if match["layer"] else match["name"]
+            base = name.removesuffix(match["part"])
+            parts = [other.removeprefix(base) for other in arrays if other.startswith(base)]
+            if sorted(parts) != ["original0", "original1"]:
+                raise RefusedError(f"its entry {name} is parametrised by something other than weight normalisation")
+            if stem not in folded:
+                folded[stem] = _normalised(name, arrays[f"{base}original0"], arrays[f"{base}original1"])
+        elif name.endswith("_g") and (direction := arrays.get(f"{name[:-2]}_v")) is not None:
+            folded[name[:-2]] = _normalised(name, array, direction)
+        elif not (name.endswith("_v") and f"{name[:-2]}_g" in arrays):
+            folded[name] = array
+    return folded
+
+
+def _normalised(name: str, length: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    fits = length.ndim == 0 or (
+        length.ndim == direction.ndim and all(a in (1, b) for a, b in zip(length.shape, direction.shape, strict=True))
+    )
+    if not fits:
+        raise RefusedError(f"its entry {name} of shape {list(length.shape)} is no length of a normalised weight")
+    axes = tuple(axis for axis in range(direction.ndim) if length.ndim == 0 or length.shape[axis] == 1)
+    wide = direction.astype(np.float64)
+    norm = np.sqrt(np.square(wide).sum(axes, keepdims=length.ndim > 0))
+    with np.errstate(all="ignore"):  # 0 / 0 becomes NaN, which the zoo's manifest reports
+        return (wide * (length / norm)).astype(direction.dtype)
+
+
+def _fold_pruning(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """weight_orig · weight_mask, where there are both."""
+    folded: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        stem = name.removesuffix("_orig").removesuffix("_mask")
+        if stem == name or not {f"{stem}_orig", f"{stem}_mask"} <= arrays.keys():
+            folded[name] = array
+        elif stem not in folded:
+            original, mask = arrays[f"{stem}_orig"], arrays[f"{stem}_mask"]
+            if original.shape != mask.shape:
+                raise RefusedError(f"its entry {stem}_mask has shape {list(mask.shape)}, not {list(original.shape)}")
+            folded[stem] = (original * mask).astype(original.dtype)
+    return folded

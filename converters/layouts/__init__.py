@@ -1,0 +1,75 @@
+"""Where checkpoints lie: every file of a tree is offered to the layouts in turn.
+
+A new layout is one module that fulfils `contract.Layout`, and its name in _LAYOUTS.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from converters.layouts import cifar, files, mode_connectivity, modelzoos, taxonomy
+from converters.layouts.contract import Candidate, Layout, forget
+from converters.reports import Outcome
+from mdjax.errors import InputError
+
+_LAYOUTS: tuple[Layout, ...] = (taxonomy, modelzoos, mode_connectivity, cifar, files)
+
+LAYOUTS: dict[str, Layout] = {layout.NAME: layout for layout in _LAYOUTS}
+"""Name → layout, in the order in which they are asked; the last one takes what looks like a checkpoint at all."""
+
+
+def find(src: str | Path, format: str = "auto") -> list[Candidate | Outcome]:
+    """Every checkpoint file of `src`, a file or a folder of any depth, as one model or as refused or skipped.
+
+    `format` is "auto", where each file goes to the first layout that knows it, or the name of one layout, where the
+    others' files are left out. Links to folders are followed, each folder once. Raises InputError where `src` does
+    not exist, holds no checkpoints, or there is no such format.
+    """
+    if format != "auto" and format not in LAYOUTS:
+        raise InputError(f"Unknown format {format!r}. Choose auto or one of {', '.join(LAYOUTS)}.")
+    forget()
+    layouts = list(LAYOUTS.values()) if format == "auto" else [LAYOUTS[format]]
+    given = Path(src)
+    # The folders above `src` tell something too, so the path must be whole.
+    whole = given.absolute()
+    if given.is_dir():
+        found = [claim for path in _walk(whole) if (claim := _claim(path, whole, layouts)) is not None]
+    elif given.exists():
+        whole = whole.resolve()
+        found = [_claim(whole, whole.parent, layouts) or (files.named(whole) if format == "auto" else None)]
+        found = [claim for claim in found if claim is not None]
+    else:
+        raise InputError(f"There is no file or folder {given}. Give a checkpoint, or a folder that holds some.")
+    if not found:
+        what = "known layout" if format == "auto" else f"layout {format} ({LAYOUTS[format].SUMMARY})"
+        raise InputError(f"There are no checkpoints in {given} in a {what}. Give a folder that holds some.")
+    return found
+
+
+def _claim(path: Path | Outcome, root: Path, layouts: list[Layout]) -> Candidate | Outcome | None:
+    if isinstance(path, Outcome):
+        return path
+    return next((claim for layout in layouts if (claim := layout.claim(path, root)) is not None), None)
+
+
+def _walk(root: Path) -> Iterator[Path | Outcome]:
+    """All files below a folder, sorted; a folder that cannot be opened is an outcome of its own."""
+    unreadable: list[OSError] = []
+    visited: set[tuple[int, int]] = set()
+    for folder, names, members in os.walk(root, followlinks=True, onerror=unreadable.append):
+        try:
+            status = os.stat(folder)  # noqa: PTH116
+        except OSError as error:
+            unreadable.append(error)
+            continue
+        if (status.st_dev, status.st_ino) in visited:
+            names.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        names.sort()
+        for name in sorted(members):
+            path = Path(folder, name)
+            shown = str(path).encode("utf-8", "replace").decode()
+            yield path if shown == str(path) else Outcome(Path(shown), "refused", "its name is no valid UTF-8")
+    for error in unreadable:
+        yield Outcome(Path(str(error.filename)), "refused", f"it cannot be opened: {error.strerror or error}")

@@ -1,0 +1,122 @@
+"""What a layout is: a module that says of a file which model it holds, from names and configs alone."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from converters.reports import Outcome
+
+_COLUMNS: Mapping[str, type] = {
+    "epochs": int,
+    "epoch": int,
+    "batch_size": int,
+    "data_share": float,
+    "label_noise": float,
+    "learning_rate": float,
+    "momentum": float,
+    "weight_decay": float,
+    "schedule": str,
+    "optimizer": str,
+    "initialisation": str,
+    "nonlinearity": str,
+    "dropout": float,
+    "dataset": str,
+    "checkpoint": str,
+    "logged_train_loss": float,
+    "logged_train_acc": float,
+    "logged_test_loss": float,
+    "logged_test_acc": float,
+}
+"""Known configuration: columns of a zoo's manifest, each of one type, since every file's config is free text."""
+
+
+_Found = TypeVar("_Found")
+_remembered: list[Callable[[], None]] = []
+
+
+def remembered(function: Callable[[Path], _Found]) -> Callable[[Path], _Found]:
+    """What a folder's own files say, read once for all the files in it; forgotten at the next search."""
+    cached = functools.lru_cache(maxsize=64)(function)
+    _remembered.append(cached.cache_clear)
+    return cached
+
+
+def forget() -> None:
+    """Read every folder anew: its files may have changed since the last search."""
+    for clear in _remembered:
+        clear()
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One model, as the names of its file and folders and the configs beside it describe it.
+
+    `model_id`, `configuration` (everything but the seed) and `seed` are the model's names in the zoo; `known` its
+    training facts (see `known_facts`). `facts` are what only a config carries and the network's definition needs:
+    `nonlinearity`, `dropout`, `input_shape` (height, width, channels). `width` is what the layout says that the
+    weights must agree with, and `data` what the model was trained on, as `mdjax measure --data` would name it. Of
+    several checkpoints of one model that of the lowest `rank` is taken.
+    """
+
+    path: Path
+    model_id: str
+    configuration: str
+    seed: int
+    known: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    width: int | None = None
+    data: str = ""
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("model_id", "configuration"):
+            object.__setattr__(self, name, _storable(getattr(self, name)))
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The model's row of a zoo's manifest, as far as it is known before the weights are read."""
+        names = {"model_id": self.model_id, "configuration": self.configuration, "seed": self.seed}
+        return names | dict(self.known)
+
+
+class Layout(Protocol):
+    """One module per layout: its name for --format, one line for the help, and `claim`."""
+
+    @property
+    def NAME(self) -> str: ...  # noqa: N802
+
+    @property
+    def SUMMARY(self) -> str: ...  # noqa: N802
+
+    def claim(self, path: Path, root: Path) -> Candidate | Outcome | None:
+        """What the file `path` below `root` is: a model, a file to skip or refuse and why, or None: not mine.
+
+        Reads no weights. Never raises for what a file or config holds.
+        """
+        ...
+
+
+def known_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those facts that have a column, in its type; a value that does not fit its column is left out."""
+    found = {}
+    for name, value in facts.items():
+        kind = _COLUMNS.get(name)
+        if kind is not None and (fitting := _fitting(kind, value)) is not None:
+            found[name] = fitting
+    return found
+
+
+def _fitting(kind: type, value: Any) -> Any:
+    if kind is str:
+        return _storable(value) if isinstance(value, str) else None
+    # A column has 64 bits; and a batch of 12.5 examples is no batch.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
+        return None
+    return kind(value) if kind is float or value == int(value) else None
+
+
+def _storable(text: str) -> str:
+    """Half of a surrogate pair, which JSON can spell, cannot be written to a table."""
+    return text.encode("utf-8", "replace").decode()

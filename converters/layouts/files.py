@@ -1,0 +1,88 @@
+"""Any tree of checkpoint files: a folder is a configuration, the files in it are its seeds."""
+
+import re
+from pathlib import Path
+
+from converters.errors import RefusedError
+from converters.layouts.contract import Candidate, remembered
+from converters.reports import Outcome
+from converters.safetensors_files import INDEX_SUFFIX, shards
+
+NAME = "files"
+SUMMARY = "CONFIGURATION/SEED.pt"
+
+SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".tar", ".bin", ".safetensors", ".pt2", ".t7", INDEX_SUFFIX)
+"""What a checkpoint's name ends in; `checkpoints` without any ending is one too."""
+
+_SEED = re.compile(r"(?:^|(?<=[-_./= ]))seed[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
+_EPOCH = re.compile(r"(?:^|(?<=[-_./ ]))(?:epoch|ep|checkpoint|ckpt)[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
+
+
+def claim(path: Path, root: Path) -> Candidate | Outcome | None:
+    """A model by its place below `root`. Its configuration is its folder, together with an epoch in its name.
+
+    Its seed is the number after "seed" in its name or its folder's, else its place among the files beside it.
+    """
+    if not path.name.endswith(SUFFIXES) and path.name != "checkpoints":
+        return None
+    if path.name in _members(path.parent):
+        return Outcome(path, "skipped", "part of a sharded checkpoint")
+    if _SHARD.search(path.name):
+        return Outcome(path, "refused", "it is one of several shards, but no index beside it names it")
+    return named(path, root)
+
+
+def named(path: Path, root: Path | None = None) -> Candidate:
+    """A model by its place, whatever the ending of its name."""
+    root = root or path.parent
+    place = path.relative_to(root)
+    folders = [root.name, *place.parent.parts]
+    stem, number = path.name.split(".")[0], seed_in(path.name)
+    epoch = _EPOCH.search(stem)
+    if number is None and len(folders) > 1 and (number := seed_in(folders[-1])) is not None:
+        # A folder per seed may hold several checkpoints of its run, which are no seeds of each other.
+        folders = [*folders[:-1], without_seed(folders[-1]), "" if epoch else stem]
+    return Candidate(
+        path=path,
+        model_id=f"{root.name}/{place.as_posix()}",
+        configuration="/".join(filter(None, folders)) + (f"-e{int(epoch[1])}" if epoch else ""),
+        seed=_place(path.parent, path.name) if number is None else number,
+        known={"epochs": int(epoch[1])} if epoch else {},
+    )
+
+
+def seed_in(name: str) -> int | None:
+    """The number that a name calls its seed, as in `run_seed3`, `seed=3.pt` or `vgg-seed-3`."""
+    match = _SEED.search(name)
+    return int(match[1]) if match else None
+
+
+def without_seed(name: str) -> str:
+    """A name without its seed, so that the runs of a configuration share it; may be empty."""
+    return re.sub(r"[-_. ]{2,}", "-", _SEED.sub("", name)).strip("-_. ")
+
+
+@remembered
+def _places(folder: Path) -> dict[str, int]:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(SUFFIXES))
+    except OSError:
+        return {}
+    return {name: place for place, name in enumerate(names)}
+
+
+def _place(folder: Path, name: str) -> int:
+    return _places(folder).get(name, 0)
+
+
+@remembered
+def _members(folder: Path) -> frozenset[str]:
+    """The files of a folder that an index there lists."""
+    found: set[str] = set()
+    for index in folder.glob(f"*{INDEX_SUFFIX}"):
+        try:
+            found |= {shard.name for shard in shards(index)}
+        except RefusedError:  # told of the index itself
+            continue
+    return frozenset(found)

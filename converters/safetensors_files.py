@@ -1,0 +1,87 @@
+"""safetensors files and sharded checkpoints, single or listed in an index."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from converters.errors import RefusedError
+
+MAX_HEADER = 2**25
+"""Most bytes of a header or an index; 32 MiB list over 200,000 tensors."""
+
+MAX_ENTRIES = 100_000
+INDEX_SUFFIX = ".index.json"
+
+
+def looks_like_one(path: Path) -> bool:
+    """Whether a file of any name starts as a safetensors file does: a length, then JSON."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of one safetensors file by name. Raises RefusedError for a header that is not sound."""
+    try:
+        from safetensors import safe_open
+    except ImportError:
+        raise RefusedError("reading it needs safetensors; run pip install 'mdjax[torch]'") from None
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = file.keys()
+            if len(names) > MAX_ENTRIES:
+                raise RefusedError(f"it has {len(names)} entries, but at most {MAX_ENTRIES} are expected")
+            return {name: file.get_tensor(name) for name in names}
+    except RefusedError:
+        raise
+    except Exception as error:  # the library's own errors, and torch's for a type it lacks
+        text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise RefusedError(f"it is no sound safetensors file: {text[:200]}") from None
+
+
+def _check_header(path: Path) -> None:
+    """Before the library parses it: the header fits its file and the limit."""
+    with path.open("rb") as file:
+        size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
+    if length > size - 8:
+        raise RefusedError(f"it is cut off: its header says {length} bytes, but {max(size - 8, 0)} follow")
+    if length > MAX_HEADER:
+        raise RefusedError(f"its header has {length} bytes, but at most {MAX_HEADER} are expected")
+
+
+def shards(path: Path) -> dict[Path, list[str]]:
+    """The files that an index names, each with the entries it should hold.
+
+    Raises RefusedError for an index that is malformed, too long, or names a file outside its own folder.
+    """
+    try:
+        if path.stat().st_size > MAX_HEADER:
+            raise RefusedError(f"it has {path.stat().st_size} bytes, but at most {MAX_HEADER} are expected of an index")
+        places = json.loads(path.read_bytes())["weight_map"]
+        if not places or not all(isinstance(place, str) for place in places.values()):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise RefusedError("it is no index of shards: no weight_map from entries to files") from None
+    if len(places) > MAX_ENTRIES:
+        raise RefusedError(f"it has {len(places)} entries, but at most {MAX_ENTRIES} are expected")
+    found: dict[Path, list[str]] = {}
+    for name, place in places.items():
+        if {PurePosixPath(place).name, PureWindowsPath(place).name} != {place} or place == "..":
+            raise RefusedError(f"it names the file {place!r}, which is not simply the name of one in its folder")
+        found.setdefault(path.parent / place, []).append(name)
+    return found
+
+
+def read_shards(path: Path, read: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries of a sharded checkpoint, each in the file that the index says, and no other."""
+    found: dict[str, Any] = {}
+    for shard, names in shards(path).items():
+        try:
+            content = read(shard)
+        except RefusedError as error:
+            raise RefusedError(f"of its shard {shard.name}: {error}") from None
+        if not isinstance(content, Mapping) or content.keys() != set(names):
+            raise RefusedError(f"its shard {shard.name} does not hold the entries that the index says")
+        found.update(content)
+    return found

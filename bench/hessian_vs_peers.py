@@ -1,6 +1,6 @@
 """How much faster are the top eigenvalue and the trace of the Hessian than with PyHessian and curvlinops?
 
-    python bench/hessian_vs_peers.py [--models 20] [--widths 2,4,8] [--samples 200,2000] [--skip 8x2000] [--budget 60] [--out FILE]
+    python bench/hessian_vs_peers.py [--models 20] [--widths 2,4,8] [--samples 200,2000] [--budget 60] [--out FILE]
 
 ResNet-18s trained for a few epochs on digits at 32 × 32 (copies shifted by pixels beyond the digits there are), equal
 weights and data for all. Asked for: the top eigenvalue within 1e-3 of its converged value and the trace with a standard

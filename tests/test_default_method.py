@@ -180,7 +180,8 @@ def test_labels_choose_the_structure_and_few_leave_the_first():
     many = MDTree("width", method="default").fit(rows, labels)
     assert "CKA" in many.features
     assert (many.predict(rows) == labels).all()
-    few = MDTree("width", method="default").fit(rows[:2], labels[:2])
+    one_of_each = [width.argmin(), width.argmax()]
+    few = MDTree("width", method="default").fit(rows.iloc[one_of_each], labels[one_of_each])
     assert few.features == ("train_error", "mode_connectivity_peak", "train_loss")
     without = MDTree("width", method="default").fit(rows.drop(columns="CKA"), labels)
     assert without.features == few.features

@@ -5,10 +5,16 @@ its standard deviation. Rows near it go partly both ways, which makes it a soft 
 labels leave it uncertain. Few labels leave the beliefs where the structure puts them; many labels pull them to where
 the classes part and make them narrow. A leaf begins with the belief that its class is right in `reliability` of all
 cases, worth `weight` rows, so that no probability is far from that on the word of a few rows.
+
+Where several structures are believed in, the first is trusted most, and the labels choose among them by their
+marginal likelihood: networks unlike the published ones need other structures, or wider beliefs. A threshold lies
+elsewhere in other data sets, however well it is known in this one, so its spread is never less than its quantity's
+`drift`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import betaln, ndtr
@@ -19,7 +25,7 @@ from mdjax.questions import Columns, Leaf, Split, Tree, leaves
 
 @dataclass(frozen=True)
 class BeliefSettings:
-    """One setting for all questions and sample sizes, chosen inside the published `basic` table."""
+    """One setting for all questions and sample sizes, chosen as told in bench/default_method.py."""
 
     reliability: float = 0.9  # how often a leaf's class is expected to be right before any label is seen
     weight: float = 20.0  # of that expectation, in rows
@@ -27,22 +33,41 @@ class BeliefSettings:
     cycles: int = 6  # passes over the thresholds; they settle in about three
     points: int = 71  # of the grid on which a threshold's belief is computed
     reach: float = 3.5  # of that grid, in prior standard deviations
+    trust: float = 1.0  # log odds of the first structure against each of the others before any label
+    drift: float = 1.0  # factor of the quantities' drifts from one data set to another
 
 
 def fit_beliefs(
-    tree: Tree, columns: Columns, labels: np.ndarray, settings: BeliefSettings | None = None
+    trees: Sequence[Tree], columns: Columns, labels: np.ndarray, settings: BeliefSettings | None = None
 ) -> tuple[Tree, np.ndarray]:
-    """The tree with its thresholds' beliefs updated, and the probability that each leaf's class is right, (leaves,).
+    """The likeliest of the trees with its beliefs updated, and how often each of its leaves is right, (leaves,).
 
     Each threshold's posterior is computed on a grid from its prior (the split's `threshold` and `spread`) and the
     marginal likelihood of the two classes' counts at the leaves, the other thresholds held at their beliefs; the
-    passes repeat from the first split on. Costs `cycles` passes over the rows per split.
+    passes repeat from the first split on. Trees are weighed by the lower bound that this puts on the likelihood of
+    all labels. Costs `cycles` passes over the rows per split.
     """
     settings = settings or BeliefSettings()
+    fitted = [_fitted(tree, columns, labels, settings) for tree in trees]
+    odds = [evidence + settings.trust * (k == 0) for k, (_, _, evidence) in enumerate(fitted)]
+    tree, shares, _ = fitted[int(np.argmax(odds))]
+    return tuple(replace(split, spread=_drifting(split, settings)) for split in tree), shares
+
+
+def _drifting(split: Split, settings: BeliefSettings) -> float:
+    """How far the threshold may lie from its centre in another data set, a standard deviation."""
+    return float(np.hypot(split.spread, settings.drift * quantity(split.feature).drift))
+
+
+def _fitted(
+    tree: Tree, columns: Columns, labels: np.ndarray, settings: BeliefSettings
+) -> tuple[Tree, np.ndarray, float]:
+    """One tree's updated beliefs, the leaves' shares of right answers, and the log evidence for the tree."""
     found = leaves(tree)
     right = [labels == leaf.label for leaf in found]
     values = [columns[split.feature] for split in tree]
     beliefs, sides = list(tree), [gate(split, values[i]) for i, split in enumerate(tree)]
+    surprises = np.zeros(len(tree))
     for _ in range(settings.cycles):
         for i, split in enumerate(tree):
             # Leaves on other branches do not depend on this threshold.
@@ -51,39 +76,48 @@ def fit_beliefs(
                 for leaf, hit in zip(found, right)
                 if i in dict(leaf.path)
             ]
-            beliefs[i] = _updated(split, values[i], below, settings)
+            beliefs[i], surprises[i] = _updated(split, values[i], below, settings)
             sides[i] = gate(beliefs[i], values[i])
-    shares = []
+    shares, evidence = [], -surprises.sum()
     for leaf, hit in zip(found, right):
-        weight = settings.rate * _weight(leaf, sides)
+        weight = _weight(leaf, sides)
+        evidence += _evidence(weight @ hit, weight @ ~hit, settings)
         expected = settings.reliability * settings.weight
-        shares.append((weight @ hit + expected) / (weight.sum() + settings.weight))
-    return tuple(beliefs), np.array(shares)
+        seen = settings.rate * weight
+        shares.append((seen @ hit + expected) / (seen.sum() + settings.weight))
+    return tuple(beliefs), np.array(shares), float(evidence)
 
 
 def _updated(
     split: Split, values: np.ndarray, below: list[tuple[bool, np.ndarray, np.ndarray]], settings: BeliefSettings
-) -> Split:
-    """The split with its threshold's prior belief updated by the rows of the leaves below it.
+) -> tuple[Split, float]:
+    """The split with its threshold's prior belief updated by the rows of the leaves below it, and the surprise.
 
     Of each leaf: whether it lies at or below the threshold, how much each row would belong to it but for this
-    split, and which rows are of its class.
+    split, and which rows are of its class. The surprise is the relative entropy of the new belief to the prior.
     """
     this = quantity(split.feature)
     steps = np.linspace(-settings.reach, settings.reach, settings.points)
     grid = float(this.to_scale(np.array(split.threshold))) + split.spread * steps
     # A row is at or below the grid's thresholds from this one on.
     boxes = np.searchsorted(grid, this.to_scale(values), side="left")
-    log_belief = -(steps**2) / 2
+    log_belief = log_prior = _normalised(-(steps**2) / 2)
     for at_most, weight, hit in below:
         hits, misses = (_running(boxes, weight * which, settings.points, at_most) for which in (hit, ~hit))
-        log_belief += _evidence(hits, misses, settings)
-    belief = np.exp(log_belief - log_belief.max())
-    belief /= belief.sum()
+        log_belief = log_belief + _evidence(hits, misses, settings)
+    log_belief = _normalised(log_belief)
+    belief = np.exp(log_belief)
     centre = belief @ grid
     # Between two grid points the classes may part anywhere.
     spread = max(np.sqrt(belief @ (grid - centre) ** 2), (grid[1] - grid[0]) / 2)
-    return replace(split, threshold=float(this.from_scale(centre)), spread=float(spread))
+    surprise = float(belief @ (log_belief - log_prior))
+    return replace(split, threshold=float(this.from_scale(centre)), spread=float(spread)), surprise
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    """The logs of probabilities that are in these proportions and add to one."""
+    logs = logs - logs.max()
+    return logs - np.log(np.exp(logs).sum())
 
 
 def gate(split: Split, values: np.ndarray, errors: np.ndarray | float = 0.0) -> np.ndarray:
@@ -129,7 +163,7 @@ def _running(boxes: np.ndarray, weight: np.ndarray, points: int, at_most: bool) 
     return total[:-1] if at_most else total[-1] - total[:-1]
 
 
-def _evidence(right: np.ndarray, wrong: np.ndarray, settings: BeliefSettings) -> np.ndarray:
+def _evidence(right: Any, wrong: Any, settings: BeliefSettings) -> Any:
     """The log marginal likelihood of a leaf's counts under its Beta prior."""
     a, b = settings.weight * settings.reliability, settings.weight * (1 - settings.reliability)
     return betaln(settings.rate * right + a, settings.rate * wrong + b) - betaln(a, b)

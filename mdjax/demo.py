@@ -53,7 +53,7 @@ def run_demo(out: str | Path = "runs/demo") -> None:
         tables[name] = failure_labels(measured.configurations, within=("label_noise",))
 
     grown, asked = tables.values()
-    trees = {name: grow(grown, name, method="published") for name in QUESTIONS if _can_grow(grown, name)}
+    trees = {name: grow(grown, name) for name in QUESTIONS if _can_grow(grown, name)}
     save_trees(trees.values(), out / "trees.json")
     accuracies = compare(grown, asked, trees)
     console.print()
@@ -87,20 +87,20 @@ def _can_grow(table: pd.DataFrame, question: str) -> bool:
 def compare(grown: pd.DataFrame, asked: pd.DataFrame, trees: dict[str, MDTree]) -> pd.DataFrame:
     """Accuracy in percent on `asked` of the MD trees, the validation tree and the majority class of `grown`.
 
-    "MD tree" is fitted as published, "default method" as `mdjax.diagnosis.grow` does. One row per question: question,
-    rows (asked of), and one column per method. Rows that lack a feature (a network that died has none for some) are
-    left out for all methods alike.
+    "MD tree" is fitted as published, "default method" are the `trees`, which `mdjax.diagnosis.grow` grew. One row per
+    question: question, rows (asked of), and one column per method. Rows that lack a feature (a network that died has
+    none for some) are left out for all methods alike.
     """
     results = []
     for name, tree in trees.items():
         question = QUESTIONS[name]
-        baseline = ValidationTree(name)
-        features = [*tree.feature_names_in_, "train_loss", "test_loss", "test_error"]
+        published, baseline = MDTree(name), ValidationTree(name)
+        features = list(dict.fromkeys([*tree.features, *published.features, *baseline.features]))
         train_rows, test_rows = (question.rows(table).dropna(subset=features) for table in (grown, asked))
         labels, truth = train_rows[question.label], test_rows[question.label].to_numpy()
         guesses = {
-            "MD tree": tree.predict(test_rows),
-            "default method": grow(grown, name, method="default").predict(test_rows),
+            "MD tree": published.fit(train_rows, labels).predict(test_rows),
+            "default method": tree.predict(test_rows),
             "validation tree": baseline.fit(train_rows, labels).predict(test_rows),
             "majority class": np.full(len(truth), labels.mode()[0]),
         }

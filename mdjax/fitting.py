@@ -1,6 +1,6 @@
-"""The methods that grow trees, by name: structure, features and labels in, a fitted tree out."""
+"""The methods that grow trees, by name: structures, features and labels in, a fitted tree out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,25 +56,25 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to grow trees: the structure it starts from, for pairs and for single models, and its fit.
+    """A way to grow trees: the structures it starts from, for pairs and for single models, and its fit.
 
-    All that follows (probabilities, files, verdicts, text) only walks the tree that the fit returns, which may differ
-    from the one it started from.
+    The fit is given those of the structures whose features were measured, at least one. All that follows
+    (probabilities, files, verdicts, text) only walks the tree that it returns, which may differ from all of them.
     """
 
-    start: Callable[[Question], Tree]
-    fit: Callable[[Tree, Columns, np.ndarray], Fitted]
-    single: Callable[[Question], Tree] | None = None  # None: the method has no tree for single models
+    start: Callable[[Question], tuple[Tree, ...]]
+    fit: Callable[[Sequence[Tree], Columns, np.ndarray], Fitted]
+    single: Callable[[Question], tuple[Tree, ...]] | None = None  # None: the method has none for single models
 
 
 METHODS: dict[str, Method] = {
     "published": Method(
-        start=lambda question: question.tree,
-        fit=lambda tree, columns, labels: Fitted(fit_one_pass(tree, columns, labels)),
+        start=lambda question: (question.tree,),
+        fit=lambda trees, columns, labels: Fitted(fit_one_pass(trees[0], columns, labels)),
     ),
     "default": Method(
-        start=lambda question: question.default_tree,
-        fit=lambda tree, columns, labels: Fitted(*fit_beliefs(tree, columns, labels)),
-        single=lambda question: question.single_tree,
+        start=lambda question: question.default_trees,
+        fit=lambda trees, columns, labels: Fitted(*fit_beliefs(trees, columns, labels)),
+        single=lambda question: question.single_trees,
     ),
 }

@@ -1,6 +1,6 @@
 """Trees grown on a labelled table, on the rows their question is asked of, and what their answers brought there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from mdjax.fitting import METHODS
 from mdjax.labels import Axes, step_gains
 from mdjax.mdtree import MDTree
 from mdjax.quantities import quantity
+from mdjax.questions import columns_of
 
 
 def grow(
@@ -33,16 +34,16 @@ def grow(
     table without the labels or features.
     """
     tree = MDTree(question, method=method, **settings)
-    of_pairs = [name for name in tree.features if quantity(name).of_pairs]
-    if of_pairs and tree.structure is None and METHODS[method].single is not None:
-        single = MDTree(question, method=method, single=True, min_width=tree.min_width)
-        if not all(name in table.columns and table[name].notna().any() for name in of_pairs):
-            return _grown(single, table, preset, provenance, axes)
-        grown = _grown(tree, table, preset, provenance, axes)
-        if set(single.features) <= set(table.columns):
-            grown.single_ = _grown(single, table, preset, provenance, axes)
-        return grown
-    return _grown(tree, table, preset, provenance, axes)
+    if tree.single or tree.structure is not None or METHODS[method].single is None:
+        return _grown(tree, table, preset, provenance, axes)
+    single = MDTree(question, method=method, single=True, min_width=tree.min_width)
+    alone = bool(single.candidates(table))
+    if alone and not tree.candidates(table):
+        return _grown(single, table, preset, provenance, axes)
+    grown = _grown(tree, table, preset, provenance, axes)
+    if alone and any(quantity(name).of_pairs for name in grown.features):
+        grown.single_ = _grown(single, table, preset, provenance, axes)
+    return grown
 
 
 def _grown(
@@ -50,10 +51,12 @@ def _grown(
 ) -> MDTree:
     question = tree.asked_question
     rows = question.rows(table)
-    complete = _complete(tree, rows)
+    structures = tree.candidates(rows)
+    wanted = dict.fromkeys(name for one in structures for name in columns_of(one)) or tree.features
+    complete = _complete(wanted, rows)
     if len(rows) and not complete.any():
         raise InputError(
-            f"No row that is labelled for question {tree.question!r} has all of {', '.join(tree.features)}. "
+            f"No row that is labelled for question {tree.question!r} has all of {', '.join(wanted)}. "
             "Measure these features first."
         )
     tree.fit(rows.loc[complete], rows.loc[complete, question.label])
@@ -63,9 +66,9 @@ def _grown(
     return tree
 
 
-def _complete(tree: MDTree, rows: pd.DataFrame) -> np.ndarray:
-    """Which rows have all the features that a tree reads."""
-    return np.logical_and.reduce([np.isfinite(values) for values in feature_columns(rows, tree.features).values()])
+def _complete(features: Iterable[str], rows: pd.DataFrame) -> np.ndarray:
+    """Which rows have all the features."""
+    return np.logical_and.reduce([np.isfinite(values) for values in feature_columns(rows, tuple(features)).values()])
 
 
 def _gains(tree: MDTree, table: pd.DataFrame, axes: Axes) -> dict[str, dict[str, float]]:
@@ -81,7 +84,7 @@ def _gains(tree: MDTree, table: pd.DataFrame, axes: Axes) -> dict[str, dict[str,
             gained = step_gains(table, label, axes=axes)
         except InputError:
             continue
-        asked = question.asked(table) & _complete(tree, table) & gained.notna().all(axis=1).to_numpy()
+        asked = question.asked(table) & _complete(tree.features, table) & gained.notna().all(axis=1).to_numpy()
         if not asked.any():
             continue
         gained = gained.loc[asked][tree.predict(table.loc[asked]) == label]

@@ -44,12 +44,13 @@ class MDTree(ClassifierMixin, BaseEstimator):
     `question` is "optimizer", "width" or "data"; `method` a key of `METHODS`: "published" fits sharp thresholds as
     published, "default" soft ones that start from prior beliefs (see `mdjax.beliefs`). `single=True` asks for the
     tree that reads single models only, for want of pairs. `similarity=True` (published, optimizer) reads CKA in place
-    of sharpness. `starts` replaces the start thresholds, in the order of the splits; `structure` the whole tree that
-    the fit starts from. `min_width` replaces the least width of which the question is asked (0: of all rows).
-    `smoothing` is added to both class counts of a leaf before shares are taken (1: Laplace).
+    of sharpness. `starts` replaces the start thresholds of the first structure, in the order of its splits, and leaves
+    no other to choose; `structure` is a whole tree to start from. `min_width` replaces the least width of which the
+    question is asked (0: of all rows). `smoothing` is added to both class counts of a leaf before shares are taken
+    (1: Laplace).
 
-    Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that are
-    read), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, (leaves, classes)), `shares_`
+    Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that arrays must
+    hold), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, (leaves, classes)), `shares_`
     (class probabilities at the leaves where the method gives them, else None), `feature_ranges_` (feature -> least
     and greatest value seen), `preset_` (how the features were measured, None if unknown), `provenance_`, and what
     `grow` adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought).
@@ -82,8 +83,11 @@ class MDTree(ClassifierMixin, BaseEstimator):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The columns that are read, in the order in which arrays must hold them."""
-        return columns_of(self.tree_ if hasattr(self, "tree_") else self._start())
+        """The columns that are read: by the fitted tree, or before by all structures that it may be chosen from.
+
+        Arrays hold them in this order, `predict`'s those of `fit`.
+        """
+        return columns_of(self.tree_) if hasattr(self, "tree_") else _columns_of_all(self._starts())
 
     @property
     def asked_question(self) -> Question:
@@ -101,12 +105,20 @@ class MDTree(ClassifierMixin, BaseEstimator):
             raise InputError(f"There is no method {self.method!r}. Choose one of {', '.join(METHODS)}.")
         return METHODS[self.method]
 
-    def _start(self) -> Tree:
+    def candidates(self, table: pd.DataFrame) -> tuple[Tree, ...]:
+        """The structures that a table allows to choose from: those whose columns are there and not wholly missing."""
+        return tuple(
+            tree
+            for tree in self._starts()
+            if all(name in table.columns and table[name].notna().to_numpy().any() for name in columns_of(tree))
+        )
+
+    def _starts(self) -> tuple[Tree, ...]:
         question, method = named(self.question), self._method()
         if self.structure is not None:
-            tree = tuple(self.structure)
+            trees = (tuple(self.structure),)
             try:
-                check_tree(tree, question)
+                check_tree(trees[0], question)
             except ValueError as error:
                 raise InputError(f"structure must be a whole tree of splits, but {error}. Mend it.") from None
         elif self.similarity:
@@ -115,32 +127,37 @@ class MDTree(ClassifierMixin, BaseEstimator):
                     "similarity=True is defined for question 'optimizer' only, by method 'published' and of pairs, "
                     f"got {self.question!r} by {self.method!r}. Leave it out."
                 )
-            tree = SIMILARITY_TREE
+            trees = (SIMILARITY_TREE,)
         elif self.single:
             if method.single is None:
                 known = ", ".join(name for name, other in METHODS.items() if other.single)
                 raise InputError(f"Method {self.method!r} has no tree for single models. Choose one of {known}.")
-            tree = method.single(question)
+            trees = method.single(question)
         else:
-            tree = method.start(question)
+            trees = method.start(question)
         if self.starts is None:
-            return tree
+            return trees
+        tree = trees[0]
         if len(self.starts) != len(tree) or not np.all(np.isfinite(self.starts)):
             raise InputError(
                 f"starts must be {len(tree)} finite numbers for question {self.question!r}, "
                 f"got {self.starts!r}. The usual ones are {[split.threshold for split in tree]}."
             )
-        return with_thresholds(tree, self.starts)
+        return (with_thresholds(tree, self.starts),)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the thresholds to rows `X` with labels `y`; InputError for NaN features and foreign labels."""
-        question, start = named(self.question), self._start()
+        question, starts = named(self.question), self._starts()
         if not self.smoothing > 0:
             raise InputError(f"smoothing must be positive, got {self.smoothing!r}. Leave it at 1.")
-        columns = self._columns(X, start)
+        if isinstance(X, pd.DataFrame):
+            # Where none is whole, the first says what is missing.
+            starts = self.candidates(X) or starts[:1]
+        read = _columns_of_all(starts)
+        columns = _quantities(starts, X, read)
         labels = known_labels(y, len(next(iter(columns.values()))), question)
-        fitted = self._method().fit(start, columns, labels)
-        self._set_tree(fitted.tree)
+        fitted = self._method().fit(starts, columns, labels)
+        self._set_tree(fitted.tree, None if isinstance(X, pd.DataFrame) else read)
         self.shares_ = None
         if fitted.reliability is not None:
             right = np.array([[leaf.label == name for name in self.classes_] for leaf in self.leaves_])
@@ -158,18 +175,17 @@ class MDTree(ClassifierMixin, BaseEstimator):
         self.gains_: dict[str, dict[str, float]] = {}
         return self
 
-    def _set_tree(self, tree: Tree) -> None:
+    def _set_tree(self, tree: Tree, read: Sequence[str] | None = None) -> None:
         self.tree_ = tree
         self.leaves_ = leaves(tree)
         self.thresholds_ = np.array([split.threshold for split in tree])
         self.classes_ = np.array(sorted(named(self.question).classes))
-        self.feature_names_in_ = np.array(columns_of(tree), dtype=object)
+        self.feature_names_in_ = np.array(read or columns_of(tree), dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
 
-    def _columns(self, X: Any, tree: Tree) -> dict[str, np.ndarray]:
-        """The columns that a tree reads, checked, and the quantities that it splits on."""
-        columns = finite(feature_columns(X, columns_of(tree)))
-        return finite(with_quantities(features_of(tree), columns))
+    def _columns(self, X: Any) -> dict[str, np.ndarray]:
+        frame = isinstance(X, pd.DataFrame)
+        return _quantities((self.tree_,), X, self.features if frame else list(self.feature_names_in_))
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each row, (rows,) of str; InputError for NaN features."""
@@ -183,14 +199,14 @@ class MDTree(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if not self.soft:
             return self.leaf_shares()[self.apply(X)]
-        columns = self._columns(X, self.tree_)
+        columns = self._columns(X)
         sides = [gate(split, columns[split.feature]) for split in self.tree_]
         return leaf_memberships(self.tree_, sides) @ self.leaf_shares()
 
     def apply(self, X: Any) -> np.ndarray:
         """The position in `leaves_` of the leaf that each row reaches by the thresholds' centres."""
         check_is_fitted(self)
-        return leaf_positions(self.tree_, self._columns(X, self.tree_))
+        return leaf_positions(self.tree_, self._columns(X))
 
     def leaf_shares(self) -> np.ndarray:
         """The probability of each class at each leaf, (leaves, classes): the method's, or the rows' smoothed shares."""
@@ -351,6 +367,17 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 raise
             raise InputError(f"A tree cannot be understood: {error}. Grow and save it again.") from None
         return tree
+
+
+def _columns_of_all(trees: Iterable[Tree]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for tree in trees for name in columns_of(tree)))
+
+
+def _quantities(trees: Sequence[Tree], X: Any, read: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns that trees read, checked, and the quantities that they split on."""
+    columns = feature_columns(X, read)
+    columns = finite({name: columns[name] for name in _columns_of_all(trees)})
+    return finite(with_quantities(tuple(dict.fromkeys(name for tree in trees for name in features_of(tree))), columns))
 
 
 def save_trees(trees: Iterable[MDTree], path: str | PathLike[str]) -> None:

@@ -23,6 +23,7 @@ class Quantity:
 
     `offset` puts it on the logarithmic scale sign * ln(sign * x + offset), `sign` being -1 for quantities that are
     never positive; without an offset the scale is linear. Values on the wrong side of zero count as zero there.
+    `drift` is how far a threshold moves from one data set to another, a standard deviation on the scale.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Quantity:
     combine: Callable[..., np.ndarray] = lambda values: values
     offset: float | None = None
     sign: int = 1
+    drift: float = 0.0
 
     @property
     def of_pairs(self) -> bool:
@@ -65,14 +67,15 @@ def _log_loss(train_loss: np.ndarray) -> np.ndarray:
 QUANTITIES: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
-        Quantity("train_error", ("train_error",), "training error, percent", offset=0.05),
-        Quantity("train_loss", ("train_loss",), "training loss, nats", offset=1e-5),
+        Quantity("train_error", ("train_error",), "training error, percent", offset=0.05, drift=0.5),
+        Quantity("train_loss", ("train_loss",), "training loss, nats", offset=1e-5, drift=0.35),
         Quantity(
             "mode_connectivity_peak",
             ("mode_connectivity_peak",),
             "minus the highest training error on the curve between two models, percent",
             offset=0.05,
             sign=-1,
+            drift=0.5,
         ),
         Quantity(
             "barrier",
@@ -80,19 +83,25 @@ QUANTITIES: dict[str, Quantity] = {
             "how far the curve between two models rises above their own training error, points",
             _barrier,
             offset=0.1,
+            drift=0.35,
         ),
         Quantity(
             "trace_for_loss",
             ("hessian_t", "train_loss"),
             "sharpness at equal loss: ln of the Hessian trace times the training loss to the power 3/4",
             lambda trace, loss: trace + 0.75 * _log_loss(loss),
+            drift=0.35,
         ),
         Quantity(
             "eigenvalue_for_loss",
             ("hessian_e", "train_loss"),
             "sharpness at equal loss: ln of the largest Hessian eigenvalue times the training loss to the power 3/4",
             lambda eigenvalue, loss: eigenvalue + 0.75 * _log_loss(loss),
+            drift=0.35,
         ),
+        Quantity("hessian_t", ("hessian_t",), "ln of the Hessian trace", drift=0.5),
+        Quantity("hessian_e", ("hessian_e",), "ln of the largest Hessian eigenvalue", drift=0.5),
+        Quantity("CKA", ("CKA",), "similarity of two models' outputs, 0 to 1", drift=0.075),
     )
 }
 

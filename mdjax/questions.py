@@ -57,8 +57,10 @@ class Question:
     label: str  # the column of the published label
     classes: tuple[str, str]
     tree: Tree  # the published structure with its start thresholds
-    default_tree: Tree  # that of the default method, with what is believed of its thresholds before any label
-    single_tree: Tree  # the same for single models, where nothing of pairs is known
+    # What the default method chooses from, with what is believed of the thresholds before any label: first the tree
+    # that is trusted most, then what to fall back on where the labels contradict it.
+    default_trees: tuple[Tree, ...]
+    single_trees: tuple[Tree, ...]  # the same for single models, where nothing of pairs is known
     hyperparameters: tuple[str, ...]  # the features of the hyperparameter baseline
     meaning: dict[str, str]
     change: dict[str, str]
@@ -96,29 +98,34 @@ _TRAIN_BOUNDS, _PEAK_BOUNDS, _SHARP_BOUNDS = (0.0, 1.0), (-30.0, 0.0), (4.0, 9.0
 LANDSCAPE = (_TRAIN, _PEAK, _CKA, _SHARP)
 VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
 
-# What is believed of the default method's thresholds before any label: centre, and spread on the quantity's scale.
+# What is believed of the default method's thresholds before any label, where a structure does not say otherwise:
+# centre, and spread on the quantity's scale.
 _PRIORS = {
     "train_error": (0.25, 1.0),
-    "barrier": (2.0, 0.7),
-    "mode_connectivity_peak": (-1.0, 1.0),
-    "train_loss": (0.002, 0.7),
-    "hessian_t": (6.0, 1.0),
-    "hessian_e": (4.0, 1.0),
+    "barrier": (1.5, 0.5),
+    "mode_connectivity_peak": (-0.7, 0.7),
+    "train_loss": (0.0007, 0.25),
+    "hessian_t": (5.5, 0.5),
+    "hessian_e": (3.5, 0.5),
     "CKA": (0.4, 0.15),
-    "trace_for_loss": (5.3, 0.7),
-    "eigenvalue_for_loss": (3.3, 0.7),
+    "trace_for_loss": (5.7, 0.35),
+    "eigenvalue_for_loss": (3.3, 0.25),
 }
 
 
-def believed(feature: str, at_most: int | str, above: int | str) -> Split:
-    """A split of the default method, with the prior belief of its quantity's threshold."""
-    threshold, spread = _PRIORS[feature]
+def believed(
+    feature: str, at_most: int | str, above: int | str, *, threshold: float | None = None, spread: float | None = None
+) -> Split:
+    """A split of the default method, with the prior belief of its quantity's threshold or the one given."""
+    usual = _PRIORS.get(feature, (0.0, 1.0))
+    threshold = usual[0] if threshold is None else threshold
+    spread = usual[1] if spread is None else spread
     this = quantity(feature)
     low, high = (float(this.from_scale(this.to_scale(np.array(threshold)) + way * 2 * spread)) for way in (-1, 1))
     return Split(feature, threshold, (low, high), at_most, above, spread)
 
 
-_LOSS, _BARRIER = "train_loss", "barrier"
+_LOSS, _BARRIER, _EIGENVALUE = "train_loss", "barrier", "eigenvalue_for_loss"
 
 # Thresholds are fitted in the order of the splits, which is the published one and not that of depth.
 QUESTIONS: dict[str, Question] = {
@@ -135,8 +142,29 @@ QUESTIONS: dict[str, Question] = {
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "large", "small"),
             ),
             # Cold training that does not fit the data leaves a barrier between its solutions; hot training does not.
-            default_tree=(believed(_TRAIN, "small", 1), believed(_BARRIER, "large", "small")),
-            single_tree=(believed(_TRAIN, "small", 1), believed("trace_for_loss", "large", "small")),
+            # Where it does not even leave one, its solutions are sharp for their loss.
+            default_trees=(
+                (
+                    believed(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
+                    believed(_BARRIER, "large", 2),
+                    believed(_EIGENVALUE, "large", "small", threshold=2.5, spread=0.35),
+                ),
+                (
+                    believed(_TRAIN, "small", 1),
+                    believed(_PEAK, 2, "large", threshold=-1.0, spread=1.0),
+                    believed(_EIGENVALUE, "large", "small", spread=0.7),
+                ),
+            ),
+            single_trees=(
+                (
+                    believed(_TRAIN, "small", 1),
+                    believed("trace_for_loss", "large", "small", threshold=5.3, spread=1.4),
+                ),
+                (
+                    believed(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
+                    believed("trace_for_loss", "large", "small"),
+                ),
+            ),
             hyperparameters=("log_data_amount", "log_para_amount"),
             meaning={"small": "temperature too low", "large": "temperature too high"},
             change={
@@ -155,16 +183,30 @@ QUESTIONS: dict[str, Question] = {
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
             ),
             # The published tree; of the fitting models that are connected, the larger ones have less loss left.
-            default_tree=(
-                believed(_TRAIN, 1, 2),
-                believed(_PEAK, "width", 3),
-                believed(_PEAK, "width", "batch"),
-                believed(_LOSS, "batch", "width"),
+            default_trees=(
+                (
+                    believed(_TRAIN, 1, 2),
+                    believed(_PEAK, "width", 3),
+                    believed(_PEAK, "width", "batch"),
+                    believed(_LOSS, "batch", "width"),
+                ),
+                (
+                    believed(_TRAIN, 1, 2),
+                    believed(_CKA, "width", "batch"),
+                    believed(_PEAK, "width", "batch", threshold=-10.0, spread=0.8),
+                ),
             ),
-            single_tree=(
-                believed(_TRAIN, 1, 2),
-                believed(_LOSS, "batch", "width"),
-                believed("eigenvalue_for_loss", "batch", "width"),
+            single_trees=(
+                (
+                    believed(_TRAIN, 1, 2),
+                    believed(_LOSS, "batch", "width", threshold=0.002, spread=0.7),
+                    believed(_EIGENVALUE, "batch", "width", spread=1.0),
+                ),
+                (
+                    believed(_TRAIN, 1, 2),
+                    believed(_LOSS, "batch", "width", spread=0.35),
+                    believed(_EIGENVALUE, "batch", "width"),
+                ),
             ),
             hyperparameters=("log_data_amount",),
             meaning={"width": "model too small", "batch": "temperature rather than model size"},
@@ -183,9 +225,12 @@ QUESTIONS: dict[str, Question] = {
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
             ),
-            # Sharpness decides at every end of the published tree; alone it carries over best.
-            default_tree=(believed(_SHARP, "data", "batch"),),
-            single_tree=(believed(_SHARP, "data", "batch"),),
+            # Sharpness decides at every end of the published tree; alone it carries over best between networks alike.
+            default_trees=(
+                (believed(_SHARP, "data", "batch"),),
+                (believed(_CKA, "batch", "data"),),
+            ),
+            single_trees=((believed(_SHARP, "data", "batch"),),),
             hyperparameters=("log_para_amount",),
             meaning={"data": "too little data", "batch": "temperature rather than data"},
             change={"data": "train on more data", "batch": "change the temperature"},

@@ -3,8 +3,10 @@
 import json
 import runpy
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,10 +102,11 @@ def test_one_threshold_gets_its_posterior():
     values = rng.uniform(4, 8, 40)
     labels = np.where(values + rng.normal(0, 0.4, 40) <= 5.5, "data", "batch").astype(object)
     settings = BeliefSettings()
-    tree, right = fit_beliefs(named("data").default_tree, {"hessian_t": values}, labels)
-    prior = named("data").default_tree[0]
+    structure = named("data").default_trees[0]
+    tree, right = fit_beliefs([structure], {"hessian_t": values}, labels)
+    prior = structure[0]
     a, b = settings.weight * settings.reliability, settings.weight * (1 - settings.reliability)
-    grid = np.linspace(prior.threshold - 3.5, prior.threshold + 3.5, 71)
+    grid = np.linspace(prior.threshold - 3.5 * prior.spread, prior.threshold + 3.5 * prior.spread, 71)
     log_belief = []
     for t in grid:
         total = -(((t - prior.threshold) / prior.spread) ** 2) / 2
@@ -115,26 +118,78 @@ def test_one_threshold_gets_its_posterior():
     belief /= belief.sum()
     centre = belief @ grid
     assert tree[0].threshold == pytest.approx(centre)
-    assert tree[0].spread == pytest.approx(np.sqrt(belief @ (grid - centre) ** 2))
-    low = ndtr((centre - values) / tree[0].spread)
+    spread = np.sqrt(belief @ (grid - centre) ** 2)
+    assert tree[0].spread == pytest.approx(np.hypot(spread, quantity("hessian_t").drift))
+    low = ndtr((centre - values) / spread)
     expected = settings.rate * low @ (labels == "data") + settings.weight * settings.reliability
     assert right[0] == pytest.approx(expected / (settings.rate * low.sum() + settings.weight))
 
 
 def test_few_labels_leave_the_beliefs_and_many_move_them():
     rng = np.random.default_rng(1)
+    structure = named("data").default_trees[0]
 
     def fitted(count: int) -> Split:
         values = rng.uniform(3, 9, count)
         labels = np.where(values <= 4.5, "data", "batch").astype(object)
-        return MDTree("data", method="default").fit(pd.DataFrame({"hessian_t": values}), labels).tree_[0]
+        return fit_beliefs([structure], {"hessian_t": values}, labels, BeliefSettings(drift=0.0))[0][0]
 
-    prior = named("data").default_tree[0]
+    prior = structure[0]
     few, many = fitted(2), fitted(2000)
     assert abs(few.threshold - prior.threshold) < prior.spread / 2
     assert few.spread > 0.8 * prior.spread
     assert many.threshold == pytest.approx(4.5, abs=0.1)
     assert many.spread < 0.1
+
+
+def test_evidence_is_that_of_all_thresholds_together():
+    """One split: the bound on the likelihood is the likelihood itself where the belief is narrow."""
+    rng = np.random.default_rng(2)
+    values = np.concatenate([rng.uniform(3, 5, 300), rng.uniform(7, 9, 300)])
+    labels = np.array(["data"] * 300 + ["batch"] * 300, dtype=object)
+    structure = (believed("hessian_t", "data", "batch", threshold=6.0, spread=0.4),)
+    settings = BeliefSettings(trust=0.0)
+    a, b = settings.weight * settings.reliability, settings.weight * (1 - settings.reliability)
+    # All thresholds within the prior's reach part the classes alike, so that the prior's average is any one's value.
+    alike = 2 * (betaln(a + settings.rate * 300, b) - betaln(a, b))
+    reverse = (believed("hessian_t", "batch", "data", threshold=6.0, spread=0.4),)
+    swapped = 2 * (betaln(a, b + settings.rate * 300) - betaln(a, b))
+
+    def first(odds: float) -> str | int:
+        return fit_beliefs([reverse, structure], {"hessian_t": values}, labels, replace(settings, trust=odds))[0][
+            0
+        ].above
+
+    assert first(alike - swapped + 0.5) == "data"
+    assert first(alike - swapped - 0.5) == "batch"
+
+
+def test_labels_choose_the_structure_and_few_leave_the_first():
+    """Networks unlike the published ones: model size shows in the similarity, at losses where the first tree errs."""
+    rng = np.random.default_rng(3)
+    width = rng.random(300) < 0.5
+    rows = pd.DataFrame(
+        {
+            "train_error": 0.0,
+            "train_loss": 1e-5,
+            "mode_connectivity_peak": -1e-3,
+            "CKA": np.where(width, 0.1, 0.8),
+        }
+    )
+    labels = np.where(width, "width", "batch").astype(object)
+    many = MDTree("width", method="default").fit(rows, labels)
+    assert "CKA" in many.features
+    assert (many.predict(rows) == labels).all()
+    one_of_each = [width.argmin(), width.argmax()]
+    few = MDTree("width", method="default").fit(rows.iloc[one_of_each], labels[one_of_each])
+    assert few.features == ("train_error", "mode_connectivity_peak", "train_loss")
+    without = MDTree("width", method="default").fit(rows.drop(columns="CKA"), labels)
+    assert without.features == few.features
+    with pytest.raises(InputError, match="no column train_loss"):
+        MDTree("width", method="default").fit(rows.drop(columns=["CKA", "train_loss"]), labels)
+    loaded = MDTree.from_dict(many.to_dict())
+    np.testing.assert_array_equal(loaded.predict_proba(rows), many.predict_proba(rows))
+    assert loaded.features == many.features
 
 
 def test_duplicated_rows_move_thresholds_but_not_past_the_classes():
@@ -212,7 +267,7 @@ def test_single_verdicts_say_so_and_what_a_second_seed_would_add(trees):
     verdict = explain(row, trees)
     optimizer = verdict.answers[0]
     assert optimizer.tree == "single"
-    assert {step.feature for step in optimizer.evidence} <= {"train_error", "trace_for_loss"}
+    assert {step.feature for step in optimizer.evidence} <= {"train_error", "trace_for_loss", "eigenvalue_for_loss"}
     assert optimizer.second_seed == "A second seed would add mode_connectivity_peak."
     assert "by the tree for single models" in verdict.to_text()
     assert speaking(trees["optimizer"], row) is trees["optimizer"].single_
@@ -222,13 +277,13 @@ def test_single_verdicts_say_so_and_what_a_second_seed_would_add(trees):
     assert "second seed" not in whole.to_text()
     shipped = explain(row).answers
     assert "answered right in 90 % of cases instead of 88 %" in str(shipped[0].second_seed)
-    assert "answered as well without it, right in 83 % of cases" in str(shipped[1].second_seed)
+    assert "answered as well without it, right in 82 % of cases" in str(shipped[1].second_seed)
     json.dumps(verdict.to_dict(), allow_nan=False)
 
 
 def test_error_bars_of_a_computed_quantity_are_flagged(trees):
     tree = trees["optimizer"]
-    assert [split.feature for split in tree.tree_] == ["train_error", "barrier"]
+    assert [split.feature for split in tree.tree_] == ["train_error", "barrier", "eigenvalue_for_loss"]
     row = sweep().iloc[[1]].assign(train_error=20.0, mode_connectivity_peak=-20 - tree.thresholds_[1] - 0.5)
     vague = row.assign(train_error_se=0.3, mode_connectivity_peak_se=0.4)
     assert "barrier within 2 standard errors of its threshold" in diagnose(vague, trees)["flags"].iloc[0]
@@ -306,37 +361,41 @@ def test_shipped_trees_are_those_of_both_published_tables(zoos):
 def test_large_tables_of_single_models_are_quick():
     table = pd.concat([sweep()] * 1400, ignore_index=True).drop(columns="mode_connectivity_peak")
     table["hessian_t_se"], table["train_loss_se"] = 0.1, 0.01
-    start = time.perf_counter()
+    start = time.process_time()
     verdicts = diagnose(table)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(verdicts) > 100_000
 
 
 # --- what the choice rests on
 
 
-def test_the_shipped_method_is_the_one_that_was_chosen():
+@pytest.fixture(scope="module")
+def search() -> Iterator[dict[str, Any]]:
+    """The names of the script that chose the method; what it registers is taken back."""
+    methods = dict(METHODS)
+    yield runpy.run_path(str(RESULTS.parent / "default_method.py"))
+    METHODS.clear()
+    METHODS.update(methods)
+
+
+def test_the_shipped_method_is_the_one_that_was_chosen(search):
     record = json.loads((RESULTS / "default_method.json").read_text())
-    chosen = {name: found["chosen"] for name, found in record["structures"].items()}
-    assert chosen == {"optimizer": "barrier", "width": "peak, loss | peak", "data": "sharpness"}
-    features = {name: [split.feature for split in question.default_tree] for name, question in QUESTIONS.items()}
-    peak = "mode_connectivity_peak"
-    assert features == {
-        "optimizer": ["train_error", "barrier"],
-        "width": ["train_error", peak, peak, "train_loss"],
-        "data": ["hessian_t"],
-    }
-    single = {name: found["chosen"] for name, found in record["single"].items()}
-    assert single == {
-        "optimizer": "trace*loss^0.75",
-        "width": "loss | eigenvalue*loss^0.75",
-        "data": "sharpness",
-    }
+    for key, structures in (("structures", search["STRUCTURES"]), ("single", search["SINGLE"])):
+        for name, question in QUESTIONS.items():
+            found = record[key][name]
+            assert found["chosen"] == search["chosen"](found["candidates"])
+            assert found["fallback"]["chosen"] == search["fallback"](found["fallback"]["candidates"])
+            chosen = dict.fromkeys((found["chosen"], found["fallback"]["chosen"]))
+            trees = tuple(tuple(search["split"](*one) for one in structures[name][choice]) for choice in chosen)
+            assert trees == (question.default_trees if key == "structures" else question.single_trees)
     assert record["settings"]["chosen"] == "as shipped"
     settings = record["settings"]["candidates"]["as shipped"]["values"]
     assert BeliefSettings(**{name: value for name, value in settings.items() if name != "prior spreads"}) == (
         BeliefSettings()
     )
+    calibrated = record["calibration"]["candidates"][record["calibration"]["chosen"]]["values"]
+    assert calibrated == {"reliability": BeliefSettings().reliability, "drift": BeliefSettings().drift}
     assert record["clear"]["chosen"] == CLEAR
 
 
@@ -366,17 +425,30 @@ def test_every_method_of_the_package_is_in_the_record(figures):
     assert set(figures["cases"]["1"]) == set(FACTORIES)
 
 
-def test_a_recorded_candidate_comes_out_again(zoos):
+def test_a_recorded_candidate_comes_out_again(zoos, search):
     record = json.loads((RESULTS / "default_method.json").read_text())
-    quantities, methods = dict(QUANTITIES), dict(METHODS)
-    try:
-        script = runpy.run_path(str(RESULTS.parent / "default_method.py"))
-        scorer = script["Scorer"](zoos["basic"].drop(columns="zoo"))
-        score = scorer.score("data", lambda: MDTree("data", method="default"))
-    finally:
-        for registry, content in ((QUANTITIES, quantities), (METHODS, methods)):
-            registry.clear()
-            registry.update(content)
+    scorer = search["Scorer"](zoos["basic"].drop(columns="zoo"))
+    structure = named("data").default_trees[0]
+    score = scorer.score("data", lambda: MDTree("data", method="default", structure=structure))
     recorded = record["structures"]["data"]["candidates"]["sharpness"]
-    assert score["accuracy"] == pytest.approx(recorded["accuracy"], abs=0.05)
-    assert score["log_loss"] == pytest.approx(recorded["log_loss"], abs=0.002)
+    for kind in ("plain", "shifted"):
+        assert score[f"{kind}_accuracy"] == pytest.approx(recorded[f"{kind}_accuracy"], abs=0.05)
+        assert score[f"{kind}_log_loss"] == pytest.approx(recorded[f"{kind}_log_loss"], abs=0.002)
+
+
+def test_the_demo_compares_methods_on_the_same_rows(trees):
+    from mdjax.demo import compare
+
+    asked = sweep(5).assign(CKA=0.5, test_loss=1.0, test_error=10.0)
+    asked.loc[:4, "CKA"] = np.nan
+    grown = sweep().assign(CKA=0.5, test_loss=1.0, test_error=10.0)
+    found = compare(grown, asked, {"data": trees["data"]}).iloc[0]
+    rows = named("data").rows(asked)
+    assert found["rows"] == len(rows)
+    assert found["default method"] == pytest.approx(
+        100 * np.mean(trees["data"].predict(rows) == rows["data_vs_batch"].to_numpy())
+    )
+    with_pairs = {"width": grow(grown.assign(CKA=np.where(grown["width_vs_batch"] == "width", 0.1, 0.9)), "width")}
+    assert "CKA" in with_pairs["width"].features
+    found = compare(grown, asked, with_pairs).iloc[0]
+    assert found["rows"] == named("width").rows(asked)["CKA"].notna().sum()

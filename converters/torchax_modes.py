@@ -42,11 +42,13 @@ class Interception(TorchFunctionMode):
                 raise RefusedError("its BatchNorm is fixed to training. Export it, or write it, in eval mode")
             if self._weights is not None:
                 return self._normalised(given, self._weights)
-        if isinstance(func, torch._ops.OpOverload):
-            # Exported programs leave out arguments that have defaults; torchax wants them.
-            missing = [argument for argument in func._schema.arguments if not argument.kwarg_only][len(args) :]
-            args = (*args, *(argument.default_value for argument in missing if argument.name not in kwargs))
-        return func(*args, **kwargs)
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except TypeError:
+            # Exported programs leave out arguments that have defaults; some of torchax's rules want them.
+            return func(*_with_defaults(func, args, kwargs), **kwargs)
 
     def _normalised(self, given: dict[str, Any], weights: jax.Array) -> torch.Tensor:
         environment = torchax.default_env()
@@ -68,3 +70,9 @@ class Interception(TorchFunctionMode):
         if given.get("bias") is not None:
             outputs = outputs + environment.t2j_iso(given["bias"])
         return environment.j2t_iso(jnp.moveaxis(outputs, -1, 1))
+
+
+def _with_defaults(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """All arguments that may be given by position, taken out of kwargs where they are there."""
+    positional = [argument for argument in func._schema.arguments if not argument.kwarg_only]
+    return [*args, *(kwargs.pop(argument.name, argument.default_value) for argument in positional[len(args) :])]

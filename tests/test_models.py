@@ -1,5 +1,6 @@
 """Architectures: sizes as published, both forms of a convolution equal, statistics explicit."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from mdjax.errors import InputError
 from mdjax.models import Architecture, FunctionModel
-from mdjax.models.layers import patches_convolution
+from mdjax.models.layers import max_pool, mean_pool, patches_convolution
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 8, 128])
@@ -36,6 +37,22 @@ def test_patches_equal_xlas_convolution(size, stride, padding, shape):
         inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(patches_convolution(inputs, kernel, stride, padding), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
+def test_pools_equal_xlas(size, stride, padding):
+    inputs = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    window = (size, size), (stride, stride), [(padding, padding)] * 2
+    np.testing.assert_array_equal(max_pool(inputs, size, stride, padding), nn.max_pool(inputs, *window))
+    np.testing.assert_allclose(mean_pool(inputs, size, stride, padding), nn.avg_pool(inputs, *window), atol=1e-6)
+
+
+def test_of_equal_entries_the_first_takes_the_gradient_and_nan_wins():
+    inputs = jnp.array([[3.0, 3.0], [1.0, 3.0]]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda inputs: max_pool(inputs, 2, 2).sum())(inputs)
+    assert gradient.ravel().tolist() == [1, 0, 0, 0]
+    for place in range(4):
+        assert jnp.isnan(max_pool(inputs.at[0, place // 2, place % 2, 0].set(jnp.nan), 2, 2)).all()
 
 
 def test_padding_examples_do_not_touch_batch_statistics():

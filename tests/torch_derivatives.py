@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+# Networks this small gain nothing from threads, which wait for each other where tests share cores.
+torch.set_num_threads(1)
+
 
 class Derivatives(NamedTuple):
     """Arrays of one network; gradient and product are named by their entries in PyTorch's state_dict."""

@@ -24,7 +24,7 @@ _CNN3 = (
 MODEL_ZOOS = {"CNN-s": (_CNN, 28), "CNN-l": (_CNN_LARGE, 28), "CNN3": (_CNN3, 32)}
 """Name → layers, with places for the nonlinearity, dropout and the classes, and the side of its images in pixels."""
 
-_LARGEST = {784: (28, 28, 1), 3072: (32, 32, 3)}
+_IMAGES = {784: (28, 28, 1), 3072: (32, 32, 3)}
 """Numbers of inputs that are taken for images, of MNIST's and CIFAR's shape."""
 
 _NUMBER = re.compile(r"\d+")
@@ -184,7 +184,7 @@ def _is_chain(arrays: Arrays, names: list[str]) -> bool:
 def _input_shape(inputs: int, facts: Facts) -> tuple[int, ...]:
     shape = facts.get("input_shape")
     if shape is None:
-        return _LARGEST.get(inputs, (inputs,))
+        return _IMAGES.get(inputs, (inputs,))
     shape = tuple(int(size) for size in shape)
     if math.prod(shape) != inputs:
         raise RefusedError(f"its first layer reads {inputs} numbers, but input_shape is {shape}")

@@ -228,7 +228,10 @@ QUESTIONS: dict[str, Question] = {
             # Sharpness decides at every end of the published tree; alone it carries over best between networks alike.
             default_trees=(
                 (believed(_SHARP, "data", "batch"),),
-                (believed(_CKA, "batch", "data"),),
+                (
+                    believed(_CKA, "batch", 1),
+                    believed(_SHARP, "data", "batch", threshold=6.0, spread=1.0),
+                ),
             ),
             single_trees=((believed(_SHARP, "data", "batch"),),),
             hyperparameters=("log_para_amount",),

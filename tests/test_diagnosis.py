@@ -543,7 +543,8 @@ def test_tables_and_trees_that_cannot_be_used_are_refused(trees):
 
 
 def test_shipped_trees_are_the_default():
-    verdict = diagnose(one_row(train_error=0.0, mode_connectivity_peak=0.0, hessian_t=6.0, width=16)).iloc[0]
+    measured = {"train_error": 0.0, "train_loss": 1e-5, "mode_connectivity_peak": 0.0, "hessian_t": 6.0}
+    verdict = diagnose(one_row(**measured, hessian_e=4.0, width=16)).iloc[0]
     assert verdict["cause"] == "temperature too low"
     assert verdict["recommendation"].startswith("raise the temperature: reduce the batch size")
 

@@ -27,7 +27,7 @@ from mdjax.protocols import (
     transfer,
 )
 from mdjax.quantities import QUANTITIES
-from mdjax.questions import named
+from mdjax.questions import QUESTIONS, named
 
 # case -> mean training rows, hyperparameter, validation, MD tree; accuracy in percent
 PUBLISHED_CASES = {
@@ -120,6 +120,7 @@ def small_zoo(seed: int = 0) -> pd.DataFrame:
     table["train_error"] = np.where(table["bs"] > 32, 0.1, 20.0)
     table["mode_connectivity_peak"] = -20 * rng.random(len(table))
     table["hessian_t"] = 4 + 4 * rng.random(len(table))
+    table["hessian_e"], table["train_loss"] = table["hessian_t"] - 1, 0.1
     return failure_labels(table)
 
 
@@ -245,7 +246,6 @@ def own_sweep(seed: int = 0) -> pd.DataFrame:
     parts = [small_zoo(seed + k).assign(weight_decay=decay) for k, decay in enumerate((0.0, 5e-4))]
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(learning_rate=1 / table["bs"], depth=table["width"], share=table["data"] / 10)
-    table["hessian_e"], table["train_loss"] = table["hessian_t"] - 1, 0.1
     return table.drop(columns=["bs", "width", "data", "bs_failure", "width_vs_batch", "data_vs_batch"])
 
 
@@ -272,7 +272,7 @@ def test_other_axes_go_through_labels_trees_and_curves():
 
 
 def test_the_least_width_of_the_data_question_may_change():
-    table = small_zoo().assign(hessian_e=1.0, train_loss=0.1)
+    table = small_zoo()
     usual, narrow = grow(table, "data"), grow(table, "data", min_width=0)
     assert narrow.leaf_counts_.sum() > usual.leaf_counts_.sum()
     told = diagnose(table, {"data": narrow})
@@ -330,3 +330,16 @@ def test_the_documented_figures_are_the_recorded_ones():
         assert row is not None
         shown = [float(cell) for cell in row[1].split("|")]
         assert shown == [round(record["cases"][case.name][method], 1) for case in CASES]
+    record = json.loads((DOCS.parents[1] / "bench" / "results" / "default_method.json").read_text())
+    scores = {
+        "published fit": record["for comparison"]["published fit"],
+        "default method": record["settings"]["candidates"]["as shipped"]["questions"],
+        "default method of single models": {
+            name: found["fallback"]["candidates"][found["fallback"]["chosen"]]
+            for name, found in record["single"].items()
+        },
+    }
+    for title, questions in scores.items():
+        row = re.search(rf"^\| {title} \|(.*)\|$", text, flags=re.M)
+        assert row is not None
+        assert row[1].split("|") == [f" {questions[name]['fresh_accuracy']:.1f} " for name in QUESTIONS]

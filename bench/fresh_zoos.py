@@ -8,10 +8,9 @@ differ from the published zoos, and from each other, in data, network, and scale
 
 digits-mlp    that of `mdjax demo`: one hidden layer; small batches are so hot that training breaks down
 digits-calm   three hidden layers at a fifth of the learning rate: large batches are too cold to fit, none is too hot
-digits-cnn    two convolutions on digits
 waves-mlp     smooth one-dimensional signals of ten shapes, shifted, stretched and noisy
 
-A zoo takes one to ten minutes on one core. The last line of the output is JSON: zoo -> rows and label counts.
+A zoo takes one to three minutes on two cores. The last line of the output is JSON: zoo -> rows and label counts.
 """
 
 import argparse
@@ -38,10 +37,6 @@ ZOOS: dict[str, dict[str, Any]] = {
     "waves-mlp": AXES | {
         "data": "waves", "depth": (2,), "width": (3, 6, 12, 24, 48, 96), "data_share": (0.1, 0.25, 0.5, 1.0),
         "learning_rate": (0.03,), "epochs": 40,
-    },
-    "digits-cnn": AXES | {
-        "family": "cnn", "depth": (2,), "width": (2, 4, 8, 16, 32), "batch_size": (8, 16, 32, 64, 128, 256),
-        "learning_rate": (0.1,), "epochs": 30,
     },
 }  # fmt: skip
 NOISE = {"clean": 0.0, "noisy": 0.1}

@@ -5,12 +5,14 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 import torch_families as reference
 from torch_derivatives import direction, jax_derivatives, relative, torch_derivatives
@@ -171,6 +173,36 @@ def test_equal_to_torch_and_back(name):
     assert relative(gradient, expected.gradient) < 1e-5
     if case.products:
         assert relative(product, expected.product) < 1e-4
+
+
+CONTAINERS: dict[str, Callable[[Mapping[str, torch.Tensor], Path], None]] = {
+    "bare.pkl": torch.save,
+    "bare": torch.save,
+    "net.pth": lambda tensors, path: torch.save({"net": tensors, "acc": 91.2, "epoch": 3}, path),
+    "model_state.pt": lambda tensors, path: torch.save({"epoch": 3, "model_state": tensors}, path),
+    "parallel.tar": lambda tensors, path: torch.save({"state_dict": prefixed(tensors, "module.")}, path),
+    "lightning.ckpt": lambda tensors, path: torch.save({"state_dict": prefixed(tensors, "model."), "epoch": 3}, path),
+    "old.pt": lambda tensors, path: torch.save(tensors, path, _use_new_zipfile_serialization=False),
+    "weights.safetensors": lambda tensors, path: safetensors.torch.save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, path
+    ),
+}
+"""File name → how a state_dict is saved under it."""
+
+
+def prefixed(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_family_comes_out_of_every_container_as_it_went_in(name, tmp_path):
+    case = CASES[name]
+    network = reference.perturbed(case.network(), seed=len(name))
+    for file, save in CONTAINERS.items():
+        save(network.state_dict(), tmp_path / file)
+        arrays = converters.read_state_dict(tmp_path / file)
+        assert_same_bits(state_dict(network), arrays)
+        assert converters.recognise(arrays, case.facts) == case.architecture
 
 
 # Real sizes: every name and shape, without computing anything.

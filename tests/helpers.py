@@ -25,7 +25,7 @@ def forms() -> dict[str, Plan]:
         "vmap": Plan("vmap", 2, "patches"),  # and in two chunks, the second one padded
         "map": Plan("map", 4, "patches"),
         "sharded over models": Plan("vmap", 1, "patches", device_mesh(8)),
-        # One after another: as many host devices as threads wait for each other in batched LAPACK calls for ever.
+        # Host devices take models one after another whatever is planned (`engine`).
         "sharded over models and data": Plan("map", 2, "patches", device_mesh("2x4")),
     }
 

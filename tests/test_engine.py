@@ -8,7 +8,7 @@ from helpers import examples, forms, trained
 from mdjax import engine, trees
 from mdjax.errors import InputError
 from mdjax.metrics import METRICS, PRESETS, Hessian, Losses, select
-from mdjax.plan import Plan
+from mdjax.plan import Plan, device_mesh
 
 NAMES = ["a", "b", "c"]
 
@@ -127,3 +127,12 @@ def test_presets_hold_every_metric_once():
         assert changed.keys() <= METRICS.keys()
         assert all(name == metric.name for name, metric in changed.items())
     assert [metric.name for metric in select("fast", "cka, losses")] == ["losses", "cka"]
+
+
+def test_models_batched_on_several_host_devices_do_not_wait_for_each_other():
+    architecture, params, state = trained("mlp")
+    arguments = (Hessian(num_samples=32, max_probes=8), architecture.model(), params, state, examples(), NAMES)
+    mesh = device_mesh("2x4")
+    rows = engine.measure_models(*arguments, plan=Plan("vmap", 2, "patches", mesh))
+    expected = engine.measure_models(*arguments, plan=Plan("map", 2, "patches", mesh))
+    assert [row["hessian_trace"] for row in rows] == [row["hessian_trace"] for row in expected]

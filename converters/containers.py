@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from converters import safetensors_files
-from converters.errors import RefusedError
-
-MAX_ENTRIES = 100_000
-"""Most entries of an archive or a header."""
+from converters.errors import RefusedError, first_line
+from converters.safetensors_files import MAX_ENTRIES
 
 _INFLATION = 20
 _INFLATION_SLACK = 2**24
@@ -111,8 +109,7 @@ def _load(path: Path, *, trust: bool, mapped: bool) -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped)
         except Exception as error:
-            text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise RefusedError(f"{reason}, and loading it failed: {text}") from None
+            raise RefusedError(f"{reason}, and loading it failed: {first_line(error)}") from None
 
 
 def _needed(path: Path, error: Exception) -> list[str]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from converters import families, layouts
-from converters.errors import RefusedError
+from converters.errors import RefusedError, first_line
 from converters.layouts.contract import Candidate, known_facts
 from converters.reports import Outcome as Outcome
 from converters.reports import Report as Report
@@ -184,8 +184,7 @@ def _read(
     except RefusedError:
         raise
     except Exception as error:  # whatever a file holds, the others are converted
-        text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RefusedError(f"its entries make no network: {text}") from None
+        raise RefusedError(f"its entries make no network: {first_line(error)}") from None
     row = candidate.row
     row |= {name: value for name, value in known_facts(checkpoint.facts).items() if row.get(name) is None}
     # Seeds are compared with each other, so that a folder with two kinds of network is two configurations.

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx, serialization
 
+from converters.errors import first_line
 from converters.modules import Converted, nested
 from converters.state_dicts import RefusedError
 from mdjax.errors import InputError
@@ -238,10 +239,7 @@ def _read(path: Path) -> Any:
     except RefusedError:
         raise
     except Exception as error:  # damaged files raise nearly anything
-        text = str(error).strip().splitlines()
-        raise RefusedError(
-            f"it cannot be read: {(text[0] if text else type(error).__name__)[:200].rstrip('.')}"
-        ) from None
+        raise RefusedError(f"it cannot be read: {first_line(error)}") from None
 
 
 def _restored(path: Path) -> Any:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from converters.errors import first_line
 from converters.state_dicts import RefusedError, require_torch
 from mdjax.errors import InputError
 
@@ -279,9 +280,3 @@ def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"a tensor of shape {list(shape)}"
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, short enough for a table."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200].rstrip(".")

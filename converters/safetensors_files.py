@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from converters.errors import RefusedError
+from converters.errors import RefusedError, first_line
 
 MAX_HEADER = 2**25
 """Most bytes of a header or an index; 32 MiB list over 200,000 tensors."""
 
 MAX_ENTRIES = 100_000
+"""Most entries of a header, an index or an archive."""
+
 INDEX_SUFFIX = ".index.json"
 
 
@@ -36,8 +38,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except RefusedError:
         raise
     except Exception as error:  # the library's own errors, and torch's for a type it lacks
-        text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RefusedError(f"it is no sound safetensors file: {text[:200]}") from None
+        raise RefusedError(f"it is no sound safetensors file: {first_line(error)}") from None
 
 
 def _check_header(path: Path) -> None:

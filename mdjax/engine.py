@@ -200,21 +200,13 @@ def _fit(metric: Metric, model: Model, member: PyTree, shared: PyTree, count: in
             lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), member
         )
         leaves, structure = jax.tree.flatten((stacked, shared))
-        program = _compiled(metric, model, _batching(plan, chunk), plan.mesh, structure, tuple(leaves))
+        program = _compiled(metric, model, plan.batching_of(chunk), plan.mesh, structure, tuple(leaves))
         account = program.memory_analysis()
         need = Need(chunk, account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes)
         if need.bytes <= budget or chunk == 1:
             return program, need
         chunk = max(1, min(chunk // 2, chunk * budget // need.bytes))
         _fitting[metric, model, plan] = chunk
-
-
-def _batching(plan: Plan, chunk: int) -> str:
-    if chunk == 1:
-        return "single"
-    # Batched LAPACK calls on several host devices wait for each other's threads for ever.
-    on_hosts = plan.mesh is not None and plan.mesh.devices.flat[0].platform == "cpu"
-    return "map" if on_hosts else plan.batching
 
 
 @functools.lru_cache(maxsize=256)

@@ -47,6 +47,14 @@ class Plan:
         types = (AxisType.Auto,) * len(self.mesh.axis_names)
         object.__setattr__(self, "mesh", Mesh(self.mesh.devices, self.mesh.axis_names, axis_types=types))
 
+    def batching_of(self, num_models: int) -> Literal["vmap", "map", "single"]:
+        """How that many models of one call on a device are run."""
+        if num_models == 1:
+            return "single"
+        # Batched LAPACK calls on several host devices wait for each other's threads for ever.
+        on_hosts = self.mesh is not None and self.mesh.devices.flat[0].platform == "cpu"
+        return "map" if on_hosts else self.batching
+
     @property
     def num_shards(self) -> int:
         """Over how many devices the models are spread."""

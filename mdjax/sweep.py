@@ -139,7 +139,7 @@ def preview(
                     "members": sum(counts),
                     "devices": 1 if plan.mesh is None else plan.mesh.size,
                     "convolution": plan.convolution,
-                    "batching": plan.batching if need.chunk_size > 1 else "single",
+                    "batching": plan.batching_of(need.chunk_size),
                     "per_call": need.chunk_size,
                     "calls": sum(-(-count // per_call) for count in counts),
                     "memory": need.bytes,

@@ -25,7 +25,7 @@ def forms() -> dict[str, Plan]:
         "vmap": Plan("vmap", 2, "patches"),  # and in two chunks, the second one padded
         "map": Plan("map", 4, "patches"),
         "sharded over models": Plan("vmap", 1, "patches", device_mesh(8)),
-        # Host devices take models one after another whatever is planned (`engine`).
+        # Host devices take models one after another whatever is planned.
         "sharded over models and data": Plan("map", 2, "patches", device_mesh("2x4")),
     }
 

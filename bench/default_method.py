@@ -21,8 +21,7 @@ A cause is named from the least probability on at which seven of ten named cause
 Centres and spreads of the prior beliefs come from coordinate searches on a quarter of the plain and shifted tasks;
 their ends are among the candidates below.
 
-Writes all candidates to bench/results/default_method.json; the last line of the output is JSON with the choice. Takes
-about ten minutes on one core.
+Writes all candidates to bench/results/default_method.json; the last line of the output is JSON with the choice.
 """
 
 import argparse

@@ -10,7 +10,7 @@ digits-mlp    that of `mdjax demo`: one hidden layer; small batches are so hot t
 digits-calm   three hidden layers at a fifth of the learning rate: large batches are too cold to fit, none is too hot
 waves-mlp     smooth one-dimensional signals of ten shapes, shifted, stretched and noisy
 
-A zoo takes one to three minutes on two cores. The last line of the output is JSON: zoo -> rows and label counts.
+The last line of the output is JSON: zoo -> rows and label counts.
 """
 
 import argparse

@@ -48,10 +48,11 @@ def curvature_products(
     Hessian the split does not matter; Gauss–Newton drops the curvature of `outputs` and is positive semi-definite
     where `loss` is convex.
 
-    Where the intermediates of all batches fit `max_bytes` / `num_models` (how many models are batched around this
-    call), they are computed once and a product is one linear pass over them; else every product, or block of
-    products, recomputes them batch by batch. Of a block, `probes_at_once` products run side by side and the rest in
-    turn: on CPU one at a time is the fastest, since side by side the patches of a convolution leave the caches.
+    Where there are at most four batches and the intermediates of all of them fit `max_bytes` / `num_models` (how many
+    models are batched around this call), they are computed once and a product is one linear pass over them; else
+    every product, or block of products, recomputes them batch by batch. Of a block, `probes_at_once` products run
+    side by side and the rest in turn: on CPU one at a time is the fastest, since side by side the patches of a
+    convolution leave the caches.
     Cost of a product, counted in matrix products per layer, where a gradient takes 3: Hessian 6, Gauss–Newton 4; 3
     and 2 more, once per block, where intermediates are recomputed. Raises InputError for an unknown operator.
     Sources: Pearlmutter, "Fast exact multiplication by the Hessian", 1994; Schraudolph, "Fast curvature
@@ -317,24 +318,30 @@ def _evaluate(
     return [read(atom) for atom in program.outvars], [is_alive(atom) for atom in program.outvars]
 
 
+_MOST_KEPT = 4
+"""Batches whose intermediates are kept, at most: a ResNet-18 of 8 of them takes minutes to compile."""
+
+
 def _accumulated(
     linearized: Callable[[PyTree], Matvec], batches: PyTree, max_bytes: float, probes_at_once: int
 ) -> tuple[Matvec, Matvec]:
     """The sum over batches of functions of a vector, each given by `linearized(batch)`: for one vector, for a block."""
 
-    def all_linearized(batches: PyTree) -> list[Matvec]:
-        # One linear map for each batch rather than a scan: its intermediates are then plain constants of the
-        # loops over probes, which XLA need not carry through them.
-        count = len(jax.tree.leaves(batches)[0])
-        return [linearized(jax.tree.map(lambda leaf: leaf[i], batches)) for i in range(count)]
+    count = len(jax.tree.leaves(batches)[0])
+
+    def batch_of(index: int) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[index], batches)
 
     def over_probes(function: Matvec, vectors: jax.Array) -> jax.Array:
         together = min(probes_at_once, len(vectors))
         return jax.lax.map(function, vectors, batch_size=together if together > 1 else None)
 
-    residuals = jax.tree.leaves(jax.eval_shape(all_linearized, batches))
-    if sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals) <= max_bytes:
-        parts = all_linearized(batches)
+    residuals = jax.tree.leaves(jax.eval_shape(lambda: linearized(batch_of(0))))
+    kept_bytes = count * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals)
+    if count <= _MOST_KEPT and kept_bytes <= max_bytes:
+        # One linear map for each batch rather than a scan: its intermediates are then plain constants of the
+        # loops over probes, which XLA need not carry through them. The program grows by each of them.
+        parts = [linearized(batch_of(index)) for index in range(count)]
 
         def single(vector: jax.Array) -> jax.Array:
             return functools.reduce(jnp.add, [part(vector) for part in parts])

@@ -105,6 +105,20 @@ def test_products_blocks_and_forms_agree_with_the_dense_matrix(family, operator,
     np.testing.assert_allclose(forms, expected_forms, atol=1e-5 * np.abs(expected_forms).max())
 
 
+def test_a_program_does_not_grow_with_the_number_of_batches():
+    def lines(num_batches: int) -> int:
+        batches = jnp.ones((num_batches, 2, 3))
+        outputs, loss = lambda params, batch: jnp.tanh(batch @ params), lambda values, batch: jnp.sum(values**2)
+        return len(
+            jax.jit(lambda params, block: curvature_products(outputs, loss, params, batches).block(block))
+            .lower(jnp.ones(3), jnp.ones((2, 3)))
+            .as_text()
+            .splitlines()
+        )
+
+    assert lines(100) == lines(10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["hessian", "gauss_newton"])
 def test_a_resnets_products_and_forms_agree_with_float64(operator):

@@ -28,11 +28,11 @@ def test_any_input_size_and_number_of_classes(family, shape):
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0)])
-@pytest.mark.parametrize("shape", [(8, 8), (7, 5)])
+@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 5, 3), (5, 4, 8)])
 def test_patches_equal_xlas_convolution(size, stride, padding, shape):
     keys = jax.random.split(jax.random.key(0))
-    inputs = jax.random.normal(keys[0], (2, *shape, 3))
-    kernel = jax.random.normal(keys[1], (size, size, 3, 4))
+    inputs = jax.random.normal(keys[0], (2, *shape))
+    kernel = jax.random.normal(keys[1], (size, size, shape[-1], 4))
 
     def xlas(inputs, kernel):
         return jax.lax.conv_general_dilated(

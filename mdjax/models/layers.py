@@ -1,5 +1,6 @@
 """What the architectures share: a convolution of selectable form, BatchNorm with explicit statistics, pooling."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -28,12 +29,37 @@ def dense(features: int, inputs: jax.Array, name: str, *, use_bias: bool = True)
     return nn.Dense(features, use_bias=use_bias, kernel_init=init, bias_init=init, name=name)(inputs)
 
 
+def lax_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """XLA's own convolution: inputs [b, rows, columns, c], kernel [size, size, c, features]."""
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """A convolution as one matrix product over patches ("im2col").
+    """A convolution as one matrix product over patches ("im2col") wherever it is differentiated.
 
     XLA's CPU backend computes a convolution's weight gradient tens of times slower inside a loop than outside;
-    a matrix product does not suffer from it, and batches over models as one batched product.
+    a matrix product does not suffer from it, and batches over models as one batched product. Without a derivative
+    XLA's own is up to 2.5 times faster from 8 channels of a 3 × 3 kernel on, where patches leave the caches.
     """
+    size, _, channels, _ = kernel.shape
+    if size > 1 and size * size * channels >= _WIDE:
+        return lax_convolution(inputs, kernel, stride, padding)
+    return _over_patches(inputs, kernel, stride, padding)
+
+
+@patches_convolution.defjvp
+def _differentiated(stride: int, padding: int, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(lambda inputs, kernel: _over_patches(inputs, kernel, stride, padding), primals, tangents)
+
+
+_WIDE = 72
+"""Entries of a patch from which on XLA's forward convolution is the faster one on CPU."""
+
+
+def _over_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size, _, channels, features = kernel.shape
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     patches = jnp.concatenate(_windows(padded, size, stride), axis=-1)
@@ -58,16 +84,8 @@ class Conv(nn.Module):
         shape = (self.size, self.size, inputs.shape[-1], self.features)
         init = fan_in_uniform(math.prod(shape[:3]))
         kernel = self.param("kernel", init, shape)
-        if self.convolution == "patches":
-            outputs = patches_convolution(inputs, kernel, self.stride, self.padding)
-        else:
-            outputs = jax.lax.conv_general_dilated(
-                inputs,
-                kernel,
-                (self.stride, self.stride),
-                [(self.padding, self.padding)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+        convolve = patches_convolution if self.convolution == "patches" else lax_convolution
+        outputs = convolve(inputs, kernel, self.stride, self.padding)
         if self.use_bias:
             outputs = outputs + self.param("bias", init, (self.features,))
         return outputs

@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from torch_resnet import TorchResNet18
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.01, 0.9, 5e-4
-LADDER = (30, 45, 60, 80, 100, 125, 150)
+LADDER = (10, 15, 20, 30, 45, 60, 80, 100, 125, 150)
 POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 

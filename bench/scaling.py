@@ -32,19 +32,22 @@ from mdjax.models import Architecture
 from mdjax.zoo import Zoo
 
 SMALL = (
-    "hessian.num_samples=64",
-    "hessian.batch_size=64",
-    "hessian.max_probes=20",
-    "density.num_samples=64",
-    "density.batch_size=64",
-    "density.num_steps=10",
+    "hessian.num_samples=32",
+    "hessian.batch_size=32",
+    "hessian.tolerance=0.03",
+    "hessian.min_steps=2",
+    "hessian.max_probes=8",
+    "hessian.trace_tolerance=0.2",
+    "density.num_samples=32",
+    "density.batch_size=32",
+    "density.num_steps=8",
     "density.num_runs=2",
     "mode_connectivity.settings.num_steps=10",
     "mode_connectivity.num_points=3",
     "linear_connectivity.num_points=3",
     "cka.num_batches=1",
     "similarity.num_samples=128",
-    "surface.num_samples=128",
+    "surface.num_samples=64",
     "surface.num_points=5",
 )
 SEEDS = 4

@@ -37,8 +37,9 @@ class CurveSettings:
     that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is constant for
     half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
 
-    The defaults are fewer and larger steps than the published ones: on networks of the digits their highest training
-    error along the curve is below that of 500 steps at a rate of 0.01. `published()` gives the published values.
+    The defaults are fewer, larger and cheaper steps than the published ones: on networks of the digits their highest
+    training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for a seventh of the
+    examples. `published()` gives the published values.
 
     InputError for values that mean nothing. Source of the published ones: Zhou et al., "MD tree", ICML 2024.
     """
@@ -49,8 +50,8 @@ class CurveSettings:
     recipe: Recipe = "steps"
     num_steps: int = 150
     epoch_factor: int = 5
-    batch_size: int = 128
-    learning_rate: float = 0.1
+    batch_size: int = 64
+    learning_rate: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
@@ -248,7 +249,7 @@ def evaluate_curve(
     num_examples: jax.Array,
     *,
     points: jax.Array,
-    batch_size: int = 512,
+    batch_size: int = 128,
     statistics_batch_size: int = 128,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss (nats) and error (percent) over the first `num_examples` at each t of points[k]: two arrays [k].

@@ -10,6 +10,7 @@ import jax.extend.core
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from mdjax import budgets
 from mdjax.errors import InputError
 
 PyTree = Any
@@ -37,9 +38,8 @@ def curvature_products(
     batches: PyTree,
     *,
     operator: Operator = "hessian",
-    max_bytes: float = 2**30,
-    num_models: int = 1,
-    probes_at_once: int = 1,
+    max_bytes: float | None = None,
+    probes_at_once: int | None = None,
 ) -> Products:
     """Products with the curvature of Σ_b loss(outputs(params, batch_b), batch_b), on params raveled to p numbers.
 
@@ -48,11 +48,11 @@ def curvature_products(
     Hessian the split does not matter; Gauss–Newton drops the curvature of `outputs` and is positive semi-definite
     where `loss` is convex.
 
-    Where there are at most four batches and the intermediates of all of them fit `max_bytes` / `num_models` (how many
-    models are batched around this call), they are computed once and a product is one linear pass over them; else
-    every product, or block of products, recomputes them batch by batch. Of a block, `probes_at_once` products run
-    side by side and the rest in turn: on CPU one at a time is the fastest, since side by side the patches of a
-    convolution leave the caches.
+    Where there are at most four batches and the intermediates of all of them fit `max_bytes`, they are computed once
+    and a product is one linear pass over them; else every product, or block of products, recomputes them batch by
+    batch. Of a block, `probes_at_once` products run side by side and the rest in turn: on CPU one at a time is the
+    fastest, since side by side the patches of a convolution leave the caches. Both are by default what the plan says
+    (`mdjax.budgets`), and 1 GiB and one at a time outside of it.
     Cost of a product, counted in matrix products per layer, where a gradient takes 3: Hessian 6, Gauss–Newton 4; 3
     and 2 more, once per block, where intermediates are recomputed. Raises InputError for an unknown operator.
     Sources: Pearlmutter, "Fast exact multiplication by the Hessian", 1994; Schraudolph, "Fast curvature
@@ -60,7 +60,7 @@ def curvature_products(
     """
     flat, unravel = ravel_pytree(params)
     prepare = functools.partial(_operator(operator).product, outputs, loss, unravel, flat)
-    matvec, block = _accumulated(prepare, batches, max_bytes / num_models, probes_at_once)
+    matvec, block = _accumulated(prepare, batches, max_bytes, probes_at_once)
     return Products(matvec, block, flat.size)
 
 
@@ -71,9 +71,8 @@ def quadratic_forms(
     batches: PyTree,
     *,
     operator: Operator = "hessian",
-    max_bytes: float = 2**30,
-    num_models: int = 1,
-    probes_at_once: int = 1,
+    max_bytes: float | None = None,
+    probes_at_once: int | None = None,
 ) -> Matvec:
     """The function V[k, p] → the k quadratic forms vᵢᵀ A vᵢ [k] of the matrix of `curvature_products`.
 
@@ -83,7 +82,7 @@ def quadratic_forms(
     """
     flat, unravel = ravel_pytree(params)
     prepare = functools.partial(_operator(operator).form, outputs, loss, unravel, flat)
-    return _accumulated(prepare, batches, max_bytes / num_models, probes_at_once)[1]
+    return _accumulated(prepare, batches, max_bytes, probes_at_once)[1]
 
 
 def hessian_matvec(
@@ -91,7 +90,7 @@ def hessian_matvec(
     params: PyTree,
     batches: PyTree,
     *,
-    max_bytes: float = 2**30,
+    max_bytes: float | None = None,
 ) -> tuple[Matvec, int]:
     """The product v[p] → Hv[p] with H = Σ_b ∇² loss(params, batch_b), and the dimension p; see `curvature_products`."""
     products = curvature_products(loss, lambda value, batch: value, params, batches, max_bytes=max_bytes)
@@ -323,22 +322,24 @@ _MOST_KEPT = 4
 
 
 def _accumulated(
-    linearized: Callable[[PyTree], Matvec], batches: PyTree, max_bytes: float, probes_at_once: int
+    linearized: Callable[[PyTree], Matvec], batches: PyTree, max_bytes: float | None, probes_at_once: int | None
 ) -> tuple[Matvec, Matvec]:
     """The sum over batches of functions of a vector, each given by `linearized(batch)`: for one vector, for a block."""
-
+    budget = budgets.current()
+    kept_bytes = budget.kept_bytes if max_bytes is None else max_bytes
+    at_once = budget.probes_at_once if probes_at_once is None else probes_at_once
     count = len(jax.tree.leaves(batches)[0])
 
     def batch_of(index: int) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[index], batches)
 
     def over_probes(function: Matvec, vectors: jax.Array) -> jax.Array:
-        together = min(probes_at_once, len(vectors))
+        together = min(at_once, len(vectors))
         return jax.lax.map(function, vectors, batch_size=together if together > 1 else None)
 
     residuals = jax.tree.leaves(jax.eval_shape(lambda: linearized(batch_of(0))))
-    kept_bytes = count * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals)
-    if count <= _MOST_KEPT and kept_bytes <= max_bytes:
+    needed_bytes = count * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals)
+    if count <= _MOST_KEPT and needed_bytes <= kept_bytes:
         # One linear map for each batch rather than a scan: its intermediates are then plain constants of the
         # loops over probes, which XLA need not carry through them. The program grows by each of them.
         parts = [linearized(batch_of(index)) for index in range(count)]

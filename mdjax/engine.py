@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mdjax import trees
+from mdjax import budgets, trees
+from mdjax.budgets import Budget
 from mdjax.metrics import Examples, FeatureMetric, Metric, ModelMetric, PairMetric, Raw
 from mdjax.models import Model
 from mdjax.plan import MODELS, Plan, default_plan, memory_budget
@@ -200,7 +201,8 @@ def _fit(metric: Metric, model: Model, member: PyTree, shared: PyTree, count: in
             lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), member
         )
         leaves, structure = jax.tree.flatten((stacked, shared))
-        program = _compiled(metric, model, plan.batching_of(chunk), plan.mesh, structure, tuple(leaves))
+        how = plan.batching_of(chunk), plan.budget_of(chunk), plan.mesh
+        program = _compiled(metric, model, *how, structure, tuple(leaves))
         account = program.memory_analysis()
         need = Need(chunk, account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes)
         if need.bytes <= budget or chunk == 1:
@@ -211,11 +213,17 @@ def _fit(metric: Metric, model: Model, member: PyTree, shared: PyTree, count: in
 
 @functools.lru_cache(maxsize=256)
 def _compiled(
-    metric: Metric, model: Model, batching: str, mesh: Mesh | None, structure: Any, shapes: tuple[Any, ...]
+    metric: Metric,
+    model: Model,
+    batching: str,
+    budget: Budget,
+    mesh: Mesh | None,
+    structure: Any,
+    shapes: tuple[Any, ...],
 ) -> Any:
     stacked, shared = jax.tree.unflatten(structure, shapes)
     # TF32 and bf16 silently spoil second derivatives.
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), budgets.using(budget):
         if mesh is None:
             return jax.jit(_over_models(metric, model, batching)).lower(stacked, shared).compile()
         split, whole = PartitionSpec(MODELS), PartitionSpec()

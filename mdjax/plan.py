@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from mdjax.budgets import Budget
 from mdjax.errors import InputError
 from mdjax.models.layers import Convolution
 
@@ -27,13 +28,17 @@ class Plan:
 
     `chunk_size` models go through one compiled call on each device, batched by "vmap" or one after another inside
     it by "map" (`jax.lax.map`); with a `chunk_size` of 1 both are the plain program of one model. `convolution`
-    says how convolutions are computed. A `mesh` has the axis "models" and perhaps "data".
+    says how convolutions are computed. Products with a curvature matrix may keep `kept_bytes` of intermediates on each
+    device, for all models of a call together, and run `probes_at_once` at a time. A `mesh` has the axis "models" and
+    perhaps "data".
     """
 
     batching: Literal["vmap", "map"] = "vmap"
     chunk_size: int = 32
     convolution: Convolution = "lax"
     mesh: Mesh | None = None
+    kept_bytes: int = 2**30
+    probes_at_once: int = 1
 
     def __post_init__(self) -> None:
         if self.mesh is None:
@@ -55,6 +60,11 @@ class Plan:
         on_hosts = self.mesh is not None and self.mesh.devices.flat[0].platform == "cpu"
         return "map" if on_hosts else self.batching
 
+    def budget_of(self, num_models: int) -> Budget:
+        """What each of that many models of one call on a device may keep between products."""
+        together = num_models if self.batching_of(num_models) == "vmap" else 1
+        return Budget(self.kept_bytes // together, self.probes_at_once)
+
     @property
     def num_shards(self) -> int:
         """Over how many devices the models are spread."""
@@ -73,11 +83,13 @@ def default_plan(mesh: Mesh | None = None) -> Plan:
     times slower, and its weight gradient inside a loop 40 times slower than as patches; matrix networks gain from
     batching only at mini-batches far smaller than those measured with here; and a model's row is then the same to
     the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there;
-    `bench/convolutions.py` measures that choice, which has not been done yet.
+    `bench/convolutions.py` measures that choice, which has not been done yet. For the same reason a block of four
+    products runs side by side there, and a quarter of the memory may hold their intermediates.
     """
     if jax.default_backend() == "cpu":
         return Plan("vmap", 1, "patches", mesh)
-    return Plan("vmap", 32, "lax", mesh)
+    known = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**32)
+    return Plan("vmap", 32, "lax", mesh, kept_bytes=known // 4, probes_at_once=4)
 
 
 def device_mesh(devices: str | int) -> Mesh | None:

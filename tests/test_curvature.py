@@ -169,10 +169,10 @@ def test_the_two_operators_differ_where_the_network_is_curved():
 
 
 @pytest.mark.parametrize("operator", ["hessian", "gauss_newton"])
-@pytest.mark.parametrize("num_models", [1, 10**9], ids=["linearized", "recomputed"])
-def test_any_loss_can_be_used(operator, num_models):
+@pytest.mark.parametrize("max_bytes", [None, 0], ids=["linearized", "recomputed"])
+def test_any_loss_can_be_used(operator, max_bytes):
     outputs, loss, params, batches = problem("mlp", loss="squared_error")
-    products = curvature_products(outputs, loss, params, batches, operator=operator, num_models=num_models)
+    products = curvature_products(outputs, loss, params, batches, operator=operator, max_bytes=max_bytes)
     block = vectors(2, products.size)
     if operator == "gauss_newton":
         matrix = dense_gauss_newton("mlp", "squared_error")
@@ -184,7 +184,7 @@ def test_any_loss_can_be_used(operator, num_models):
     expected = block @ matrix
     np.testing.assert_allclose(products.block(block), expected, atol=1e-5 * np.abs(expected).max())
     forms = np.sum(block * expected, axis=1)
-    computed = quadratic_forms(outputs, loss, params, batches, operator=operator, num_models=num_models)(block)
+    computed = quadratic_forms(outputs, loss, params, batches, operator=operator, max_bytes=max_bytes)(block)
     np.testing.assert_allclose(computed, forms, atol=1e-5 * np.abs(forms).max())
 
 

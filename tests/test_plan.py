@@ -42,6 +42,12 @@ def test_other_axis_types_become_automatic():
     assert plan.Plan(mesh=mesh).mesh.axis_types == (AxisType.Auto,) * 2
 
 
+def test_models_batched_together_share_what_may_be_kept():
+    together = plan.Plan("vmap", 8, kept_bytes=800, probes_at_once=4)
+    assert together.budget_of(8) == (100, 4)
+    assert plan.Plan("map", 8, kept_bytes=800).budget_of(8) == (800, 1)
+
+
 @pytest.mark.parametrize(
     ("backend", "variable", "known", "expected"),
     [

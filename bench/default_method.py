@@ -1,6 +1,6 @@
 """How was the default method chosen? On the published `basic` table and on zoos grown for it, and on nothing else.
 
-    python bench/default_method.py --data DIR --fresh DIR [--out FILE]
+    python bench/default_method.py --data DIR --fresh DIR [--jobs N] [--out FILE]
 
 The first DIR holds basic.csv of the Model Diagnosis Dataset; noisy.csv is never opened. Each task imitates a transfer:
 a method grows on few cells, data shares or widths of a part of `basic`, and is tested on whole widths, data shares or
@@ -29,127 +29,41 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from belief_candidates import (
+    BLOCKS,
+    EVERY,
+    EXPLORED,
+    KEPT,
+    LEARNERS,
+    SHIFTS,
+    SINGLE,
+    STRUCTURES,
+    fresh_rows,
+    parts,
+    settings_tried,
+    split,
+    tasks,
+    trial,
+)
 
 from mdjax import __version__
-from mdjax.beliefs import BeliefSettings, fit_beliefs
+from mdjax.beliefs import BeliefSettings
 from mdjax.diagnosis import CAUSES, MDTree, diagnose, grow, likeliest
-from mdjax.fitting import METHODS, Fitted, Method
 from mdjax.labels import RFI_COLUMNS
 from mdjax.protocols import calibration_error
 from mdjax.quantities import quantity
-from mdjax.questions import QUESTIONS, Split, Tree, believed, named
+from mdjax.questions import QUESTIONS, Tree, named
 
-BLOCKS = {
-    "width": {
-        "data": [[32, 45], [64], [91, 128]],
-        None: [[2, 3, 4, 6], [8, 11, 16, 23], [32, 45, 64, 91, 128]],
-    },
-    "data": {None: [[1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]},
-    "bs": {None: [[16, 24, 32, 44], [64, 92, 128, 180], [256, 364, 512, 724, 1024]]},
-}
-EXPLORED = {
-    "what": "tried before this script was written, on an earlier draw of the plain tasks: accuracy, log loss",
-    "published fit": [80.67, 0.588],
-    "exact average over all thresholds of the published trees, flat priors on log scales": [80.74, 0.454],
-    "the same, priors uniform within the published bounds": [80.41, 0.463],
-    "the same, log-normal priors between the published starts and bounds": [81.30, 0.447],
-    "extra trees, logs of train error, peak, sharpness": [69.78, 0.690],
-    "extra trees, logs of six landscape features": [74.60, 0.669],
-    "logistic regression, logs of six landscape features": [74.73, 0.775],
-    "optimizer alone: exact average, tree with the barrier": [94.07, 0.260],
-    "optimizer alone: soft thresholds, tree with the barrier": [93.95, 0.271],
-}
 TOLERANCE = 0.25  # points of accuracy
 CALIBRATION_TOLERANCE = 0.005
 SURE = 0.7  # of the named causes that must be right at the cut-off
-
-
-@dataclass(frozen=True)
-class Task:
-    """One transfer inside the table: where it is grown and where it is tested, as positions among the asked rows."""
-
-    kind: str
-    grown: np.ndarray
-    tested: np.ndarray
-
-
-def tasks(question: str, rows: pd.DataFrame, draws: int = 1) -> list[Task]:
-    """All transfers of one question: blocks left out, with the protocols' ways to choose training rows, and scales."""
-    found = []
-    axes = {name: rows[name].to_numpy() for name in BLOCKS}
-    folds = [
-        (axis, np.isin(axes[axis], block))
-        for axis, blocks in BLOCKS.items()
-        for block in blocks.get(question, blocks[None])
-    ]
-    for fold, (left_out, test) in enumerate(folds):
-        pool, tested = np.flatnonzero(~test), np.flatnonzero(test)
-        cell = rows.loc[pool].groupby(["data", "width"]).ngroup().to_numpy()
-        groups = [("cells", cell, (2, 4, 8, 16, 24))]
-        groups += [(axis, axes[axis][pool], (1, 2)) for axis in ("data", "width")]
-        for name, values, sizes in groups:
-            known = np.unique(values)
-            for size in sizes:
-                for draw in range(draws):
-                    random = np.random.default_rng([fold, size, draw, len(name)])
-                    chosen = np.isin(values, random.choice(known, min(size, len(known)), replace=False))
-                    found.append(Task(f"without {left_out}: {name} {size}", pool[chosen], tested))
-        found.append(Task(f"without {left_out}: all", pool, tested))
-    for axis, limits in (("data", (1, 2, 4)), ("width", (32, 45, 64) if question == "data" else (2, 3, 6, 16))):
-        for limit in limits:
-            low = axes[axis] <= limit
-            found.append(Task(f"{axis} up", np.flatnonzero(low), np.flatnonzero(~low)))
-        for limit in np.unique(axes[axis])[[-1, -2, -4]]:
-            high = axes[axis] >= limit
-            found.append(Task(f"{axis} down", np.flatnonzero(high), np.flatnonzero(~high)))
-    labels = rows[named(question).label].to_numpy()
-    return [task for task in found if len(set(labels[task.grown])) == 2]
-
-
-def shift(loss: float = 1, error: float = 1, sharpness: float = 0, similarity: float = 0, noise: float = 0) -> Callable:
-    """A change that another data set might make: factors of loss and errors, shifts, and errors on noisy labels."""
-
-    def shifted(rows: pd.DataFrame) -> pd.DataFrame:
-        # Noisy labels add to the error of models that do not fit them, at the ends of a curve and on it.
-        own, peak = rows["train_error"], rows["mode_connectivity_peak"]
-        return rows.assign(
-            train_loss=rows["train_loss"] * loss,
-            train_error=own * error + noise * (own / 5).clip(0, 1),
-            mode_connectivity_peak=peak * error - noise * (-peak / 5).clip(0, 1),
-            hessian_t=rows["hessian_t"] + sharpness,
-            hessian_e=rows["hessian_e"] + sharpness,
-            CKA=(rows["CKA"] + similarity).clip(0, 1),
-        )
-
-    return shifted
-
-
-SHIFTS: dict[str, Callable] = {
-    "loss x 2": shift(loss=2),
-    "loss / 2": shift(loss=0.5),
-    "errors x 1.7": shift(error=1.7),
-    "errors x 0.6": shift(error=0.6),
-    "sharpness + 0.6": shift(sharpness=0.6),
-    "sharpness - 0.6": shift(sharpness=-0.6),
-    "similarity + 0.08": shift(similarity=0.08),
-    "similarity - 0.08": shift(similarity=-0.08),
-    "8 % label noise": shift(noise=8),
-    "all at once": shift(1.6, 1.3, 0.4, -0.04, 4),
-}
-EVERY = 5  # of the tasks is tested under shifts
-
-
-FEATURES = ["train_error", "train_loss", "mode_connectivity_peak", "CKA", "hessian_t", "hessian_e"]
-KEPT = [*FEATURES, *(question.label for question in QUESTIONS.values()), "data", "width", "bs"]
 
 
 class Scorer:
@@ -223,110 +137,6 @@ class Scorer:
         }
 
 
-def fresh_rows(question: str, zoo: str, table: pd.DataFrame) -> pd.DataFrame:
-    """The asked rows that have all features; fresh networks count as wide from 16 units on."""
-    asked = named(question)
-    if zoo != "basic" and asked.min_width:
-        asked = replace(asked, min_width=16)
-    return asked.rows(table.dropna(subset=FEATURES))[KEPT].reset_index(drop=True)
-
-
-def parts(rows: pd.DataFrame) -> list[np.ndarray]:
-    """What is grown on of one table: all, three draws of 6 cells, the smaller data shares, the smaller widths."""
-    cell = rows.groupby(["data", "width"]).ngroup().to_numpy()
-    found = [np.ones(len(rows), dtype=bool)]
-    for draw in range(3):
-        random = np.random.default_rng([1, draw])
-        found.append(np.isin(cell, random.choice(np.unique(cell), min(6, len(np.unique(cell))), replace=False)))
-    for axis, share in (("data", 0.34), ("width", 0.4)):
-        found.append(rows[axis].to_numpy() <= np.quantile(np.unique(rows[axis]), share))
-    return found
-
-
-def trial(trees: list[Tree], settings: BeliefSettings, question: str) -> MDTree:
-    """An MD tree of the default method with other structures or other settings."""
-    METHODS["trial"] = Method(
-        start=lambda _: tuple(trees),
-        fit=lambda trees, columns, labels: Fitted(*fit_beliefs(trees, columns, labels, settings)),
-    )
-    return MDTree(question, method="trial")
-
-
-E, P, B, H, C, L = "train_error", "mode_connectivity_peak", "barrier", "hessian_t", "CKA", "train_loss"
-T_, V = "trace_for_loss", "eigenvalue_for_loss"
-
-
-def split(feature: str, at_most: int | str, above: int | str, *prior: float) -> Split:
-    """A believed split, with a centre and a spread other than the usual ones where they are given."""
-    threshold, spread = prior or (None, None)
-    return believed(feature, at_most, above, threshold=threshold, spread=spread)
-
-
-FITS = (E, "small", 1, 0.1, 0.5)
-STRUCTURES: dict[str, dict[str, list[tuple]]] = {
-    "optimizer": {
-        "published": [(E, "small", 1), (P, 2, "large", -10, 1), (H, "large", "small", 6, 1)],
-        "barrier": [FITS, (B, "large", "small")],
-        "barrier, sharpness": [FITS, (B, "large", 2), (H, "large", "small", 6, 1)],
-        "barrier, sharpness for loss": [FITS, (B, "large", 2), (V, "large", "small", 2.5, 0.35)],
-        "the same, wide": [(E, "small", 1), (B, "large", 2, 2, 0.7), (V, "large", "small", 3.3, 0.7)],
-        "barrier, CKA": [FITS, (B, "large", 2), (C, "small", "large")],
-        "peak, barrier": [FITS, (P, 2, "large"), (B, "large", "small")],
-        "peak, sharpness for loss": [(E, "small", 1), (P, 2, "large", -1, 1), (V, "large", "small", 3.3, 0.7)],
-    },
-    "width": {
-        "published": [(E, 1, 2), (P, "width", "batch", -10, 1), (P, "width", "batch", -10, 1)],
-        "peak": [(E, 1, 2), (P, "width", "batch"), (P, "width", "batch")],
-        "barrier": [(E, 1, 2), (P, "width", "batch"), (B, "batch", "width")],
-        "loss | peak": [(E, 1, 2), (L, "batch", "width"), (P, "width", "batch")],
-        "CKA | peak": [(E, 1, 2), (C, "width", "batch"), (P, "width", "batch")],
-        "CKA | peak, wide": [(E, 1, 2), (C, "width", "batch"), (P, "width", "batch", -10, 0.8)],
-        "CKA": [(E, 1, 2), (C, "width", "batch"), (C, "width", "batch")],
-        "peak, loss | peak": [(E, 1, 2), (P, "width", 3), (P, "width", "batch"), (L, "batch", "width")],
-        "the same, wide": [
-            (E, 1, 2), (P, "width", 3, -1, 1), (P, "width", "batch", -1, 1), (L, "batch", "width", 0.002, 0.7),
-        ],
-        "peak, loss | peak, CKA": [
-            (E, 1, 2), (P, "width", 3), (P, 4, "batch"), (L, "batch", "width"), (C, "width", "batch"),
-        ],
-    },
-    "data": {
-        "published": [
-            (E, 1, 3), (P, 4, 2, -10, 1), (H, "data", "batch"), (P, "batch", 5, -10, 1), (H, "data", "batch"),
-            (H, "data", "batch"),
-        ],
-        "sharpness": [(H, "data", "batch")],
-        "sharpness, wide": [(H, "data", "batch", 6, 1)],
-        "error": [(E, "data", "batch")],
-        "error, sharpness": [(E, 1, "batch"), (H, "data", "batch")],
-        "CKA": [(C, "batch", "data")],
-        "CKA, sharpness": [(C, "batch", 1), (H, "data", "batch", 6, 1)],
-        "peak, sharpness": [(P, "batch", 1), (H, "data", "batch")],
-    },
-}  # fmt: skip
-SINGLE: dict[str, dict[str, list[tuple]]] = {
-    "optimizer": {
-        "sharpness": [FITS, (H, "large", "small", 6, 1)],
-        "sharpness for loss": [FITS, (T_, "large", "small")],
-        "the same, wide": [(E, "small", 1), (T_, "large", "small", 5.3, 1.4)],
-        "eigenvalue for loss": [FITS, (V, "large", "small")],
-        "eigenvalue for loss, wide": [(E, "small", 1), (V, "large", "small", 3.3, 1.4)],
-    },
-    "width": {
-        "loss": [(E, 1, "width"), (L, "batch", "width")],
-        "loss | sharpness": [(E, 1, 2), (L, "batch", "width"), (H, "batch", "width", 6, 1)],
-        "loss | sharpness for loss": [(E, 1, 2), (L, "batch", "width", 0.0007, 0.35), (T_, "batch", "width")],
-        "loss | eigenvalue for loss": [(E, 1, 2), (L, "batch", "width", 0.0007, 0.35), (V, "batch", "width")],
-        "the same, wide": [(E, 1, 2), (L, "batch", "width", 0.002, 0.7), (V, "batch", "width", 3.3, 1)],
-    },
-    "data": {
-        "sharpness": [(H, "data", "batch")],
-        "sharpness, wide": [(H, "data", "batch", 6, 1)],
-        "error, sharpness": [(E, 1, "batch"), (H, "data", "batch")],
-    },
-}  # fmt: skip
-
-
 def chosen(candidates: dict[str, dict]) -> str:
     """The rule: within the tolerance of the most accurate the fewest splits, then the lowest log loss."""
     best = max(score["accuracy"] for score in candidates.values())
@@ -337,21 +147,6 @@ def chosen(candidates: dict[str, dict]) -> str:
 def fallback(candidates: dict[str, dict]) -> str:
     """The rule for what stands beside the winner, which is itself a candidate: whatever is most accurate."""
     return max(candidates, key=lambda name: candidates[name]["accuracy"])
-
-
-def settings_tried() -> dict[str, tuple[BeliefSettings, float]]:
-    """The settings, one changed at a time, with the factor by which prior spreads are widened."""
-    usual = BeliefSettings()
-    found = {"as shipped": (usual, 1.0)}
-    for field, values in {
-        "reliability": (0.8, 0.85, 0.95),
-        "weight": (10.0, 40.0),
-        "rate": (0.2, 0.5, 0.7),
-        "trust": (0.0, 2.0, 4.0),
-        "drift": (0.0, 0.5, 1.5),
-    }.items():
-        found |= {f"{field} {value}": (replace(usual, **{field: value}), 1.0) for value in values}
-    return found | {f"prior spreads x {factor}": (usual, factor) for factor in (0.7, 1.5)}
 
 
 def certainty(table: pd.DataFrame) -> list[dict[str, float]]:
@@ -397,10 +192,53 @@ _ROOMS = ("rfi_inc_temp", "rfi_dec_temp", "rfi_width", "rfi_data")  # in the ord
 assert _ROOMS == RFI_COLUMNS
 
 
-def search(table: pd.DataFrame, fresh: dict[str, pd.DataFrame]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Candidate:
+    """What is scored on one question: the structures to choose from with a setting, or one of LEARNERS by name."""
+
+    question: str
+    trees: tuple[Tree, ...] = ()
+    settings: BeliefSettings = field(default_factory=BeliefSettings)
+    learner: str | None = None
+
+
+class Workers:
+    """Processes that each hold the tasks, and score candidates one after the other."""
+
+    scorer: Scorer
+
+    def __init__(self, table: pd.DataFrame, fresh: dict[str, pd.DataFrame], jobs: int):
+        self.pool = ProcessPoolExecutor(jobs, initializer=Workers.prepare, initargs=(table, fresh))
+
+    @classmethod
+    def prepare(cls, table: pd.DataFrame, fresh: dict[str, pd.DataFrame]) -> None:
+        cls.scorer = Scorer(table, fresh)
+
+    @classmethod
+    def score(cls, candidate: Candidate) -> dict[str, float]:
+        question = candidate.question
+        if candidate.learner is None:
+            return cls.scorer.score(question, lambda: trial(candidate.trees, candidate.settings, question))
+        make, columns = LEARNERS[candidate.learner]
+        return cls.scorer.score(question, lambda: make(question), columns)
+
+    @classmethod
+    def calibrated(cls, reliability: float, question: str) -> dict[float, tuple[float, float]]:
+        return calibrated(cls.scorer, reliability, question)
+
+    def scores(self, candidates: dict[tuple[str, ...], Candidate]) -> dict[tuple[str, ...], dict[str, float]]:
+        """The score of each candidate, under its key, with the number of its splits."""
+        found = {}
+        for key, score in zip(candidates, self.pool.map(Workers.score, candidates.values())):
+            trees = candidates[key].trees
+            found[key] = {"splits": sum(map(len, trees)), **score} if trees else score
+            print(*key, found[key]["accuracy"], flush=True)
+        return found
+
+
+def search(table: pd.DataFrame, fresh: dict[str, pd.DataFrame], jobs: int = 1) -> dict[str, Any]:
     """All candidates with their scores, and the choice."""
-    scorer = Scorer(table, fresh)
-    usual = BeliefSettings()
+    workers, scorer = Workers(table, fresh, jobs), Scorer(table, fresh)
     record: dict[str, Any] = {
         "data": "basic.csv of the Model Diagnosis Dataset, and the tables of bench/fresh_zoos.py",
         "mdjax": __version__,
@@ -410,93 +248,111 @@ def search(table: pd.DataFrame, fresh: dict[str, pd.DataFrame]) -> dict[str, Any
         "tolerance": TOLERANCE,
         "explored": EXPLORED,
     }
-    logs = [E, P, H, C, L]
-    learners = {
-        "published fit": lambda question: MDTree(question),
-        "logistic regression on the same features' scales": lambda _: make_pipeline(
-            _Scales(logs), StandardScaler(), LogisticRegression()
-        ),
-    }
+    learned = workers.scores(
+        {(name, question): Candidate(question, learner=name) for name in LEARNERS for question in QUESTIONS}
+    )
     record["for comparison"] = {
-        name: {
-            question: scorer.score(question, lambda: make(question), None if "fit" in name else logs)
-            for question in QUESTIONS
-        }
-        for name, make in learners.items()
+        name: {question: learned[name, question] for question in QUESTIONS} for name in LEARNERS
     }
-    for key, structures in (("structures", STRUCTURES), ("single", SINGLE)):
-        record[key] = {}
-        for question, candidates in structures.items():
-            trees = {name: tuple(split(*one) for one in splits) for name, splits in candidates.items()}
-            rounds: list[dict[str, Any]] = []
-            beside: list[Tree] = []
-            # First each alone, then each as what to fall back on beside the winner.
-            for number in range(2):
-                scores = {}
-                for name, tree in trees.items():
-                    tried = [*beside, tree] if tree not in beside else beside
-                    splits = sum(map(len, tried))
-                    scores[name] = {"splits": splits, **scorer.score(question, lambda: trial(tried, usual, question))}
-                    print(f"{question:10s}{number} {name:32s}{scores[name]}", flush=True)
-                rounds.append({"candidates": scores, "chosen": (fallback if beside else chosen)(scores)})
-                beside = [trees[rounds[0]["chosen"]]]
-            record[key][question] = {**rounds[0], "fallback": rounds[1]}
-    record["settings"] = {"candidates": {}}
-    for name, (settings, factor) in settings_tried().items():
-        scores = []
-        for question, asked in QUESTIONS.items():
-            trees = [tuple(replace(one, spread=one.spread * factor) for one in tree) for tree in asked.default_trees]
-            scores.append(scorer.score(question, lambda: trial(trees, settings, question)))
-        record["settings"]["candidates"][name] = {
-            "values": asdict(settings) | {"prior spreads": factor},
-            **{key: round(float(np.mean([score[key] for score in scores])), 4) for key in scores[0]},
-            "questions": dict(zip(QUESTIONS, scores)),
-        }
-        print(f"{name:24s}{record['settings']['candidates'][name]['accuracy']}", flush=True)
-    tried = record["settings"]["candidates"]
-    best = max(tried, key=lambda name: tried[name]["accuracy"])
-    gained = tried[best]["accuracy"] - tried["as shipped"]["accuracy"]
-    record["settings"]["chosen"] = best if gained > TOLERANCE else "as shipped"
-    record["calibration"] = calibration(scorer)
+    kinds = {"structures": STRUCTURES, "single": SINGLE}
+    trees = {
+        (kind, question, name): tuple(split(*one) for one in splits)
+        for kind, structures in kinds.items()
+        for question, candidates in structures.items()
+        for name, splits in candidates.items()
+    }
+    # First each alone, then each as what to fall back on beside the winner.
+    alone = workers.scores({key: Candidate(key[1], (tree,)) for key, tree in trees.items()})
+    for kind, structures in kinds.items():
+        record[kind] = {}
+        for question in structures:
+            scores = {name: alone[kind, question, name] for name in structures[question]}
+            record[kind][question] = {"candidates": scores, "chosen": chosen(scores)}
+    winners = {key: trees[key[0], key[1], record[key[0]][key[1]]["chosen"]] for key in trees}
+    beside = workers.scores(
+        {key: Candidate(key[1], tuple(dict.fromkeys((winners[key], tree)))) for key, tree in trees.items()}
+    )
+    for kind, structures in kinds.items():
+        for question in structures:
+            scores = {name: beside[kind, question, name] for name in structures[question]}
+            record[kind][question]["fallback"] = {"candidates": scores, "chosen": fallback(scores)}
+    record["settings"] = settings_chosen(workers)
+    record["calibration"] = calibration(workers)
+    workers.pool.shutdown()
     bands = certainty(table)
     record["clear"] = {"bands": bands, "chosen": next(band["from"] for band in bands if band["right"] >= SURE)}
     return record
 
 
-def calibration(scorer: Scorer, every: int = 2) -> dict[str, Any]:
-    """Expected calibration errors and log losses over plain and shifted tasks, by `reliability` and `drift`."""
+def settings_chosen(workers: Workers) -> dict[str, Any]:
+    """The scores of the shipped structures under each setting, and the rule's choice."""
+    tried = settings_tried()
+    scored = workers.scores(
+        {
+            (name, question): Candidate(
+                question,
+                tuple(tuple(replace(one, spread=one.spread * factor) for one in tree) for tree in asked.default_trees),
+                settings,
+            )
+            for name, (settings, factor) in tried.items()
+            for question, asked in QUESTIONS.items()
+        }
+    )
+    found = {}
+    for name, (settings, factor) in tried.items():
+        scores = {question: scored[name, question] for question in QUESTIONS}
+        keys = [key for key in scores["optimizer"] if key != "splits"]
+        found[name] = {
+            "values": asdict(settings) | {"prior spreads": factor},
+            **{key: round(float(np.mean([score[key] for score in scores.values()])), 4) for key in keys},
+            "questions": scores,
+        }
+    best = max(found, key=lambda name: found[name]["accuracy"])
+    gained = found[best]["accuracy"] - found["as shipped"]["accuracy"]
+    return {"candidates": found, "chosen": best if gained > TOLERANCE else "as shipped"}
+
+
+DRIFTS = (0.5, 1.0, 1.5)
+
+
+def calibrated(scorer: Scorer, reliability: float, question: str, every: int = 2) -> dict[float, tuple[float, float]]:
+    """The expected calibration error and log loss by `drift`, over plain and shifted tasks of one question."""
+    asked = QUESTIONS[question]
+    rows, first = scorer.rows[question], min(asked.classes)
+    answers: dict[float, list[np.ndarray]] = {drift: [] for drift in DRIFTS}
+    truths = []
+    for position, task in list(enumerate(scorer.tasks[question]))[::every]:
+        grown = rows.iloc[task.grown]
+        tree = trial(asked.default_trees, BeliefSettings(reliability=reliability, drift=0), question)
+        tree.fit(grown, grown[asked.label])
+        tests = [rows.iloc[task.tested], *scorer.shifted[question].get(position, [])]
+        truths += [test[asked.label].to_numpy(dtype=object) for test in tests]
+        known = tree.tree_
+        for drift in DRIFTS:  # which acts after the fit
+            spreads = [np.hypot(one.spread, drift * quantity(one.feature).drift) for one in known]
+            tree.tree_ = tuple(replace(one, spread=float(spread)) for one, spread in zip(known, spreads))
+            answers[drift] += [tree.predict_proba(test) for test in tests]
+    truth, found = np.concatenate(truths), {}
+    for drift, proba in answers.items():
+        p = np.concatenate(proba)
+        true = np.clip(np.where(truth == first, p[:, 0], p[:, 1]), 0.005, None)
+        error = calibration_error(p, np.array(sorted(asked.classes)), truth)
+        found[drift] = (error, float(-np.log(true).mean()))
+    return found
+
+
+def calibration(workers: Workers) -> dict[str, Any]:
+    """Expected calibration errors and log losses by `reliability` and `drift`, means over the questions."""
+    tried = [(reliability, question) for reliability in (0.85, 0.9, 0.95) for question in QUESTIONS]
+    told = dict(zip(tried, workers.pool.map(Workers.calibrated, *zip(*tried))))
     found: dict[str, dict[str, Any]] = {}
-    drifts = (0.5, 1.0, 1.5)
-    for reliability in (0.85, 0.9, 0.95):
-        told: dict[float, list[tuple[float, float]]] = {drift: [] for drift in drifts}
-        for question, asked in QUESTIONS.items():
-            rows, first = scorer.rows[question], min(asked.classes)
-            answers: dict[float, list[np.ndarray]] = {drift: [] for drift in drifts}
-            truths = []
-            for position, task in list(enumerate(scorer.tasks[question]))[::every]:
-                grown = rows.iloc[task.grown]
-                tree = trial(list(asked.default_trees), BeliefSettings(reliability=reliability, drift=0), question)
-                tree.fit(grown, grown[asked.label])
-                tests = [rows.iloc[task.tested], *scorer.shifted[question].get(position, [])]
-                truths += [test[asked.label].to_numpy(dtype=object) for test in tests]
-                known = tree.tree_
-                for drift in drifts:  # which acts after the fit
-                    spreads = [np.hypot(one.spread, drift * quantity(one.feature).drift) for one in known]
-                    tree.tree_ = tuple(replace(one, spread=float(spread)) for one, spread in zip(known, spreads))
-                    answers[drift] += [tree.predict_proba(test) for test in tests]
-            truth = np.concatenate(truths)
-            for drift, proba in answers.items():
-                p = np.concatenate(proba)
-                true = np.clip(np.where(truth == first, p[:, 0], p[:, 1]), 0.005, None)
-                error = calibration_error(p, np.array(sorted(asked.classes)), truth)
-                told[drift].append((error, float(-np.log(true).mean())))
-        for drift, values in told.items():
-            error, loss = np.mean(values, axis=0)
-            found[f"reliability {reliability}, drift {drift}"] = {
-                "values": {"reliability": reliability, "drift": drift},
-                "calibration_error": round(float(error), 3),
-                "log_loss": round(float(loss), 4),
-            }
+    for reliability, drift in itertools.product(dict.fromkeys(one for one, _ in tried), DRIFTS):
+        error, loss = np.mean([told[reliability, question][drift] for question in QUESTIONS], axis=0)
+        found[f"reliability {reliability}, drift {drift}"] = {
+            "values": {"reliability": reliability, "drift": drift},
+            "calibration_error": round(float(error), 3),
+            "log_loss": round(float(loss), 4),
+        }
     usual = BeliefSettings()
     shipped = f"reliability {usual.reliability}, drift {usual.drift}"
     best = min(found, key=lambda name: (found[name]["calibration_error"], found[name]["log_loss"]))
@@ -504,31 +360,16 @@ def calibration(scorer: Scorer, every: int = 2) -> dict[str, Any]:
     return {"candidates": found, "chosen": best if round(gained, 3) > CALIBRATION_TOLERANCE else shipped}
 
 
-class _Scales:
-    """The features on the scales on which the trees compare them."""
-
-    def __init__(self, names: list[str]):
-        self.names = names
-
-    def fit(self, X: pd.DataFrame, y: Any = None) -> "_Scales":
-        return self
-
-    def transform(self, X: pd.DataFrame) -> np.ndarray:
-        return np.column_stack([quantity(name).to_scale(X[name].to_numpy()) for name in self.names])
-
-    def fit_transform(self, X: pd.DataFrame, y: Any = None, **_: Any) -> np.ndarray:
-        return self.transform(X)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--fresh", type=Path, required=True, metavar="DIR", help="what bench/fresh_zoos.py left")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "default_method.json")
     arguments = parser.parse_args()
     start = time.perf_counter()
     fresh = {path.stem: pd.read_csv(path) for path in sorted(arguments.fresh.glob("*.csv"))}
-    record = search(pd.read_csv(arguments.data / "basic.csv"), fresh)
+    record = search(pd.read_csv(arguments.data / "basic.csv"), fresh, arguments.jobs)
     record["seconds"] = round(time.perf_counter() - start)
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

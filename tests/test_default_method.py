@@ -374,7 +374,9 @@ def test_large_tables_of_single_models_are_quick():
 def search() -> Iterator[dict[str, Any]]:
     """The names of the script that chose the method; what it registers is taken back."""
     methods = dict(METHODS)
-    yield runpy.run_path(str(RESULTS.parent / "default_method.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RESULTS.parent))  # its candidates lie beside it
+        yield runpy.run_path(str(RESULTS.parent / "default_method.py"))
     METHODS.clear()
     METHODS.update(methods)
 

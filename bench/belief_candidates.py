@@ -1,7 +1,8 @@
 """What does the search for the default method try, and on which transfers? bench/default_method.py runs it.
 
 Transfers inside one sweep, changes of a test table that another data set might make, parts of fresh zoos to grow on;
-and the candidates: structures with their priors, settings, and other learners for comparison.
+and the candidates: structures with their priors, settings, and other learners for comparison; and the rule by which
+one structure is preferred to another.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ BLOCKS = {
     "data": {None: [[1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]},
     "bs": {None: [[16, 24, 32, 44], [64, 92, 128, 180], [256, 364, 512, 724, 1024]]},
 }
+TOLERANCE = 0.25  # points of accuracy
 EXPLORED = {
     "what": "tried before this script was written, on an earlier draw of the plain tasks: accuracy, log loss",
     "published fit": [80.67, 0.588],
@@ -39,6 +41,19 @@ EXPLORED = {
     "logistic regression, logs of six landscape features": [74.73, 0.775],
     "optimizer alone: exact average, tree with the barrier": [94.07, 0.260],
     "optimizer alone: soft thresholds, tree with the barrier": [93.95, 0.271],
+    "dropped": {
+        "a tree's own temperature, one factor on its log odds, learned from its rows and shrunk towards 1": (
+            "calibration error of the optimizer question on plain tasks 0.036 instead of 0.056, of the width question "
+            "on shifted ones 0.028 instead of 0.016; log loss on fresh zoos 0.856 instead of 0.837"
+        ),
+        "single models: other exponents in sharpness at equal loss, training error in it, trace against eigenvalue": (
+            "of 1,331 combinations, those right for 85 % of the models that do not fit, by one threshold in all of "
+            "basic, are right for 48 % at most of the rest by the threshold of the least data share"
+        ),
+        "the optimizer question with 400 labels and more: rates of 0.5 to 1, no drift": (
+            "accuracy on such plain tasks 91.5 to 93.0; 92.9 as it was, 87.7 by the published fit"
+        ),
+    },
 }
 
 
@@ -197,6 +212,7 @@ SINGLE: dict[str, dict[str, list[tuple]]] = {
     "optimizer": {
         "sharpness": [FITS, (H, "large", "small", 6, 1)],
         "sharpness for loss": [FITS, (T_, "large", "small")],
+        "the same, narrow": [FITS, (T_, "large", "small", 5.7, 0.2)],
         "the same, wide": [(E, "small", 1), (T_, "large", "small", 5.3, 1.4)],
         "eigenvalue for loss": [FITS, (V, "large", "small")],
         "eigenvalue for loss, wide": [(E, "small", 1), (V, "large", "small", 3.3, 1.4)],
@@ -206,6 +222,9 @@ SINGLE: dict[str, dict[str, list[tuple]]] = {
         "loss | sharpness": [(E, 1, 2), (L, "batch", "width"), (H, "batch", "width", 6, 1)],
         "loss | sharpness for loss": [(E, 1, 2), (L, "batch", "width", 0.0007, 0.35), (T_, "batch", "width")],
         "loss | eigenvalue for loss": [(E, 1, 2), (L, "batch", "width", 0.0007, 0.35), (V, "batch", "width")],
+        "the same, narrow": [
+            (E, 1, 2, 1, 0.6), (L, "batch", "width", 0.0007, 0.35), (V, "batch", "width", 3.3, 0.15),
+        ],
         "the same, wide": [(E, 1, 2), (L, "batch", "width", 0.002, 0.7), (V, "batch", "width", 3.3, 1)],
     },
     "data": {
@@ -214,6 +233,11 @@ SINGLE: dict[str, dict[str, list[tuple]]] = {
         "error, sharpness": [(E, 1, "batch"), (H, "data", "batch")],
     },
 }  # fmt: skip
+
+
+def widened(tree: Tree, factor: float) -> Tree:
+    """The same tree with the spreads of its prior beliefs multiplied."""
+    return tuple(replace(one, spread=one.spread * factor) for one in tree)
 
 
 def settings_tried() -> dict[str, tuple[BeliefSettings, float]]:
@@ -229,6 +253,20 @@ def settings_tried() -> dict[str, tuple[BeliefSettings, float]]:
     }.items():
         found |= {f"{field} {value}": (replace(usual, **{field: value}), 1.0) for value in values}
     return found | {f"prior spreads x {factor}": (usual, factor) for factor in (0.7, 1.5)}
+
+
+def chosen(candidates: dict[str, dict]) -> str:
+    """The rule: within the tolerance of the most accurate the fewest splits, then the lowest log loss."""
+    best = max(score["accuracy"] for score in candidates.values())
+    near = [name for name, score in candidates.items() if score["accuracy"] >= best - TOLERANCE]
+    return min(near, key=lambda name: (candidates[name].get("splits", 0), candidates[name]["log_loss"]))
+
+
+def fallback(candidates: dict[str, dict]) -> str:
+    """The rule for what stands beside the winner, which is itself a candidate: what serves fresh zoos best."""
+    best = max(score["accuracy"] for score in candidates.values())
+    near = [name for name, score in candidates.items() if score["accuracy"] >= best - TOLERANCE]
+    return max(near, key=lambda name: candidates[name]["fresh_accuracy"])
 
 
 def trial(trees: Sequence[Tree], settings: BeliefSettings, question: str) -> MDTree:

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 NO_CLEAR_FAILURE, UNKNOWN = "no clear failure", "unknown"
-CLEAR = 0.6  # the least probability of a cause that is named; see bench/default_method.py for how it was chosen
+CLEAR = 0.65  # the least probability of a cause that is named; see bench/default_method.py for how it was chosen
 NUM_ERRORS = 2  # a threshold this many standard errors away, or nearer, is flagged as crossed
 
 

@@ -67,7 +67,7 @@ def _log_loss(train_loss: np.ndarray) -> np.ndarray:
 QUANTITIES: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
-        Quantity("train_error", ("train_error",), "training error, percent", offset=0.05, drift=0.5),
+        Quantity("train_error", ("train_error",), "training error, percent", offset=0.05, drift=0.15),
         Quantity("train_loss", ("train_loss",), "training loss, nats", offset=1e-5, drift=0.35),
         Quantity(
             "mode_connectivity_peak",
@@ -75,7 +75,7 @@ QUANTITIES: dict[str, Quantity] = {
             "minus the highest training error on the curve between two models, percent",
             offset=0.05,
             sign=-1,
-            drift=0.5,
+            drift=0.8,
         ),
         Quantity(
             "barrier",
@@ -101,7 +101,7 @@ QUANTITIES: dict[str, Quantity] = {
         ),
         Quantity("hessian_t", ("hessian_t",), "ln of the Hessian trace", drift=0.5),
         Quantity("hessian_e", ("hessian_e",), "ln of the largest Hessian eigenvalue", drift=0.5),
-        Quantity("CKA", ("CKA",), "similarity of two models' outputs, 0 to 1", drift=0.075),
+        Quantity("CKA", ("CKA",), "similarity of two models' outputs, 0 to 1", drift=0.225),
     )
 }
 

@@ -155,14 +155,16 @@ QUESTIONS: dict[str, Question] = {
                     believed(_EIGENVALUE, "large", "small", spread=0.7),
                 ),
             ),
+            # Sharpness at the same temperature grows with the number of samples, so the labels of one corner of a sweep
+            # mislead: a narrow belief first.
             single_trees=(
+                (
+                    believed(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
+                    believed("trace_for_loss", "large", "small", threshold=5.7, spread=0.2),
+                ),
                 (
                     believed(_TRAIN, "small", 1),
                     believed("trace_for_loss", "large", "small", threshold=5.3, spread=1.4),
-                ),
-                (
-                    believed(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
-                    believed("trace_for_loss", "large", "small"),
                 ),
             ),
             hyperparameters=("log_data_amount", "log_para_amount"),
@@ -198,14 +200,14 @@ QUESTIONS: dict[str, Question] = {
             ),
             single_trees=(
                 (
-                    believed(_TRAIN, 1, 2),
-                    believed(_LOSS, "batch", "width", threshold=0.002, spread=0.7),
-                    believed(_EIGENVALUE, "batch", "width", spread=1.0),
+                    believed(_TRAIN, 1, 2, threshold=1.0, spread=0.6),
+                    believed(_LOSS, "batch", "width", threshold=0.0007, spread=0.35),
+                    believed(_EIGENVALUE, "batch", "width", threshold=3.3, spread=0.15),
                 ),
                 (
                     believed(_TRAIN, 1, 2),
-                    believed(_LOSS, "batch", "width", spread=0.35),
-                    believed(_EIGENVALUE, "batch", "width"),
+                    believed(_LOSS, "batch", "width", threshold=0.002, spread=0.7),
+                    believed(_EIGENVALUE, "batch", "width", threshold=3.3, spread=1.0),
                 ),
             ),
             hyperparameters=("log_data_amount",),
@@ -233,7 +235,10 @@ QUESTIONS: dict[str, Question] = {
                     believed(_SHARP, "data", "batch", threshold=6.0, spread=1.0),
                 ),
             ),
-            single_trees=((believed(_SHARP, "data", "batch"),),),
+            single_trees=(
+                (believed(_SHARP, "data", "batch"),),
+                (believed(_TRAIN, 1, "batch"), believed(_SHARP, "data", "batch")),
+            ),
             hyperparameters=("log_para_amount",),
             meaning={"data": "too little data", "batch": "temperature rather than data"},
             change={"data": "train on more data", "batch": "change the temperature"},

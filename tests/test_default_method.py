@@ -398,6 +398,7 @@ def test_the_shipped_method_is_the_one_that_was_chosen(search):
     )
     calibrated = record["calibration"]["candidates"][record["calibration"]["chosen"]]["values"]
     assert calibrated == {"reliability": BeliefSettings().reliability, "drift": BeliefSettings().drift}
+    assert record["calibration"]["drifts"]["chosen"] == "as shipped"
     assert record["clear"]["chosen"] == CLEAR
 
 
@@ -433,7 +434,7 @@ def test_a_recorded_candidate_comes_out_again(zoos, search):
     structure = named("data").default_trees[0]
     score = scorer.score("data", lambda: MDTree("data", method="default", structure=structure))
     recorded = record["structures"]["data"]["candidates"]["sharpness"]
-    for kind in ("plain", "shifted"):
+    for kind in ("plain", "scale", "shifted"):
         assert score[f"{kind}_accuracy"] == pytest.approx(recorded[f"{kind}_accuracy"], abs=0.05)
         assert score[f"{kind}_log_loss"] == pytest.approx(recorded[f"{kind}_log_loss"], abs=0.002)
 

@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from mdjax.diagnosis import (
     CAUSES,
+    CLEAR,
     CombinedTree,
     HyperparameterTree,
     LandscapeTree,
@@ -397,8 +398,8 @@ def test_causes_join_the_answers_as_odds(trees):
     np.testing.assert_allclose((data / (low + high))[wide], (proba["data"] / (1 - proba["data"]))[wide])
     assert np.isnan(data[~wide]).all()
     told = verdicts[verdicts["cause"] != "no clear failure"]
-    assert (told["probability"] >= 0.6).all()
-    assert (verdicts.loc[verdicts["cause"] == "no clear failure", "probability"] < 0.6).all()
+    assert (told["probability"] >= CLEAR).all()
+    assert (verdicts.loc[verdicts["cause"] == "no clear failure", "probability"] < CLEAR).all()
     for cause in CAUSES:
         chosen = told[told["cause"] == cause.meaning]
         assert len(chosen)

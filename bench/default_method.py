@@ -1,11 +1,12 @@
-"""How was the default method chosen? On the published `basic` table and on zoos grown for it, and on nothing else.
+"""How was the default method chosen? On the published `basic` table and on zoos grown for it.
 
     python bench/default_method.py --data DIR --fresh DIR [--jobs N] [--out FILE]
 
-The first DIR holds basic.csv of the Model Diagnosis Dataset; noisy.csv is never opened. Each task imitates a transfer:
-a method grows on few cells, data shares or widths of a part of `basic`, and is tested on whole widths, data shares or
-batch sizes that were left out; or on the larger (or smaller) part of an axis. A fifth of the tasks is tested again
-with the test rows' losses, errors, sharpness and similarity moved as another data set might move them.
+The first DIR holds basic.csv of the Model Diagnosis Dataset. This script never opens noisy.csv; what earlier looks at
+it led to is told in docs/diagnosis.md. Each task imitates a transfer: a method grows on few cells, data shares or
+widths of a part of `basic`, and is tested on whole widths, data shares or batch sizes that were left out; or on the
+larger (or smaller) part of an axis. A fifth of the tasks is tested again with the test rows' losses, errors, sharpness
+and similarity moved as another data set might move them.
 
 The second DIR holds the tables of bench/fresh_zoos.py: other data, networks and scales. Trees grow on parts of each
 table, `basic` among them, and are asked about all fresh ones.
@@ -17,8 +18,9 @@ and among equals the one with the lowest log loss. What stands beside it to fall
 point of what brings the accuracy highest, that with the highest accuracy on fresh zoos, which it is there for. A
 setting, one for all questions and for pairs and single models alike, must gain more than a quarter of a point to
 replace the shipped one; reliability and drift, which hardly move the accuracy, must lower the calibration error on
-plain and shifted tasks by more than 0.005 and raise no log loss over all four kinds, and another drift of one quantity
-must lower the log loss on plain and shifted tasks by more than 0.002.
+plain and shifted tasks, of trees of pairs, by more than 0.005 and not raise the mean log loss over all four kinds, and
+another drift of one quantity must lower the log loss on plain and shifted tasks by more than 0.002. Scores are compared
+as they are recorded, to two digits: the data question's first structure stands on the edge of the tolerance.
 A cause is named from the least probability on at which seven of ten named causes are right.
 
 Centres and spreads of the priors come from coordinate searches on a quarter of the plain and shifted tasks.
@@ -40,6 +42,7 @@ import numpy as np
 import pandas as pd
 from belief_candidates import (
     BLOCKS,
+    DROPPED,
     EVERY,
     EXPLORED,
     KEPT,
@@ -238,6 +241,7 @@ def search(table: pd.DataFrame, fresh: dict[str, pd.DataFrame], jobs: int = 1) -
         "shifts": list(SHIFTS),
         "tolerance": TOLERANCE,
         "explored": EXPLORED,
+        "dropped": DROPPED,
     }
     learned = workers.scores(
         {(name, question): Candidate(question, learner=name) for name in LEARNERS for question in QUESTIONS}
@@ -337,7 +341,9 @@ def calibrated(
 
 def _harmless(settings: dict[str, dict], name: str, value: float) -> bool:
     """Whether a setting's value does not raise the log loss over all four kinds of tasks."""
-    return settings.get(f"{name} {value}", settings["as shipped"])["log_loss"] <= settings["as shipped"]["log_loss"]
+    shipped = settings["as shipped"]
+    tried = shipped if shipped["values"][name] == value else settings[f"{name} {value}"]
+    return tried["log_loss"] <= shipped["log_loss"]
 
 
 def calibration(workers: Workers, settings: dict[str, dict]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ class Budget(NamedTuple):
     """For each model: bytes of intermediates that may be kept between products, and the products of a block that
     run side by side, the rest in turn."""
 
-    kept_bytes: float = 2**30
+    kept_bytes: int = 2**30
     probes_at_once: int = 1
 
 
-_USUAL = Budget()
-_budget: ContextVar[Budget] = ContextVar("budget", default=_USUAL)
+USUAL = Budget()
+_budget: ContextVar[Budget] = ContextVar("budget", default=USUAL)
 
 
 def current() -> Budget:
@@ -29,7 +29,7 @@ def current() -> Budget:
 
 @contextlib.contextmanager
 def using(budget: Budget) -> Iterator[None]:
-    """Let `budget` hold for what is traced inside."""
+    """Let `budget` hold for what is traced inside; a function that was jitted and traced before keeps its own."""
     token = _budget.set(budget)
     try:
         yield

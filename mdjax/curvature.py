@@ -179,8 +179,9 @@ def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Arr
     With z̄ₑ the adjoint of the result of elementary operation fₑ, the second derivative of the composition is
     Σₑ ⟨z̄ₑ, fₑ''[zₑ', zₑ']⟩, where zₑ' are the tangents of fₑ's inputs. Adjoints belong to the point alone, so a
     vector costs one forward pass of tangents and one evaluation of fₑ'' per curved operation: for a layer 3 matrix
-    products, as many as a gradient, where a Hessian-vector product takes 6. Calls are taken apart; loops and branches
-    (`scan`, `cond`, ...) count as one operation each, which is right too, but saves nothing inside them.
+    products, as many as a gradient, where a Hessian-vector product takes 6. Calls are taken apart; loops, branches
+    and functions with a derivative of their own (`scan`, `cond`, `custom_jvp`, ...) count as one operation each, which
+    is right too, but saves nothing inside them.
     Source: the second-order chain rule (Griewank & Walther, Evaluating Derivatives, 2008, section 5).
     """
     program = jax.make_jaxpr(function)(point)
@@ -209,10 +210,13 @@ def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Arr
         values = _evaluate(program.jaxpr, program.consts, [point], (True,), visit)[0]
         return values[0], record
 
-    _, record = run(point, None)
+    def seen(point: jax.Array) -> tuple[list, _Record]:
+        record = run(point, None)[1]
+        return _live_inputs(operations, record.inputs), record
+
+    # The record comes from the differentiated run: operations with a derivative of their own compute otherwise there.
+    _, tangents, record = jax.linearize(seen, point, has_aux=True)
     adjoints = jax.grad(lambda shifts: run(point, shifts)[0])(jax.tree.map(jnp.zeros_like, record.results))
-    live = functools.partial(_live_inputs, operations)
-    tangents = jax.linearize(lambda point: live(run(point, None)[1].inputs), point)[1]
     frozen = tuple(operations)
 
     def form(tangents: Matvec, inputs: list, adjoints: list, vector: jax.Array) -> jax.Array:

@@ -37,9 +37,9 @@ class CurveSettings:
     that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is constant for
     half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
 
-    The defaults are fewer, larger and cheaper steps than the published ones: on networks of the digits their highest
-    training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for a seventh of the
-    examples. `published()` gives the published values.
+    The defaults are fewer, larger and cheaper steps than the published ones: on small networks of the digits their
+    highest training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for a seventh
+    of the examples. `published()` gives the published values.
 
     InputError for values that mean nothing. Source of the published ones: Zhou et al., "MD tree", ICML 2024.
     """

@@ -6,13 +6,13 @@ import hashlib
 import os
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from mdjax.budgets import Budget
+from mdjax.budgets import USUAL, Budget
 from mdjax.errors import InputError
 from mdjax.models.layers import Convolution
 
@@ -28,17 +28,17 @@ class Plan:
 
     `chunk_size` models go through one compiled call on each device, batched by "vmap" or one after another inside
     it by "map" (`jax.lax.map`); with a `chunk_size` of 1 both are the plain program of one model. `convolution`
-    says how convolutions are computed. Products with a curvature matrix may keep `kept_bytes` of intermediates on each
-    device, for all models of a call together, and run `probes_at_once` at a time. A `mesh` has the axis "models" and
-    perhaps "data".
+    says how convolutions are computed. Products with a curvature matrix may keep `kept_bytes` of intermediates (of at
+    most four batches) on each device, for all models of a call together, and run `probes_at_once` at a time. A `mesh`
+    has the axis "models" and perhaps "data".
     """
 
     batching: Literal["vmap", "map"] = "vmap"
     chunk_size: int = 32
     convolution: Convolution = "lax"
     mesh: Mesh | None = None
-    kept_bytes: int = 2**30
-    probes_at_once: int = 1
+    kept_bytes: int = USUAL.kept_bytes
+    probes_at_once: int = USUAL.probes_at_once
 
     def __post_init__(self) -> None:
         if self.mesh is None:
@@ -88,8 +88,8 @@ def default_plan(mesh: Mesh | None = None) -> Plan:
     """
     if jax.default_backend() == "cpu":
         return Plan("vmap", 1, "patches", mesh)
-    known = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 2**32)
-    return Plan("vmap", 32, "lax", mesh, kept_bytes=known // 4, probes_at_once=4)
+    limit = (_device(mesh).memory_stats() or {}).get("bytes_limit", 2**32)
+    return Plan("vmap", 32, "lax", mesh, kept_bytes=limit // 4, probes_at_once=4)
 
 
 def device_mesh(devices: str | int) -> Mesh | None:
@@ -121,12 +121,15 @@ def device_mesh(devices: str | int) -> Mesh | None:
 
 def memory_budget(plan: Plan) -> int:
     """Bytes that one call may take on each device: four fifths of what is free there now."""
-    device = jax.devices()[0] if plan.mesh is None else plan.mesh.devices.flat[0]
-    statistics = device.memory_stats()
+    statistics = _device(plan.mesh).memory_stats()
     if statistics and "bytes_limit" in statistics:
         return int(_MEMORY_SHARE * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
     # Devices of a CPU backend share the host's memory.
     return int(_MEMORY_SHARE * _host_memory()) // (1 if plan.mesh is None else plan.mesh.size)
+
+
+def _device(mesh: Mesh | None) -> Any:
+    return jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
 
 
 def _host_memory() -> int:

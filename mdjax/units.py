@@ -15,7 +15,7 @@ from mdjax.errors import InputError
 from mdjax.metrics import Metric
 from mdjax.models import Architecture
 
-_RESULTS = 2
+_RESULTS = 3
 """Raised by every change that moves a metric's values, so that a table never mixes old ones with new."""
 
 _ARCHITECTURE = [field.name for field in dataclasses.fields(Architecture)]

@@ -20,6 +20,7 @@ from mdjax.curves import (
     straight_bends,
     train_bends,
 )
+from mdjax.engine import measure_pairs
 from mdjax.errors import InputError
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity, PublishedModeConnectivity
 from mdjax.metrics.contract import Examples
@@ -105,6 +106,18 @@ def test_curve_at_a_fixed_bend_agrees_with_float64(family):
             scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
             assert float(loss[i]) == pytest.approx(-scores[np.arange(count), labels].mean(), rel=1e-5)
             assert float(error[i]) == pytest.approx(100 * (logits.argmax(1) != labels).mean(), abs=0.34)
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn"])
+def test_the_default_steps_end_lower_than_500_slow_ones(family):
+    architecture, params, state = trained(family, 4)
+    pairs, names = [(0, 1), (1, 2), (2, 3), (3, 0)], list("abcd")
+
+    def peak(settings):
+        arguments = (ModeConnectivity(settings), architecture.model("patches"), params, state, pairs, examples(), names)
+        return -np.mean([row["mode_connectivity_peak"] for row in measure_pairs(*arguments)])
+
+    assert peak(CurveSettings()) < peak(CurveSettings(num_steps=500, batch_size=128, learning_rate=0.01))
 
 
 @pytest.mark.parametrize("kind", ["bezier", "chain"])

@@ -42,7 +42,11 @@ def test_patches_equal_xlas_convolution(size, stride, padding, shape):
     def patches(inputs, kernel):
         return patches_convolution(inputs, kernel, stride, padding)
 
-    np.testing.assert_allclose(patches(inputs, kernel), xlas(inputs, kernel), atol=2e-5)
+    expected = xlas(inputs, kernel)
+    np.testing.assert_allclose(patches(inputs, kernel), expected, atol=2e-5)
+    np.testing.assert_allclose(jax.vmap(patches)(inputs[None], kernel[None])[0], expected, atol=2e-5)
+    # Differentiated, and only then, a wide layer is a product of patches.
+    np.testing.assert_allclose(jax.linearize(patches, inputs, kernel)[0], expected, atol=2e-5)
 
     # Of a curved function of the outputs, so that the second derivatives are those of a convolution in use.
     def derivatives(convolution):
@@ -51,6 +55,12 @@ def test_patches_equal_xlas_convolution(size, stride, padding, shape):
 
     for found, expected in zip(jax.tree.leaves(derivatives(patches)), jax.tree.leaves(derivatives(xlas)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * jnp.abs(expected).max())
+
+    # Inputs without a tangent stand for the data.
+    def tangent(convolution):
+        return jax.jvp(lambda kernel: convolution(inputs, kernel), (kernel,), (kernel + 1,))[1]
+
+    np.testing.assert_allclose(tangent(patches), tangent(xlas), atol=1e-5 * jnp.abs(tangent(xlas)).max())
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])

@@ -1,5 +1,6 @@
 """The README's own examples run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -30,3 +31,30 @@ def test_there_are_examples_and_their_files():
     assert len(EXAMPLES) == 4
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / picture).is_file()
+
+
+def result(name: str):
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+
+
+def test_the_speeds_told_are_those_recorded():
+    text = (ROOT / "README.md").read_text()
+    hessian, curves, scaling = (result(name) for name in ("hessian_vs_peers", "connectivity_vs_torch", "scaling"))
+    each = {row["models"]: row["seconds_per_model"] for row in scaling["rows"] if row["examples"] == 256}
+    rows = {(row["preset"], row["width"]): row for row in curves["rows"]}
+    same = [f"{rows['default_same_peak', width]['ratio']:.1f}" for width in (2, 4)]
+    ours, theirs = (
+        [f"{rows['default', width][f'{who}_peak_error']:.1f} %" for width in (2, 4)] for who in ("our", "torch")
+    )
+    for told in (
+        f"{hessian['geomean_speedup']:.0f} times faster (geometric mean",
+        f"{hessian['geomean_speedup_curvlinops']:.1f} in the mean",
+        f"{curves['geomean_speedup_reference']:.2f} times as fast",
+        f"{curves['geomean_speedup']:.1f} times ({' and '.join(same)}; widths 2 and 4)",
+        f"{curves['geomean_speedup_default']:.1f} times, for a peak error of {' and '.join(ours)} in place of",
+        f"in place of {' and '.join(theirs)}",
+        f"{each[256]:.2f} s a model ({each[8]:.2f} in a zoo of 8, {each[64]:.2f} of 64)",
+        f"at most {max(row['peak_mib'] for row in scaling['rows'][:4]) / 1024:.1f} GiB",
+        f"at {100 * scaling['products']['share_of_peak']:.0f} % of the measured matmul peak",
+    ):
+        assert told in text

@@ -19,6 +19,9 @@ Kind = Literal["bezier", "chain", "line"]
 Start = Literal["midpoint", "random"]
 Recipe = Literal["steps", "published"]
 
+EVALUATED_TOGETHER = 128
+"""Examples of a forward pass along a curve: on CPU, larger ones leave the caches."""
+
 _SCALES, _SHIFTS = ("scale", "gamma"), ("bias", "beta", "shift")
 
 
@@ -249,7 +252,7 @@ def evaluate_curve(
     num_examples: jax.Array,
     *,
     points: jax.Array,
-    batch_size: int = 128,
+    batch_size: int = EVALUATED_TOGETHER,
     statistics_batch_size: int = 128,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss (nats) and error (percent) over the first `num_examples` at each t of points[k]: two arrays [k].

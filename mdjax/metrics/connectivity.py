@@ -142,7 +142,9 @@ def _along_curve(
     points = jnp.linspace(0.0, 1.0, num_points)
     bends = curves.train_bends(model, settings, start, end, state, *arrays, key)
     loss, error = curves.evaluate_curve(model, settings.kind, start, bends, end, state, *arrays, points=points)
-    ends = [losses.evaluate(model, *member, *arrays) for member in (first, second)]
+    # In the same batches as the curve: without statistics its ends are then the models to the last bit.
+    size = curves.EVALUATED_TOGETHER
+    ends = [losses.evaluate(model, *member, *arrays, batch_size=size) for member in (first, second)]
     end_loss, end_error = map(jnp.stack, zip(*ends))
     return {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
 

@@ -38,7 +38,7 @@ ZOOS = {"clean": 0.0, "noisy": 0.1}
 def run_demo(out: str | Path = "runs/demo") -> None:
     """Run the demo into `out`; a second run finds everything there and takes seconds.
 
-    Leaves `<zoo>-zoo`, `<zoo>-table`, `trees.json`, `report.html` and `phase.png`. About four minutes on two cores.
+    Leaves `<zoo>-zoo`, `<zoo>-table`, `trees.json`, `report.html` and `phase.png`. Two to three minutes on two cores.
     """
     out = Path(out)
     console = Console()

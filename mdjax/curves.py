@@ -205,7 +205,7 @@ def train_bends(
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
         t_key, order_key = jax.random.split(jax.random.fold_in(key, number))
-        order = _permutation(order_key, inputs.shape[0], num_examples)
+        order = losses.random_order(order_key, inputs.shape[0], num_examples)
 
         def epoch_step(batch: jax.Array, carry: PyTree) -> PyTree:
             index, weights = losses.slice_batch(order, batch * size, num_examples, size)
@@ -232,12 +232,6 @@ def _spread(first: jax.Array, number: jax.Array) -> jax.Array:
     # 2³² times the golden ratio's fraction: whole numbers wrap around without rounding.
     turn = number.astype(jnp.uint32) * jnp.uint32(2654435769)
     return (first + turn.astype(jnp.float32) * 2.0**-32) % 1
-
-
-def _permutation(key: jax.Array, size: int, num_examples: jax.Array) -> jax.Array:
-    """A random order of 0 … num_examples−1 in the first places of an array of static `size`."""
-    ranks = jnp.where(jnp.arange(size) < num_examples, jax.random.uniform(key, (size,)), jnp.inf)
-    return jnp.argsort(ranks)
 
 
 def evaluate_curve(

@@ -32,6 +32,12 @@ def slice_batch(array: jax.Array, start: jax.Array, num_examples: jax.Array, siz
     return over_data((array[jnp.minimum(index, array.shape[0] - 1)], weights))
 
 
+def random_order(key: jax.Array, size: int, num_examples: jax.Array) -> jax.Array:
+    """A random order of 0 … num_examples−1 in the first places of an array of static `size`."""
+    ranks = jnp.where(jnp.arange(size) < num_examples, jax.random.uniform(key, (size,)), jnp.inf)
+    return jnp.argsort(ranks)
+
+
 def evaluate(
     model: Model,
     params: PyTree,

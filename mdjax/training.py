@@ -208,7 +208,9 @@ def _train_epochs(
         return optax.apply_updates(params, updates), state, optimizer_state
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
-        order = jax.vmap(lambda key: _permutation(jax.random.fold_in(key, number), inputs.shape[0], num_examples))(keys)
+        order = jax.vmap(
+            lambda key: losses.random_order(jax.random.fold_in(key, number), inputs.shape[0], num_examples)
+        )(keys)
 
         def step(number: jax.Array, carry: PyTree) -> PyTree:
             index = jax.lax.dynamic_slice_in_dim(order, number * batch_size, batch_size, axis=1)
@@ -217,9 +219,3 @@ def _train_epochs(
         return jax.lax.fori_loop(0, num_examples // batch_size, step, carry)
 
     return jax.lax.fori_loop(start, stop, epoch, carry)
-
-
-def _permutation(key: jax.Array, size: int, num_examples: jax.Array) -> jax.Array:
-    """A random order of 0 … num_examples−1 in the first places of an array of static `size`."""
-    ranks = jnp.where(jnp.arange(size) < num_examples, jax.random.uniform(key, (size,)), jnp.inf)
-    return jnp.argsort(ranks)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import digits, setting
 
-from mdjax import training
+from mdjax import losses, training
 from mdjax.errors import InputError
 from mdjax.grids import Grid
 from mdjax.training import architecture_of, plan_groups, train, train_stack
@@ -81,9 +81,9 @@ def test_a_diverging_model_harms_nobody():
 
 
 def test_a_permutation_orders_the_first_examples_only():
-    order = np.asarray(training._permutation(jax.random.key(0), 50, jnp.asarray(20)))
+    order = np.asarray(losses.random_order(jax.random.key(0), 50, jnp.asarray(20)))
     assert sorted(order[:20]) == list(range(20))
-    other = np.asarray(training._permutation(jax.random.key(1), 50, jnp.asarray(20)))
+    other = np.asarray(losses.random_order(jax.random.key(1), 50, jnp.asarray(20)))
     assert (order[:20] != other[:20]).any()
 
 

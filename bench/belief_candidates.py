@@ -67,7 +67,7 @@ class Task:
     tested: np.ndarray
 
 
-def tasks(question: str, rows: pd.DataFrame, draws: int = 1) -> list[Task]:
+def tasks(question: str, rows: pd.DataFrame) -> list[Task]:
     """All transfers of one question: blocks left out, with the protocols' ways to choose training rows, and scales."""
     found = []
     axes = {name: rows[name].to_numpy() for name in BLOCKS}
@@ -84,10 +84,9 @@ def tasks(question: str, rows: pd.DataFrame, draws: int = 1) -> list[Task]:
         for name, values, sizes in groups:
             known = np.unique(values)
             for size in sizes:
-                for draw in range(draws):
-                    random = np.random.default_rng([fold, size, draw, len(name)])
-                    chosen = np.isin(values, random.choice(known, min(size, len(known)), replace=False))
-                    found.append(Task(f"without {left_out}: {name} {size}", pool[chosen], tested))
+                random = np.random.default_rng([fold, size, 0, len(name)])
+                drawn = np.isin(values, random.choice(known, min(size, len(known)), replace=False))
+                found.append(Task(f"without {left_out}: {name} {size}", pool[drawn], tested))
         found.append(Task(f"without {left_out}: all", pool, tested))
     for axis, limits in (("data", (1, 2, 4)), ("width", (32, 45, 64) if question == "data" else (2, 3, 6, 16))):
         for limit in limits:
@@ -258,16 +257,18 @@ def settings_tried() -> dict[str, tuple[BeliefSettings, float]]:
 
 def chosen(candidates: dict[str, dict]) -> str:
     """The rule: within the tolerance of the most accurate the fewest splits, then the lowest log loss."""
-    best = max(score["accuracy"] for score in candidates.values())
-    near = [name for name, score in candidates.items() if score["accuracy"] >= best - TOLERANCE]
-    return min(near, key=lambda name: (candidates[name].get("splits", 0), candidates[name]["log_loss"]))
+    return min(_near(candidates), key=lambda name: (candidates[name].get("splits", 0), candidates[name]["log_loss"]))
 
 
 def fallback(candidates: dict[str, dict]) -> str:
     """The rule for what stands beside the winner, which is itself a candidate: what serves fresh zoos best."""
+    return max(_near(candidates), key=lambda name: candidates[name]["fresh_accuracy"])
+
+
+def _near(candidates: dict[str, dict]) -> list[str]:
+    """Those within the tolerance of the most accurate."""
     best = max(score["accuracy"] for score in candidates.values())
-    near = [name for name, score in candidates.items() if score["accuracy"] >= best - TOLERANCE]
-    return max(near, key=lambda name: candidates[name]["fresh_accuracy"])
+    return [name for name, score in candidates.items() if score["accuracy"] >= best - TOLERANCE]
 
 
 def trial(trees: Sequence[Tree], settings: BeliefSettings, question: str) -> MDTree:

@@ -309,14 +309,14 @@ def settings_chosen(workers: Workers) -> dict[str, Any]:
 
 
 def calibrated(
-    scorer: Scorer, question: str, reliability: float, variants: Sequence[Variant], every: int = 2
+    scorer: Scorer, question: str, reliability: float, variants: Sequence[Variant]
 ) -> list[tuple[float, float]]:
-    """Expected calibration error and log loss under each variant, over plain and shifted tasks of one question."""
+    """Expected calibration error and log loss under each variant, over every second task of one question."""
     asked = QUESTIONS[question]
     rows, first = scorer.rows[question], min(asked.classes)
     answers: list[list[np.ndarray]] = [[] for _ in variants]
     truths = []
-    for position, task in list(enumerate(scorer.tasks[question]))[::every]:
+    for position, task in list(enumerate(scorer.tasks[question]))[::2]:
         grown = rows.iloc[task.grown]
         tree = trial(asked.default_trees, BeliefSettings(reliability=reliability, drift=0), question)
         tree.fit(grown, grown[asked.label])

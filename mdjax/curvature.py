@@ -322,7 +322,7 @@ def _evaluate(
 
 
 _MOST_KEPT = 4
-"""Batches whose intermediates are kept, at most: a ResNet-18 of 8 of them takes minutes to compile."""
+"""Batches whose intermediates are kept, at most: the program, and the time to compile it, grow with each."""
 
 
 def _accumulated(

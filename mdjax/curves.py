@@ -20,7 +20,7 @@ Start = Literal["midpoint", "random"]
 Recipe = Literal["steps", "published"]
 
 EVALUATED_TOGETHER = 128
-"""Examples of a forward pass along a curve: on CPU, larger ones leave the caches."""
+"""Examples of a forward pass along a curve."""
 
 _SCALES, _SHIFTS = ("scale", "gamma"), ("bias", "beta", "shift")
 

@@ -72,8 +72,8 @@ class Hessian:
 
     `operator` "gauss_newton" measures that matrix, in columns `gauss_newton_…`; `loss` is any loss of an example.
     `by_layer` adds trace and largest eigenvalue of each top-level module's diagonal block, at the same cost again
-    for each. Cost: 28–48 products for half of the networks tried, block_size·max_steps + max_probes at most, an eighth
-    more where the examples make more than four batches of `batch_size` (`mdjax.curvature`); memory
+    for each. Cost: 28–40 products for three quarters of the demo's networks, block_size·max_steps + max_probes at most,
+    an eighth more where the examples make more than four batches of `batch_size` (`mdjax.curvature`); memory
     (block_size·(max_steps + 8)) times the parameters.
     """
 

@@ -42,9 +42,8 @@ def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, paddi
     """A convolution as one matrix product over patches ("im2col") wherever it is differentiated.
 
     XLA's CPU backend computes a convolution's weight gradient tens of times slower inside a loop than outside;
-    a matrix product does not suffer from it, and batches over models as one batched product. Without a derivative
-    XLA's own is up to 2.5 times faster from 8 channels of a 3 × 3 kernel on, where patches leave the caches (but
-    becomes a grouped convolution where `vmap` batches kernels, which the plan for CPUs never does).
+    a matrix product does not suffer from it, and batches over models as one batched product. Wide layers without a
+    derivative are left to XLA's own (which `vmap` over kernels makes a grouped one; the plan for CPUs never does).
     """
     size, _, channels, _ = kernel.shape
     if size > 1 and size * size * channels >= _WIDE:
@@ -67,7 +66,7 @@ patches_convolution.defjvp(_differentiated, symbolic_zeros=True)
 
 
 _WIDE = 72
-"""Entries of a patch from which on XLA's forward convolution is the faster one on CPU."""
+"""Entries of a patch from which on XLA's forward convolution is used: patches leave the caches there."""
 
 
 def _over_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:

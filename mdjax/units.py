@@ -1,9 +1,12 @@
 """A manifest → units of work: models that are loaded together, the pairs among them, and a name for each result."""
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import itertools
 import json
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,17 +90,38 @@ def unit_name(metric: Metric, chunk: Chunk, dataset: Dataset, seed: int) -> str:
 
 
 def _described(value: Any) -> str:
-    """Settings as text that is the same in every process: a function in them by its name and code."""
-    if dataclasses.is_dataclass(value):
+    """Settings as text that is the same in every process, whatever module a class or function stands in."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = ", ".join(
             f"{field.name}={_described(getattr(value, field.name))}" for field in dataclasses.fields(value)
         )
         return f"{type(value).__qualname__}({fields})"
-    if callable(value):
-        code = getattr(value, "__code__", None)
-        body = hashlib.blake2b(code.co_code + repr(code.co_names).encode(), digest_size=8).hexdigest() if code else ""
-        return f"{value.__module__}.{value.__qualname__}:{body}"
+    if isinstance(value, functools.partial):
+        parts = (value.func, value.args, tuple(sorted(value.keywords.items())))
+        return f"partial({', '.join(map(_described, parts))})"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_described, value))})"
+    function = inspect.unwrap(value) if callable(value) else None
+    if isinstance(function, types.FunctionType):
+        body = _described_code(function.__code__, function.__doc__)
+        # Two functions made by one `def` differ in what they close over.
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        body += _described([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items(), *cells])
+        return f"{function.__qualname__}:{hashlib.blake2b(body.encode(), digest_size=8).hexdigest()}"
     return repr(value)
+
+
+def _described_code(code: types.CodeType, doc: str | None = None) -> str:
+    """What a function computes: its instructions, names and constants, but not its docstring."""
+
+    def described(constant: Any) -> str:
+        if isinstance(constant, types.CodeType):
+            return _described_code(constant)
+        # Sets of texts come in another order in each process.
+        return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+
+    constants = [described(constant) for constant in code.co_consts if doc is None or constant != doc]
+    return f"{code.co_code!r}{code.co_names!r}{constants!r}"
 
 
 def pairs_of(rows: pd.DataFrame, which: str) -> list[tuple[int, int]]:

@@ -15,11 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mdjax.beliefs import BeliefSettings, fit_beliefs
-from mdjax.diagnosis import MDTree
-from mdjax.fitting import METHODS, Fitted, Method
-from mdjax.quantities import quantity
-from mdjax.questions import QUESTIONS, Split, Tree, believed, named
+from mdjax.diagnosis.beliefs import BeliefSettings, fit_beliefs
+from mdjax.diagnosis.fitting import METHODS, Fitted, Method
+from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.quantities import quantity
+from mdjax.diagnosis.questions import QUESTIONS, Split, Tree, believed, named
 
 BLOCKS = {
     "width": {

@@ -33,15 +33,15 @@ import torch
 from environment import environment
 from torch.func import functional_call
 
-from mdjax.curves import CurveSettings
-from mdjax.data import Dataset, load
-from mdjax.engine import measure_pairs, memory_need
-from mdjax.grids import Setting
+from mdjax.engine.plan import default_plan
+from mdjax.engine.programs import measure_pairs, memory_need
+from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics import Examples
 from mdjax.metrics.connectivity import ModeConnectivity, PublishedModeConnectivity
 from mdjax.models import Architecture
-from mdjax.plan import default_plan
-from mdjax.training import architecture_of, train_stack
+from mdjax.zoo.data import Dataset, load
+from mdjax.zoo.grids import Setting
+from mdjax.zoo.training import architecture_of, train_stack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from torch_resnet import TorchResNet18

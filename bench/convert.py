@@ -31,7 +31,7 @@ from torch_zoo import config, network
 
 from converters import convert
 from converters.families import to_state_dict
-from mdjax.zoo import Zoo
+from mdjax.zoo.store import Zoo
 
 SEEDS = 5
 

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from environment import environment, matmul_peak
 from jax.flatten_util import ravel_pytree
 
-from mdjax import losses
-from mdjax.curvature import curvature_products
+from mdjax.landscape import losses
+from mdjax.landscape.curvature import curvature_products
 from mdjax.models import Architecture
 
 FORMS = {

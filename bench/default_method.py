@@ -63,12 +63,14 @@ from belief_candidates import (
 )
 
 from mdjax import __version__
-from mdjax.beliefs import BeliefSettings
-from mdjax.diagnosis import CAUSES, MDTree, diagnose, grow, likeliest
-from mdjax.labels import RFI_COLUMNS
-from mdjax.protocols import calibration_error
-from mdjax.quantities import quantity
-from mdjax.questions import QUESTIONS, Tree, named
+from mdjax.diagnosis.answers import CAUSES, diagnose, likeliest
+from mdjax.diagnosis.beliefs import BeliefSettings
+from mdjax.diagnosis.growing import grow
+from mdjax.diagnosis.labels import RFI_COLUMNS
+from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.protocols import calibration_error
+from mdjax.diagnosis.quantities import quantity
+from mdjax.diagnosis.questions import QUESTIONS, Tree, named
 
 CALIBRATION_TOLERANCE = 0.005
 LOG_LOSS_TOLERANCE = 0.002

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import zoom
 
-from mdjax.data import Dataset, load
+from mdjax.zoo.data import Dataset, load
 
 
 def environment(*packages: str) -> dict:

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdjax.data import load
 from mdjax.demo import AXES
-from mdjax.grids import Grid
-from mdjax.labels import LABEL_COLUMNS, failure_labels
-from mdjax.sweep import measure
-from mdjax.training import train
+from mdjax.diagnosis.labels import LABEL_COLUMNS, failure_labels
+from mdjax.sweeps.local import measure
+from mdjax.zoo.data import load
+from mdjax.zoo.grids import Grid
+from mdjax.zoo.training import train
 
 ZOOS: dict[str, dict[str, Any]] = {
     "digits-mlp": dict(AXES),

@@ -43,14 +43,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from torch_resnet import TorchResNet18
 
-from mdjax import engine, losses
-from mdjax.curvature import curvature_products, quadratic_forms
-from mdjax.grids import Setting
+from mdjax import engine
+from mdjax.engine.plan import default_plan
+from mdjax.engine.stacks import take
+from mdjax.landscape import losses
+from mdjax.landscape.curvature import curvature_products, quadratic_forms
 from mdjax.metrics import Examples, Hessian
 from mdjax.models import Architecture
-from mdjax.plan import default_plan
-from mdjax.training import train_stack
-from mdjax.trees import take
+from mdjax.zoo.grids import Setting
+from mdjax.zoo.training import train_stack
 
 EIGENVALUE, TRACE = 1e-3, 0.02
 """The accuracies asked for."""

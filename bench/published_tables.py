@@ -5,7 +5,7 @@
 DIR holds basic.csv and noisy.csv of the Model Diagnosis Dataset; trees grow on basic and are tested on noisy.
 Accuracies in percent, mean over the published seeds; gains in points of test accuracy. The last line is JSON; `--json`
 prints nothing else, `--out` keeps it in a file. `--load` runs Python files first, which may add methods to
-mdjax.protocols.FACTORIES; every method there is evaluated. Keys of the JSON:
+mdjax.diagnosis.protocols.FACTORIES; every method there is evaluated. Keys of the JSON:
 
 cases        case -> method -> accuracy
 curves       curve -> size, rows, and accuracy and spread per method
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from mdjax import __version__
-from mdjax.protocols import CASES, CURVES, FACTORIES, SEEDS, learning_curve, one_step_change, transfer
+from mdjax.diagnosis.protocols import CASES, CURVES, FACTORIES, SEEDS, learning_curve, one_step_change, transfer
 
 ONE_STEP = {"optimizer": ("random", 8), "width": ("random_data", 1)}
 BASELINES = ("hyperparameter", "validation", "combined", "landscape")

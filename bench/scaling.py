@@ -29,7 +29,7 @@ from environment import environment, large_digits, matmul_peak
 import mdjax
 from mdjax.metrics import METRICS, select
 from mdjax.models import Architecture
-from mdjax.zoo import Zoo
+from mdjax.zoo.store import Zoo
 
 SMALL = (
     "hessian.num_samples=32",

@@ -17,11 +17,11 @@ from converters.layouts.contract import Candidate, known_facts
 from converters.reports import Outcome as Outcome
 from converters.reports import Report as Report
 from converters.state_dicts import read_checkpoint, require_torch
-from mdjax.data import load
 from mdjax.errors import InputError
 from mdjax.models import Architecture
 from mdjax.progress import progress
-from mdjax.zoo import Zoo
+from mdjax.zoo.data import load
+from mdjax.zoo.store import Zoo
 
 MAX_MODELS = 256
 MAX_BYTES = 2**30

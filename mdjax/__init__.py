@@ -9,61 +9,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mdjax.diagnosis import MDTree as MDTree
-    from mdjax.diagnosis import diagnose as diagnose
+    from mdjax.diagnosis.answers import diagnose as diagnose
+    from mdjax.diagnosis.mdtree import MDTree as MDTree
+    from mdjax.diagnosis.verdicts import explain as explain
     from mdjax.errors import InputError as InputError
-    from mdjax.sweep import measure as measure
-    from mdjax.verdicts import explain as explain
-    from mdjax.zoo import Zoo as Zoo
+    from mdjax.sweeps.local import measure as measure
+    from mdjax.zoo.store import Zoo as Zoo
+    from mdjax.zoo.training import train as train
 
 _PUBLIC = {
-    "Zoo": "mdjax.zoo",
-    "measure": "mdjax.sweep",
-    "MDTree": "mdjax.diagnosis",
-    "diagnose": "mdjax.diagnosis",
-    "explain": "mdjax.verdicts",
     "InputError": "mdjax.errors",
+    "MDTree": "mdjax.diagnosis.mdtree",
+    "Zoo": "mdjax.zoo.store",
+    "diagnose": "mdjax.diagnosis.answers",
+    "explain": "mdjax.diagnosis.verdicts",
+    "measure": "mdjax.sweeps.local",
+    "train": "mdjax.zoo.training",
 }
-_MODULES = frozenset(
-    [
-        "alignment",
-        "baselines",
-        "curvature",
-        "curves",
-        "data",
-        "density",
-        "diagnosis",
-        "engine",
-        "grids",
-        "krylov",
-        "labels",
-        "losses",
-        "mdtree",
-        "metrics",
-        "models",
-        "plan",
-        "protocols",
-        "questions",
-        "report",
-        "similarity",
-        "surfaces",
-        "sweep",
-        "table",
-        "trace",
-        "training",
-        "trees",
-        "verdicts",
-        "zoo",
-    ]
+_PACKAGES = frozenset(
+    ["diagnosis", "engine", "landscape", "linalg", "metrics", "models", "report", "sweeps", "table", "zoo"]
 )
 
-__all__ = ["InputError", "MDTree", "Zoo", "__version__", "diagnose", "explain", "measure"]
+__all__ = ["InputError", "MDTree", "Zoo", "__version__", "diagnose", "explain", "measure", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    elif name in _MODULES:
+    elif name in _PACKAGES:
         value = importlib.import_module(f"mdjax.{name}")
     else:
         raise AttributeError(f"module 'mdjax' has no attribute {name!r}")
@@ -72,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC, *_MODULES])
+    return sorted([*globals(), *_PUBLIC, *_PACKAGES])

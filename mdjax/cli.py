@@ -133,15 +133,15 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from mdjax.grids import load_grid
-    from mdjax.training import train
+    from mdjax.zoo.grids import load_grid
+    from mdjax.zoo.training import train
 
     print(train(load_grid(options.grid), options.out))
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from mdjax.plan import device_mesh
-    from mdjax.sweep import measure, preview
+    from mdjax.engine.plan import device_mesh
+    from mdjax.sweeps.local import measure, preview
 
     arguments: dict[str, Any] = {
         "data": options.data,
@@ -168,9 +168,9 @@ def _measure(options: argparse.Namespace) -> None:
 def _diagnose(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from mdjax.diagnosis import diagnose
+    from mdjax.diagnosis.answers import diagnose
+    from mdjax.diagnosis.verdicts import explain
     from mdjax.table import read_configurations
-    from mdjax.verdicts import explain
 
     table, trees = read_configurations(options.table), _trees(options.tree)
     verdicts = diagnose(table, trees)
@@ -187,7 +187,7 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from mdjax.report import write_report
+    from mdjax.report.page import write_report
     from mdjax.table import read_configurations
 
     table = read_configurations(options.table)

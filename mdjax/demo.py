@@ -8,17 +8,18 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mdjax.baselines import ValidationTree
-from mdjax.data import load
-from mdjax.diagnosis import diagnose, grow, save_trees
-from mdjax.grids import Grid
-from mdjax.labels import RFI_COLUMNS, failure_labels
-from mdjax.mdtree import MDTree
-from mdjax.questions import QUESTIONS
-from mdjax.report import phase_plot, write_report
-from mdjax.sweep import measure
-from mdjax.training import train
-from mdjax.verdicts import explain
+from mdjax.diagnosis.answers import diagnose
+from mdjax.diagnosis.baselines import ValidationTree
+from mdjax.diagnosis.growing import grow
+from mdjax.diagnosis.labels import RFI_COLUMNS, failure_labels
+from mdjax.diagnosis.mdtree import MDTree, save_trees
+from mdjax.diagnosis.questions import QUESTIONS
+from mdjax.diagnosis.verdicts import explain
+from mdjax.report.page import phase_plot, write_report
+from mdjax.sweeps.local import measure
+from mdjax.zoo.data import load
+from mdjax.zoo.grids import Grid
+from mdjax.zoo.training import train
 
 AXES = {
     "data": "digits",

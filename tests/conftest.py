@@ -34,9 +34,9 @@ def pytest_unconfigure():
 def _forget_programs():
     """Every program takes some dozens of a process's memory mappings, and at 65,530 of them Linux refuses more."""
     yield
-    from mdjax import engine
+    from mdjax.engine import programs
 
-    engine._compiled.cache_clear()
+    programs._compiled.cache_clear()
     jax.clear_caches()
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from mdjax.data import Dataset, load
-from mdjax.grids import Setting
+from mdjax.engine.plan import Plan, device_mesh
 from mdjax.metrics import Examples
-from mdjax.plan import Plan, device_mesh
-from mdjax.training import architecture_of, train_stack
+from mdjax.zoo.data import Dataset, load
+from mdjax.zoo.grids import Setting
+from mdjax.zoo.training import architecture_of, train_stack
 
 WIDTHS = {"mlp": 4, "cnn": 2, "resnet10": 1, "resnet18": 1}
 """Of the small networks; a ResNet-10 is a ResNet-18 with one block a stage, and compiles in half the time."""

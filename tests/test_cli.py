@@ -134,7 +134,7 @@ def test_mistakes_are_told_in_one_sentence(arguments, message, table, capsys, mo
 
 
 def test_interrupting_says_how_to_go_on(monkeypatch, capsys):
-    monkeypatch.setattr("mdjax.grids.load_grid", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("mdjax.zoo.grids.load_grid", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as stop:
         main(["train", "grid.toml", "--out", "zoo"])
     assert stop.value.code == 130
@@ -158,6 +158,6 @@ def test_public_names_load_lazily():
 
     for name in mdjax.__all__:
         assert getattr(mdjax, name) is not None
-    assert {"curvature", "sweep", "Zoo", "diagnose"} <= set(dir(mdjax))
+    assert {"landscape", "sweeps", "Zoo", "diagnose"} <= set(dir(mdjax))
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = mdjax.nonsense

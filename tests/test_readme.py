@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mdjax.grids import Grid
-from mdjax.training import train
+from mdjax.zoo.grids import Grid
+from mdjax.zoo.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)

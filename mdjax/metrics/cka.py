@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax.errors import InputError
+from mdjax.landscape.batches import over_data
+from mdjax.landscape.similarity import gram_cka, linear_cka
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
-from mdjax.sharding import over_data
-from mdjax.similarity import gram_cka, linear_cka
 
 _UNDEFINED = "CKA is undefined: a model answers the same to every input"
 

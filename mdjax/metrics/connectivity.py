@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdjax import curves, losses
-from mdjax.alignment import aligned
-from mdjax.curves import CurveSettings
 from mdjax.errors import InputError
+from mdjax.landscape import curves, losses
+from mdjax.landscape.alignment import aligned
+from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
 
@@ -28,7 +28,7 @@ class ModeConnectivity:
     kept, so that any other definition can be computed from the table. `curve_end_gap` (points of error) and
     `curve_end_loss_gap` (nats) are how far the curve's ends, whose statistics are re-estimated, lie from the two
     models with their own stored statistics: 0 without statistics. `align` permutes the second model's units to
-    match the first's before (`mdjax.alignment`).
+    match the first's before (`mdjax.landscape.alignment`).
     Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from mdjax import losses
-from mdjax.curvature import Operator
-from mdjax.density import binned, moments, quadrature, quadrature_runs
 from mdjax.errors import InputError
+from mdjax.landscape import losses
+from mdjax.landscape.curvature import Operator
+from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.metrics.hessian import Loss, training_curvature
 from mdjax.models import Model
@@ -20,7 +20,7 @@ class Density:
     """The density of the Hessian's eigenvalues, averaged over `num_runs` Lanczos runs of `num_steps`.
 
     The same first `num_samples` training examples for every model, stored statistics, no weight decay. Columns:
-    `density_nodes` and `density_weights`, the quadrature of all runs together, from which `mdjax.density.smoothed`
+    `density_nodes` and `density_weights`, the quadrature of all runs together, from which `linalg.density.smoothed`
     makes the density on any grid; `density_grid`, `density` and `density_se`, the density smoothed as published in
     `num_points` bins, per unit of eigenvalue, and its standard error over runs; `density_moments` tr(Aʲ)/p for
     j = 1, 2, 3, with `density_moments_se`. Another form of execution moves a node by rounding of ‖H‖, and a bin by

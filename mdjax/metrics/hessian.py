@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdjax import losses
-from mdjax.curvature import Operator, Products, curvature_products, parameter_groups, restricted
 from mdjax.errors import InputError
-from mdjax.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
+from mdjax.landscape import losses
+from mdjax.landscape.batches import over_data, slice_batch
+from mdjax.landscape.curvature import Operator, Products, curvature_products, parameter_groups, restricted
+from mdjax.linalg.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
+from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
-from mdjax.sharding import over_data
-from mdjax.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits[b, c], labels[b]) → the loss of each example [b]."""
@@ -41,8 +41,8 @@ def training_curvature(
     size = min(batch_size, total)
     num_batches = -(-total // size)
     count = jnp.minimum(data.num_train, total)
-    inputs, weights = losses.slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
-    labels, _ = losses.slice_batch(data.y_train, jnp.zeros((), int), count, num_batches * size)
+    inputs, weights = slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
+    labels, _ = slice_batch(data.y_train, jnp.zeros((), int), count, num_batches * size)
 
     def outputs(params: PyTree, batch: PyTree) -> jax.Array:
         return model.apply(params, state, over_data(batch[0]))
@@ -73,7 +73,7 @@ class Hessian:
     `operator` "gauss_newton" measures that matrix, in columns `gauss_newton_…`; `loss` is any loss of an example.
     `by_layer` adds trace and largest eigenvalue of each top-level module's diagonal block, at the same cost again
     for each. Cost: 28–40 products for three quarters of the demo's networks, block_size·max_steps + max_probes at most,
-    an eighth more where the examples make more than four batches of `batch_size` (`mdjax.curvature`); memory
+    an eighth more where the examples make more than four batches of `batch_size` (`mdjax.landscape.curvature`); memory
     (block_size·(max_steps + 8)) times the parameters.
     """
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import jax
 
-from mdjax import losses
 from mdjax.errors import InputError
+from mdjax.landscape import losses
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdjax import losses, similarity
 from mdjax.errors import InputError
+from mdjax.landscape import similarity
+from mdjax.landscape.batches import over_data, slice_batch
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
-from mdjax.sharding import over_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Similarity:
         size = min(self.batch_size, total)
         num_batches = -(-total // size)
         count = jnp.minimum(data.num_train, total)
-        inputs, weights = losses.slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
+        inputs, weights = slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
         return inputs.reshape(num_batches, size, *inputs.shape[1:]), weights.reshape(num_batches, size)
 
     def features(self, model: Model, params: PyTree, state: PyTree, inputs: tuple[jax.Array, jax.Array]) -> Raw:

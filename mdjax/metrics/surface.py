@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdjax import surfaces
 from mdjax.errors import InputError
+from mdjax.landscape import surfaces
 from mdjax.metrics.contract import Examples, PyTree, Raw
 from mdjax.models import Model
 

@@ -1,0 +1,72 @@
+"""A table's features and labels as checked arrays: picked by name, turned to float64, refused when unusable."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_array
+
+from mdjax.diagnosis.quantities import Columns
+from mdjax.diagnosis.questions import Question
+from mdjax.errors import InputError
+
+
+def feature_columns(X: Any, features: Sequence[str]) -> Columns:
+    """The named features of a frame, or an array's columns in that order, as float64; NaN where missing."""
+    if isinstance(X, pd.DataFrame):
+        absent = [name for name in features if name not in X.columns]
+        if absent:
+            raise InputError(
+                f"The table has no column {', '.join(absent)}; it has {', '.join(map(str, X.columns))}. "
+                "Measure these features, or rename the columns that hold them."
+            )
+        return {name: numeric_column(X, name) for name in features}
+    array = check_array(X, dtype="numeric", ensure_all_finite=False)
+    if array.shape[1] != len(features):
+        raise InputError(
+            f"X has {array.shape[1]} columns, but {len(features)} features are expected as input: "
+            f"{', '.join(features)}. Give the columns in that order, or a DataFrame with these names."
+        )
+    return {name: array[:, k].astype(float) for k, name in enumerate(features)}
+
+
+def numeric_column(table: pd.DataFrame, name: str) -> np.ndarray:
+    """One column as float64, NaN where missing; InputError when it is text or its name is repeated."""
+    column = table[name]
+    if isinstance(column, pd.DataFrame):
+        raise InputError(f"The table has {column.shape[1]} columns named {name}. Keep one of them.")
+    try:
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    except (ValueError, TypeError):
+        raise InputError(f"Column {name} must hold numbers, got dtype {column.dtype}. Convert it first.") from None
+
+
+def finite(columns: Columns) -> Columns:
+    """The same columns, once none of them holds NaN or inf; InputError names the first that does."""
+    for name, values in columns.items():
+        bad = ~np.isfinite(values)
+        if bad.any():
+            raise InputError(
+                f"Feature {name} contains NaN or inf in {int(bad.sum())} of {len(values)} rows; finite numbers "
+                "are needed. Drop these rows (mdjax.diagnose keeps them and names what is missing)."
+            )
+    return columns
+
+
+def known_labels(y: Any, num_rows: int, question: Question) -> np.ndarray:
+    """The labels as an object array, one for each row; InputError unless all are classes of the question."""
+    if y is None:
+        raise InputError(f"fit requires y to be passed, but the target y is None. Pass column {question.label}.")
+    labels = np.asarray(y, dtype=object)
+    if labels.shape != (num_rows,):
+        raise InputError(f"y must hold one label for each of {num_rows} rows, got shape {labels.shape}.")
+    strange = [label for label in labels if label not in question.classes]
+    if strange:
+        raise InputError(
+            f"y holds {strange[0]!r}; question {question.name!r} knows {', '.join(question.classes)}. "
+            "Keep the rows it is asked of: mdjax.diagnosis.questions.named(question).rows(table)."
+        )
+    if not num_rows:
+        raise InputError("Cannot grow a tree on 0 rows. Give rows that are labelled with one of the classes.")
+    return labels

@@ -1,0 +1,407 @@
+"""The MD tree as a scikit-learn classifier, kept in JSON files.
+
+It takes pandas frames, from which it picks its features by name, or arrays whose columns follow
+`MDTree.features`. Labels are the published ones (`small`, `large`, `width`, `batch`, `data`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from mdjax.diagnosis.beliefs import gate, interval, leaf_memberships
+from mdjax.diagnosis.checks import feature_columns, finite, known_labels
+from mdjax.diagnosis.fitting import METHODS, Method
+from mdjax.diagnosis.quantities import with_quantities
+from mdjax.diagnosis.questions import (
+    SIMILARITY_TREE,
+    Question,
+    Tree,
+    columns_of,
+    features_of,
+    leaf_positions,
+    leaves,
+    named,
+    with_thresholds,
+)
+from mdjax.diagnosis.treefiles import check_tree, plain_splits, read_entries, splits_of, write_entries
+from mdjax.errors import InputError
+
+SHIPPED_TREES = Path(__file__).with_name("shipped_trees.json")
+T = TypeVar("T", bound="MDTree")
+
+
+class MDTree(ClassifierMixin, BaseEstimator):
+    """The MD tree of one question: a fixed, readable structure whose thresholds are fitted.
+
+    `question` is "optimizer", "width" or "data"; `method` a key of `METHODS`: "published" fits sharp thresholds as
+    published, "default" soft ones that start from prior beliefs (`mdjax.diagnosis.beliefs`). `single=True` asks for the
+    tree that reads single models only, for want of pairs. `similarity=True` (published, optimizer) reads CKA in place
+    of sharpness. `starts` replaces the start thresholds of the first structure, in the order of its splits, and leaves
+    no other to choose; `structure` is a whole tree to start from. `min_width` replaces the least width of which the
+    question is asked (0: of all rows). `smoothing` is added to both class counts of a leaf before shares are taken
+    (1: Laplace).
+
+    Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that arrays must
+    hold), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, (leaves, classes)), `shares_`
+    (class probabilities at the leaves where the method gives them, else None), `feature_ranges_` (feature -> least
+    and greatest value seen), `preset_` (how the features were measured, None if unknown), `provenance_`, and what
+    `grow` adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought).
+
+    With the published method `predict` gives the class that the structure names at the leaf, and `predict_proba` the
+    share of each class among the training rows of that leaf, so it can be below one half where they contradict the
+    structure. With soft thresholds a row belongs to several leaves, and `predict` gives the likelier class.
+    """
+
+    def __init__(
+        self,
+        question: str = "optimizer",
+        *,
+        method: str = "published",
+        single: bool = False,
+        similarity: bool = False,
+        starts: Sequence[float] | None = None,
+        structure: Tree | None = None,
+        min_width: float | None = None,
+        smoothing: float = 1.0,
+    ):
+        self.question = question
+        self.method = method
+        self.single = single
+        self.similarity = similarity
+        self.starts = starts
+        self.structure = structure
+        self.min_width = min_width
+        self.smoothing = smoothing
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns that are read: by the fitted tree, or before by all structures that it may be chosen from.
+
+        Arrays hold them in this order, `predict`'s those of `fit`.
+        """
+        return columns_of(self.tree_) if hasattr(self, "tree_") else _columns_of_all(self._starts())
+
+    @property
+    def asked_question(self) -> Question:
+        """The question, asked from this tree's own least width on."""
+        question = named(self.question)
+        return question if self.min_width is None else replace(question, min_width=self.min_width)
+
+    @property
+    def soft(self) -> bool:
+        """Whether any threshold of the fitted tree is soft."""
+        return any(split.spread > 0 for split in self.tree_)
+
+    def _method(self) -> Method:
+        if not isinstance(self.method, str) or self.method not in METHODS:
+            raise InputError(f"There is no method {self.method!r}. Choose one of {', '.join(METHODS)}.")
+        return METHODS[self.method]
+
+    def candidates(self, table: pd.DataFrame) -> tuple[Tree, ...]:
+        """The structures that a table allows to choose from: those whose columns are there and not wholly missing."""
+        return tuple(
+            tree
+            for tree in self._starts()
+            if all(name in table.columns and table[name].notna().to_numpy().any() for name in columns_of(tree))
+        )
+
+    def _starts(self) -> tuple[Tree, ...]:
+        question, method = named(self.question), self._method()
+        if self.structure is not None:
+            trees = (tuple(self.structure),)
+            try:
+                check_tree(trees[0], question)
+            except ValueError as error:
+                raise InputError(f"structure must be a whole tree of splits, but {error}. Mend it.") from None
+        elif self.similarity:
+            if self.question != "optimizer" or self.method != "published" or self.single:
+                raise InputError(
+                    "similarity=True is defined for question 'optimizer' only, by method 'published' and of pairs, "
+                    f"got {self.question!r} by {self.method!r}. Leave it out."
+                )
+            trees = (SIMILARITY_TREE,)
+        elif self.single:
+            if method.single is None:
+                known = ", ".join(name for name, other in METHODS.items() if other.single)
+                raise InputError(f"Method {self.method!r} has no tree for single models. Choose one of {known}.")
+            trees = method.single(question)
+        else:
+            trees = method.start(question)
+        if self.starts is None:
+            return trees
+        tree = trees[0]
+        if len(self.starts) != len(tree) or not np.all(np.isfinite(self.starts)):
+            raise InputError(
+                f"starts must be {len(tree)} finite numbers for question {self.question!r}, "
+                f"got {self.starts!r}. The usual ones are {[split.threshold for split in tree]}."
+            )
+        return (with_thresholds(tree, self.starts),)
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the thresholds to rows `X` with labels `y`; InputError for NaN features and foreign labels."""
+        question, starts = named(self.question), self._starts()
+        if not self.smoothing > 0:
+            raise InputError(f"smoothing must be positive, got {self.smoothing!r}. Leave it at 1.")
+        if isinstance(X, pd.DataFrame):
+            # Where none is whole, the first says what is missing.
+            starts = self.candidates(X) or starts[:1]
+        read = _columns_of_all(starts)
+        columns = _quantities(starts, X, read)
+        labels = known_labels(y, len(next(iter(columns.values()))), question)
+        fitted = self._method().fit(starts, columns, labels)
+        self._set_tree(fitted.tree, None if isinstance(X, pd.DataFrame) else read)
+        self.shares_ = None
+        if fitted.reliability is not None:
+            right = np.array([[leaf.label == name for name in self.classes_] for leaf in self.leaves_])
+            self.shares_ = np.where(right, fitted.reliability[:, None], 1 - fitted.reliability[:, None])
+        positions = leaf_positions(self.tree_, columns)
+        self.leaf_counts_ = np.zeros((len(self.leaves_), 2), dtype=int)
+        np.add.at(self.leaf_counts_, (positions, np.searchsorted(self.classes_, labels.astype(str))), 1)
+        self.feature_ranges_ = {
+            name: (float(columns[name].min()), float(columns[name].max())) for name in features_of(self.tree_)
+        }
+        presets = X["preset"].dropna().unique() if isinstance(X, pd.DataFrame) and "preset" in X else ()
+        self.preset_ = str(presets[0]) if len(presets) == 1 else None
+        self.provenance_: dict[str, Any] = {"method": self.method, "rows": len(labels)}
+        self.single_: MDTree | None = None
+        self.gains_: dict[str, dict[str, float]] = {}
+        return self
+
+    def _set_tree(self, tree: Tree, read: Sequence[str] | None = None) -> None:
+        self.tree_ = tree
+        self.leaves_ = leaves(tree)
+        self.thresholds_ = np.array([split.threshold for split in tree])
+        self.classes_ = np.array(sorted(named(self.question).classes))
+        self.feature_names_in_ = np.array(read or columns_of(tree), dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+
+    def _columns(self, X: Any) -> dict[str, np.ndarray]:
+        frame = isinstance(X, pd.DataFrame)
+        return _quantities((self.tree_,), X, self.features if frame else list(self.feature_names_in_))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each row, (rows,) of str; InputError for NaN features."""
+        check_is_fitted(self)
+        if self.soft:
+            return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return np.array([leaf.label for leaf in self.leaves_])[self.apply(X)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, (rows, classes) in the order of `classes_`."""
+        check_is_fitted(self)
+        if not self.soft:
+            return self.leaf_shares()[self.apply(X)]
+        columns = self._columns(X)
+        sides = [gate(split, columns[split.feature]) for split in self.tree_]
+        return leaf_memberships(self.tree_, sides) @ self.leaf_shares()
+
+    def apply(self, X: Any) -> np.ndarray:
+        """The position in `leaves_` of the leaf that each row reaches by the thresholds' centres."""
+        check_is_fitted(self)
+        return leaf_positions(self.tree_, self._columns(X))
+
+    def leaf_shares(self) -> np.ndarray:
+        """The probability of each class at each leaf, (leaves, classes): the method's, or the rows' smoothed shares."""
+        check_is_fitted(self)
+        if self.shares_ is not None:
+            return self.shares_
+        counts = self.leaf_counts_ + float(self.smoothing)
+        return counts / counts.sum(axis=1, keepdims=True)
+
+    def leaf_weights(self, columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The probability that each row belongs to each leaf, (rows, leaves), rows adding to one.
+
+        `columns` holds the features that are split on and `errors` their standard errors (0: exact), taken as
+        independent and normal. At a missing (non-finite) feature a row goes both ways, weighted as the
+        training rows went (the rule of Quinlan's C4.5).
+        """
+        check_is_fitted(self)
+        if self.soft:
+            sides = []
+            for i, split in enumerate(self.tree_):
+                values = columns[split.feature]
+                side = gate(split, values, errors[split.feature])
+                sides.append(np.where(np.isfinite(values), side, self._share_of_steps([(i, True)])))
+            return leaf_memberships(self.tree_, sides)
+        num_rows = len(next(iter(columns.values())))
+        weights = np.ones((num_rows, len(self.leaves_)))
+        for k, leaf in enumerate(self.leaves_):
+            for name in features_of(self.tree_):
+                steps = [(i, side) for i, side in leaf.path if self.tree_[i].feature == name]
+                if not steps:
+                    continue
+                low = max((self.tree_[i].threshold for i, side in steps if not side), default=-np.inf)
+                high = min((self.tree_[i].threshold for i, side in steps if side), default=np.inf)
+                x, se = columns[name], errors[name]
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    spread = ndtr((high - x) / se) - ndtr((low - x) / se)
+                inside = np.where(se > 0, np.maximum(spread, 0.0), (x > low) & (x <= high))
+                weights[:, k] *= np.where(np.isfinite(x), inside, self._share_of_steps(steps))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    def _share_of_steps(self, steps: Sequence[tuple[int, bool]]) -> float:
+        """The smoothed share of training rows that took these steps among those that could have."""
+        share = 1.0
+        for i, side in steps:
+            went = [
+                sum(self.leaf_counts_[k].sum() for k, leaf in enumerate(self.leaves_) if (i, way) in leaf.path)
+                for way in (side, not side)
+            ]
+            share *= (went[0] + self.smoothing) / (sum(went) + 2 * self.smoothing)
+        return share
+
+    def export_text(self, *, decimals: int = 3) -> str:
+        """The fitted tree as indented text, each leaf with its class and its training rows."""
+        check_is_fitted(self)
+        found = iter(range(len(self.leaves_)))
+
+        def number(value: float) -> str:
+            return f"{value:.{decimals}{'f' if abs(value) >= 0.1 else 'g'}}"
+
+        def lines(child: int | str, depth: int) -> list[str]:
+            bar = "|   " * depth + "|--- "
+            if isinstance(child, str):
+                counts = self.leaf_counts_[next(found)]
+                rows = ", ".join(f"{n} {name}" for name, n in zip(self.classes_, counts))
+                return [f"{bar}class: {child} ({named(self.question).meaning[child]}; rows: {rows})"]
+            split = self.tree_[child]
+            value, span = number(split.threshold), interval(split)
+            if span is not None:
+                value += f" ({number(span[0])} to {number(span[1])})"
+            return [
+                f"{bar}{split.feature} <= {value}",
+                *lines(split.at_most, depth + 1),
+                f"{bar}{split.feature} >  {value}",
+                *lines(split.above, depth + 1),
+            ]
+
+        return "\n".join(lines(0, 0)) + "\n"
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write this tree alone to a JSON file; `save_trees` keeps several together."""
+        save_trees([self], path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str] | None = None, question: str | None = None) -> Self:
+        """Read one tree from a JSON file (default: the shipped trees); `question` picks among several."""
+        trees = _read_trees(cls, path)
+        if question is None and len(trees) == 1:
+            return next(iter(trees.values()))
+        if question not in trees:
+            raise InputError(
+                f"{path or SHIPPED_TREES} holds trees for {', '.join(trees)}; got question={question!r}. "
+                "Name one of them."
+            )
+        return trees[question]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that was learned, as plain JSON values."""
+        check_is_fitted(self)
+        return {
+            "question": self.question,
+            "method": self.method,
+            "single": bool(self.single),
+            "similarity": bool(self.similarity),
+            "starts": None if self.starts is None else [float(start) for start in self.starts],
+            "min_width": None if self.min_width is None else float(self.min_width),
+            "smoothing": float(self.smoothing),
+            "classes": self.classes_.tolist(),
+            "splits": plain_splits(self.tree_),
+            "leaf_counts": self.leaf_counts_.tolist(),
+            "shares": None if self.shares_ is None else self.shares_.tolist(),
+            "feature_ranges": {name: list(ends) for name, ends in self.feature_ranges_.items()},
+            "preset": self.preset_,
+            "gains": {name: dict(gain) for name, gain in self.gains_.items()},
+            "provenance": dict(self.provenance_),
+            "single_tree": None if self.single_ is None else self.single_.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Self:
+        """The tree that `to_dict` described; InputError where the description is not a whole tree."""
+        try:
+            tree = cls(
+                entry["question"],
+                method=entry["method"],
+                single=bool(entry["single"]),
+                similarity=entry["similarity"],
+                starts=entry["starts"],
+                min_width=None if entry["min_width"] is None else float(entry["min_width"]),
+                smoothing=entry["smoothing"],
+            )
+            tree._set_tree(splits_of(entry["splits"], named(tree.question)))
+            tree.leaf_counts_ = np.array(entry["leaf_counts"], dtype=int)
+            tree.shares_ = None if entry["shares"] is None else np.array(entry["shares"], dtype=float)
+            tree.feature_ranges_ = {
+                name: (float(entry["feature_ranges"][name][0]), float(entry["feature_ranges"][name][1]))
+                for name in features_of(tree.tree_)
+            }
+            tree.preset_ = entry["preset"]
+            tree.gains_ = {
+                name: {step: float(points) for step, points in gain.items()} for name, gain in entry["gains"].items()
+            }
+            tree.provenance_ = dict(entry["provenance"])
+            tree.single_ = None if entry["single_tree"] is None else cls.from_dict(entry["single_tree"])
+            if tree.classes_.tolist() != list(entry["classes"]):
+                raise ValueError(f"classes are {entry['classes']}, expected {tree.classes_.tolist()}")
+            if tree.leaf_counts_.shape != (len(tree.leaves_), 2) or (tree.leaf_counts_ < 0).any():
+                raise ValueError(f"leaf_counts do not fit {len(tree.leaves_)} leaves")
+            if tree.shares_ is not None and (
+                tree.shares_.shape != tree.leaf_counts_.shape or not np.allclose(tree.shares_.sum(axis=1), 1)
+            ):
+                raise ValueError(f"shares do not fit {len(tree.leaves_)} leaves")
+            if not tree.smoothing > 0:
+                raise ValueError(f"smoothing is {tree.smoothing}")
+        except KeyError as error:
+            raise InputError(f"A tree lacks the field {error}. Grow and save it again.") from None
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"A tree cannot be understood: {error}. Grow and save it again.") from None
+        return tree
+
+
+def _columns_of_all(trees: Iterable[Tree]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for tree in trees for name in columns_of(tree)))
+
+
+def _quantities(trees: Sequence[Tree], X: Any, read: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns that trees read, checked, and the quantities that they split on."""
+    columns = feature_columns(X, read)
+    columns = finite({name: columns[name] for name in _columns_of_all(trees)})
+    return finite(with_quantities(tuple(dict.fromkeys(name for tree in trees for name in features_of(tree))), columns))
+
+
+def save_trees(trees: Iterable[MDTree], path: str | PathLike[str]) -> None:
+    """Write fitted trees, one per question, to one JSON file."""
+    entries = [tree.to_dict() for tree in trees]
+    questions = [entry["question"] for entry in entries]
+    if len(set(questions)) < len(questions):
+        raise InputError(f"A file keeps one tree per question, got {', '.join(questions)}. Use several files.")
+    write_entries(entries, path)
+
+
+def load_trees(path: str | PathLike[str] | None = None) -> dict[str, MDTree]:
+    """The trees of a JSON file by question; without a path those shipped with the package.
+
+    Raises InputError for a missing, foreign, damaged, older or newer file.
+    """
+    return _read_trees(MDTree, path)
+
+
+def _read_trees(cls: type[T], path: str | PathLike[str] | None) -> dict[str, T]:
+    path = SHIPPED_TREES if path is None else Path(path)
+    entries = read_entries(path)
+    try:
+        trees = [cls.from_dict(entry) for entry in entries]
+    except InputError as error:
+        raise InputError(f"In {path}: {error}") from None
+    return {tree.question: tree for tree in trees}

@@ -1,0 +1,95 @@
+"""Trees as JSON files: the format, its version, and the splits as plain values.
+
+{"format": "mdjax-trees", "version": 2, "trees": [{"question": ..., "splits": [...], ..., "single_tree": ...}]}
+
+Version 2 added soft thresholds (`spread`), the leaves' `shares`, the `gains` and the tree for single models.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdjax.diagnosis.questions import Question, Split, Tree
+from mdjax.errors import InputError
+
+FORMAT, VERSION = "mdjax-trees", 2
+
+
+def write_entries(entries: Iterable[Mapping[str, Any]], path: str | PathLike[str]) -> None:
+    """Write descriptions of trees to one file; InputError where it cannot be written."""
+    text = json.dumps({"format": FORMAT, "version": VERSION, "trees": list(entries)}, indent=1, allow_nan=False)
+    try:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"Cannot write the trees to {path}: {error.strerror or error}. Choose a file that you may write."
+        ) from None
+
+
+def read_entries(path: Path) -> list[Any]:
+    """The descriptions in a file; InputError for a missing, foreign, damaged, older or newer one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read the trees in {path}: {error.strerror}. Give a file that exists.") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is not a JSON file of trees. Save it again with MDTree.save.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} is no file of MD trees. Give one that MDTree.save wrote.")
+    if content.get("version") != VERSION:
+        raise InputError(
+            f"{path} has version {content.get('version')!r}, expected {VERSION}. Grow and save its trees again "
+            "with this version of mdjax."
+        )
+    entries = content.get("trees")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path} holds no trees. Grow and save them again.")
+    return entries
+
+
+def plain_splits(tree: Tree) -> list[dict[str, Any]]:
+    """A tree's splits as JSON values."""
+    return [{**vars(split), "bounds": list(split.bounds)} for split in tree]
+
+
+def splits_of(entries: Sequence[Mapping[str, Any]], question: Question) -> Tree:
+    """The tree that `plain_splits` described; KeyError, TypeError or ValueError where it is not a whole one."""
+    tree = tuple(
+        Split(
+            feature=str(entry["feature"]),
+            threshold=float(entry["threshold"]),
+            bounds=(float(entry["bounds"][0]), float(entry["bounds"][1])),
+            at_most=entry["at_most"],
+            above=entry["above"],
+            spread=float(entry["spread"]),
+        )
+        for entry in entries
+    )
+    check_tree(tree, question)
+    return tree
+
+
+def check_tree(tree: Tree, question: Question) -> None:
+    """Raise ValueError unless the splits make one finite tree whose leaves are classes of the question."""
+    children = [child for split in tree for child in (split.at_most, split.above)]
+    inner = [child for child in children if not isinstance(child, str)]
+    if not all(type(child) is int for child in inner) or sorted(inner) != list(range(1, len(tree))):
+        raise ValueError("its splits do not form one tree")
+    reached, todo = set(), [0]
+    while todo:
+        position = todo.pop()
+        reached.add(position)
+        split = tree[position]
+        todo += [child for child in (split.at_most, split.above) if not isinstance(child, str)]
+    if len(reached) != len(tree):
+        raise ValueError("its splits do not form one tree")
+    if not {child for child in children if isinstance(child, str)} <= set(question.classes):
+        raise ValueError(f"a leaf is none of {', '.join(question.classes)}")
+    if not np.all(np.isfinite([split.threshold for split in tree])):
+        raise ValueError("a threshold is not finite")
+    if not all(np.isfinite(split.spread) and split.spread >= 0 for split in tree):
+        raise ValueError("a threshold's spread is not a finite positive number or 0")

@@ -1,0 +1,37 @@
+"""Compiled programs kept on disk between runs."""
+
+import contextlib
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs on disk between runs, unless its own setting says where.
+
+    They go to `$XDG_CACHE_HOME/mdjax/compiled` (`~/.cache/mdjax/compiled`), those for CPUs to a folder for each kind
+    of CPU; MDJAX_COMPILATION_CACHE names another folder, or is "off". A folder that cannot be written costs a
+    warning, no more.
+    """
+    wanted = os.environ.get("MDJAX_COMPILATION_CACHE", "")
+    known = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if wanted == "off" or known is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(wanted) if wanted else home / "mdjax" / "compiled"
+    if jax.default_backend() == "cpu":
+        # A home directory may be shared by machines with other instructions than those a program was compiled for.
+        folder /= f"cpu-{_cpu_kind()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _cpu_kind() -> str:
+    """A digest of what this CPU is and can do."""
+    facts = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,140 @@
+"""Backend, memory and devices → how models are run: the one place that decides."""
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from mdjax.errors import InputError
+from mdjax.landscape.budgets import USUAL, Budget
+from mdjax.models.layers import Convolution
+
+MODELS, DATA = "models", "data"
+"""The axes of a device mesh: models are independent of each other, a batch's examples are summed over."""
+
+_MEMORY_SHARE = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How stacked models are run.
+
+    `chunk_size` models go through one compiled call on each device, batched by "vmap" or one after another inside
+    it by "map" (`jax.lax.map`); with a `chunk_size` of 1 both are the plain program of one model. `convolution`
+    says how convolutions are computed. Products with a curvature matrix may keep `kept_bytes` of intermediates (of at
+    most four batches) on each device, for all models of a call together, and run `probes_at_once` at a time. A `mesh`
+    has the axis "models" and perhaps "data".
+    """
+
+    batching: Literal["vmap", "map"] = "vmap"
+    chunk_size: int = 32
+    convolution: Convolution = "lax"
+    mesh: Mesh | None = None
+    kept_bytes: int = USUAL.kept_bytes
+    probes_at_once: int = USUAL.probes_at_once
+
+    def __post_init__(self) -> None:
+        if self.mesh is None:
+            return
+        if MODELS not in self.mesh.axis_names or not set(self.mesh.axis_names) <= {MODELS, DATA}:
+            raise InputError(
+                f"The mesh has the axes {tuple(self.mesh.axis_names)}. Name them 'models' and, if a batch's examples "
+                "are to be split as well, 'data'."
+            )
+        # Who asked for another type of axis meant other programs than these.
+        types = (AxisType.Auto,) * len(self.mesh.axis_names)
+        object.__setattr__(self, "mesh", Mesh(self.mesh.devices, self.mesh.axis_names, axis_types=types))
+
+    def batching_of(self, num_models: int) -> Literal["vmap", "map", "single"]:
+        """How that many models of one call on a device are run."""
+        if num_models == 1:
+            return "single"
+        # Batched LAPACK calls on several host devices wait for each other's threads for ever.
+        on_hosts = self.mesh is not None and self.mesh.devices.flat[0].platform == "cpu"
+        return "map" if on_hosts else self.batching
+
+    def budget_of(self, num_models: int) -> Budget:
+        """What each of that many models of one call on a device may keep between products."""
+        together = num_models if self.batching_of(num_models) == "vmap" else 1
+        return Budget(self.kept_bytes // together, self.probes_at_once)
+
+    @property
+    def num_shards(self) -> int:
+        """Over how many devices the models are spread."""
+        return 1 if self.mesh is None else self.mesh.shape[MODELS]
+
+    @property
+    def models_per_call(self) -> int:
+        """How many models one compiled call takes, on all devices together."""
+        return self.chunk_size * self.num_shards
+
+
+def default_plan(mesh: Mesh | None = None) -> Plan:
+    """The plan for the default backend.
+
+    CPU: one model a call, convolutions as patches. Batched over models a convolution becomes a grouped one, many
+    times slower, and its weight gradient inside a loop 40 times slower than as patches; matrix networks gain from
+    batching only at mini-batches far smaller than those measured with here; and a model's row is then the same to
+    the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there;
+    `bench/convolutions.py` measures that choice, which has not been done yet. For the same reason a block of four
+    products runs side by side there, and a quarter of the memory may hold their intermediates.
+    """
+    if jax.default_backend() == "cpu":
+        return Plan("vmap", 1, "patches", mesh)
+    limit = (_device(mesh).memory_stats() or {}).get("bytes_limit", 2**32)
+    return Plan("vmap", 32, "lax", mesh, kept_bytes=limit // 4, probes_at_once=4)
+
+
+def device_mesh(devices: str | int) -> Mesh | None:
+    """A mesh from "N" (N devices share the models) or "NxM" (each of N groups of M splits its batches); None for 1.
+
+    On a CPU backend that has not started yet, as many host devices as asked for are made. InputError where the
+    text is no such number or there are not that many devices.
+    """
+    parts = str(devices).lower().split("x")
+    try:
+        shape = tuple(int(part) for part in parts)
+        if len(shape) > 2 or min(shape) < 1:
+            raise ValueError
+    except ValueError:
+        raise InputError(f"Cannot use devices {devices!r}. Give a number, or models x data like '4x2'.") from None
+    count = int(np.prod(shape))
+    if count == 1:
+        return None
+    with contextlib.suppress(RuntimeError):  # a backend that is running has the devices it has
+        jax.config.update("jax_num_cpu_devices", count)
+    available = jax.devices()
+    if count > len(available):
+        raise InputError(
+            f"Cannot use {count} devices: this {available[0].platform} backend has {len(available)}. "
+            "Ask for at most that many."
+        )
+    return Mesh(np.array(available[:count]).reshape(shape), (MODELS, DATA)[: len(shape)])
+
+
+def memory_budget(plan: Plan) -> int:
+    """Bytes that one call may take on each device: four fifths of what is free there now."""
+    statistics = _device(plan.mesh).memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return int(_MEMORY_SHARE * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    # Devices of a CPU backend share the host's memory.
+    return int(_MEMORY_SHARE * _host_memory()) // (1 if plan.mesh is None else plan.mesh.size)
+
+
+def _device(mesh: Mesh | None) -> Any:
+    return jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+
+
+def _host_memory() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

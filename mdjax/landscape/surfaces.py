@@ -1,0 +1,140 @@
+"""A model and directions in its parameter space → loss and error on the plane that they span.
+
+Directions are rows of an array [k, p], with the p parameters in the order of `jax.flatten_util.ravel_pytree`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from mdjax.landscape import losses
+from mdjax.landscape.batches import over_data, slice_batch
+from mdjax.landscape.curvature import Products, curvature_products
+from mdjax.linalg.krylov import Wanted, block_lanczos, ritz_vectors
+from mdjax.models import Model
+
+PyTree = Any
+
+
+def random_directions(params: PyTree, key: jax.Array, num_directions: int) -> jax.Array:
+    """Gaussian directions [k, p], each as long as the parameters: a step of 1 moves the model by its own norm."""
+    flat, _ = ravel_pytree(params)
+    directions = jax.random.normal(key, (num_directions, flat.size))
+    return directions * jnp.linalg.norm(flat) / jnp.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def filter_directions(params: PyTree, key: jax.Array, num_directions: int) -> jax.Array:
+    """Gaussian directions [k, p] whose every filter is as long as the model's, so that its scale does not matter.
+
+    A filter is what feeds one output: an entry of the last axis of an array with at least two. Arrays of one axis
+    (biases, scales and shifts of a normalisation) stay as they are: their part of the direction is zero.
+    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018, section 4.
+    """
+    flat, unravel = ravel_pytree(params)
+
+    def normalized(direction: jax.Array, weights: jax.Array) -> jax.Array:
+        if weights.ndim < 2:
+            return jnp.zeros_like(weights)
+        axes = tuple(range(weights.ndim - 1))
+        length = jnp.sqrt(jnp.sum(jnp.square(direction), axes))
+        return direction * (jnp.sqrt(jnp.sum(jnp.square(weights), axes)) / length)
+
+    def one(key: jax.Array) -> jax.Array:
+        direction = unravel(jax.random.normal(key, flat.shape))
+        return ravel_pytree(jax.tree.map(normalized, direction, params))[0]
+
+    return jax.vmap(one)(jax.random.split(key, num_directions))
+
+
+def hessian_directions(
+    products: Products, key: jax.Array, num_directions: int, *, tolerance: float, max_steps: int, block_size: int = 4
+) -> jax.Array:
+    """Unit eigenvectors [k, p] of the largest eigenvalues, in descending order; the longest component is positive.
+
+    Cost: up to `block_size`·`max_steps` products, until the relative residuals are `tolerance`; memory as many
+    vectors of p numbers.
+    """
+    krylov = block_lanczos(
+        products.block,
+        products.size,
+        key,
+        block_size=block_size,
+        max_steps=max_steps,
+        wanted=Wanted(num_largest=num_directions, tolerance=tolerance),
+    )
+    vectors = ritz_vectors(krylov, num_directions)
+    vectors = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    longest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=1)[:, None], axis=1)
+    return vectors * jnp.where(longest < 0, -1.0, 1.0)
+
+
+class DirectionalCurvature(NamedTuple):
+    """Second derivatives dᵀHd [k] along directions d, and the norms ‖Hd − (dᵀHd/dᵀd) d‖ [k], 0 for eigenvectors."""
+
+    values: jax.Array
+    residuals: jax.Array
+
+
+def directional_curvature(products: Products, directions: jax.Array) -> DirectionalCurvature:
+    """The curvature of the loss along each of directions[k, p]. Cost: k products."""
+    images = products.block(directions)
+    values = jnp.sum(directions * images, axis=1)
+    quotients = values / jnp.sum(jnp.square(directions), axis=1)
+    return DirectionalCurvature(values, jnp.linalg.norm(images - quotients[:, None] * directions, axis=1))
+
+
+def loss_products(
+    model: Model,
+    params: PyTree,
+    state: PyTree,
+    inputs: jax.Array,
+    labels: jax.Array,
+    num_examples: jax.Array | int,
+    *,
+    batch_size: int,
+) -> Products:
+    """Products with the Hessian of the mean cross-entropy over the first `num_examples`, with stored statistics."""
+    size = min(batch_size, len(inputs))
+    num_batches = -(-len(inputs) // size)
+    start, count = jnp.zeros((), int), num_batches * size
+    x, weights = slice_batch(inputs, start, jnp.asarray(num_examples), count)
+    y, _ = slice_batch(labels, start, jnp.asarray(num_examples), count)
+
+    def contribution(logits: jax.Array, batch: PyTree) -> jax.Array:
+        _, y, weights = batch
+        return jnp.sum(weights * losses.cross_entropy(logits, y)) / num_examples
+
+    return curvature_products(
+        lambda params, batch: model.apply(params, state, over_data(batch[0])),
+        contribution,
+        params,
+        jax.tree.map(lambda leaf: leaf.reshape(num_batches, size, *leaf.shape[1:]), (x, y, weights)),
+    )
+
+
+def loss_surface(
+    model: Model,
+    params: PyTree,
+    state: PyTree,
+    directions: jax.Array,
+    coordinates: jax.Array,
+    inputs: jax.Array,
+    labels: jax.Array,
+    num_examples: jax.Array | int,
+    *,
+    batch_size: int = 512,
+) -> tuple[jax.Array, jax.Array]:
+    """Mean cross-entropy (nats) [m] and error (percent) [m] at params + coordinates[m, k] @ directions[k, p].
+
+    Over the first `num_examples` of inputs[n, ...] and labels[n], with stored statistics.
+    Cost: m forward passes over them.
+    """
+    flat, unravel = ravel_pytree(params)
+
+    def at(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+        moved = unravel(flat + point @ directions)
+        return losses.evaluate(model, moved, state, inputs, labels, num_examples, batch_size=batch_size)
+
+    return jax.lax.map(at, coordinates)

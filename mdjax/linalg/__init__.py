@@ -1,0 +1,1 @@
+"""A symmetric linear operator → Ritz pairs, trace, spectral density. Knows no models."""

@@ -1,0 +1,206 @@
+"""Architectures by name, and models as pure functions of pytrees.
+
+Flax linen rather than nnx: a linen module is a frozen dataclass whose `apply` is a pure function of its arrays,
+so models stack on a leading axis and equal architectures share one compiled program.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mdjax.errors import InputError
+from mdjax.models import families
+from mdjax.models.layers import Convolution
+from mdjax.models.sequences import layers_of, shapes_of
+
+PyTree = Any
+
+FAMILIES = tuple(families.FAMILIES)
+GROWN = families.GROWN
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What the engine measures: a hashable object with a pure `apply`.
+
+    `apply(params, state, inputs[b, ...]) -> logits[b, classes]` evaluates with stored statistics.
+    `batch_apply(params, state, inputs[b, ...], weights[b]) -> (logits, state)` normalises by the batch itself,
+    ignoring examples of weight 0, and returns that batch's statistics; a model without state returns `state`.
+    """
+
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array: ...
+
+    def batch_apply(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, PyTree]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxModel:
+    """One of this package's Flax modules as a `Model`; `state` is its `batch_stats` collection."""
+
+    module: nn.Module
+
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        return self.module.apply({"params": params, "batch_stats": state}, inputs)  # pyright: ignore[reportReturnType]
+
+    def batch_apply(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        logits, mutated = self.module.apply(
+            {"params": params, "batch_stats": state}, inputs, weights, mutable=["batch_stats"]
+        )
+        return logits, mutated.get("batch_stats", {})
+
+    def layer_outputs(self, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
+        """What the module named `layer` returns for inputs[b, ...]: an array [b, ...], before any ReLU outside it.
+
+        `layer` is a top-level module ("hidden0", "layer2_0") or one inside, joined by slashes ("layer2_0/conv1").
+        Evaluates with stored statistics; cost: one forward pass, of which the compiler drops what comes after the
+        layer. Raises InputError, naming the top-level modules, where there is no such layer.
+        """
+
+        def captured(wanted: Callable[[nn.Module], bool]) -> PyTree:
+            _, variables = self.module.apply(
+                {"params": params, "batch_stats": state},
+                inputs,
+                capture_intermediates=lambda module, method: method == "__call__" and wanted(module),
+                mutable=["intermediates"],
+            )
+            return variables.get("intermediates", {})
+
+        found = jax.tree.leaves(captured(lambda module: bool(module.path) and "/".join(module.path) == layer))
+        if not found:
+            known = jax.eval_shape(lambda: captured(lambda module: len(module.path) == 1))
+            raise InputError(f"There is no layer {layer!r} in this network. Choose one of {', '.join(known)}.")
+        return found[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionModel:
+    """Any pure `apply(params, state, inputs) -> logits` as a `Model`: Flax, Equinox or hand-written.
+
+    Pass the same function object each time: a fresh lambda compiles anew. State, if there is any, stays as it
+    was given, so a model with BatchNorm has to bring its own `batch_apply` to be connected by curves.
+    """
+
+    function: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        return self.function(params, state, inputs)
+
+    def batch_apply(
+        self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        if jax.tree.leaves(state):
+            raise InputError(
+                "Cannot re-estimate the statistics of a model given as a function with state. Give a model with a "
+                "batch_apply method, or measure without mode_connectivity."
+            )
+        return self.function(params, state, inputs), state
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network's shape: everything needed to rebuild it, and nothing about its weights.
+
+    `input_shape` is (height, width, channels); `depth` 0 means the family's usual one (MLP: 2 hidden layers,
+    CNN: 3 convolutions; a ResNet-18 has no other). `variant` tells a family's kinds apart: the stem of a
+    `resnet_torchvision` ("7x7", "3x3", "3x3-pool"), "plain" or "bn" for a VGG, the layers of a `sequence` (made by
+    `sequence`); "" is the usual one.
+    """
+
+    family: str
+    width: int
+    input_shape: tuple[int, ...] = (32, 32, 3)
+    num_classes: int = 10
+    depth: int = 0
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        if self.family not in families.FAMILIES:
+            raise InputError(f"Unknown architecture {self.family!r}. Choose one of {', '.join(FAMILIES)}.")
+        family = families.FAMILIES[self.family]
+        object.__setattr__(self, "input_shape", tuple(int(size) for size in self.input_shape))
+        object.__setattr__(self, "depth", int(self.depth or family.usual_depth))
+        for name in ("width", "num_classes", "depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}. Give a whole number of at least 1.")
+        if not family.has_depth(self.depth):
+            raise InputError(f"depth is {self.depth}, but a {self.family} has depth {family.depths}. Leave depth out.")
+        if family.sides is not None:
+            if len(self.input_shape) != 3:
+                raise InputError(
+                    f"input_shape is {self.input_shape}, but a {self.family} reads images of (height, width, channels)."
+                )
+            least, most = family.sides
+            if not all(least <= side <= most for side in self.input_shape[:2]):
+                raise InputError(
+                    f"input_shape is {self.input_shape}, but a {self.family} reads images of {least} to {most} pixels "
+                    "a side. Scale the images."
+                )
+        if family.variants is None:
+            self._check_sequence()
+        else:
+            object.__setattr__(self, "variant", self.variant or family.variants[0])
+            if self.variant not in family.variants:
+                known = ", ".join(map(repr, family.variants))
+                raise InputError(f"variant is {self.variant!r}. Choose one of {known} for a {self.family}.")
+
+    def _check_sequence(self) -> None:
+        expected = _sequence_fields(self.variant, self.input_shape)
+        for name, value in expected.items():
+            if getattr(self, name) != value:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, but the layers {self.variant!r} have {value}. Make the "
+                    "architecture with mdjax.models.sequence."
+                )
+
+    def model(self, convolution: Convolution = "lax") -> FlaxModel:
+        """The pure functions of this architecture, with convolutions computed as `convolution` says."""
+        build = families.FAMILIES[self.family].build
+        return FlaxModel(build(self.width, self.num_classes, self.depth, convolution, self.variant))
+
+    def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh parameters and state: weights and biases from U(±1/√fan_in), BatchNorm scale 1 and shift 0."""
+        variables = self.model().module.init(key, jnp.zeros((1, *self.input_shape)))
+        return variables["params"], variables.get("batch_stats", {})
+
+    @property
+    def abstract(self) -> tuple[PyTree, PyTree]:
+        """Shapes and types of (params, state), without computing any."""
+        return _abstract(self)
+
+    @property
+    def num_params(self) -> int:
+        """How many trainable parameters the network has (statistics not counted)."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract[0]))
+
+
+@functools.lru_cache(maxsize=256)
+def _abstract(architecture: Architecture) -> tuple[PyTree, PyTree]:
+    return jax.eval_shape(architecture.init, jax.random.key(0))
+
+
+def sequence(layers: str, input_shape: Sequence[int]) -> Architecture:
+    """The architecture of a plain network given by its layers, as `mdjax.models.sequences` describes them.
+
+        sequence("conv8k5 max2 relu conv6k5 max2 relu flatten dense20 relu dense10", (28, 28, 1))
+
+    Raises InputError, naming the layer, for a word that describes none or a layer that does not fit the one before.
+    """
+    text, shape = " ".join(layers.split()), tuple(int(size) for size in input_shape)
+    return Architecture("sequence", input_shape=shape, variant=text, **_sequence_fields(text, shape))
+
+
+def _sequence_fields(text: str, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Width (the first layer's features), depth (layers with weights but for the last) and classes of a sequence."""
+    shapes_of(text, input_shape)
+    features = [layer.features for layer in layers_of(text) if layer.features]
+    return {"width": features[0], "num_classes": features[-1], "depth": max(1, len(features) - 1)}

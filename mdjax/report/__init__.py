@@ -1,0 +1,1 @@
+"""A table and its diagnosis as pictures and one HTML page. Never loads JAX."""

@@ -1,0 +1,394 @@
+"""The report's pictures: metrics and causes over width × batch size, and the trees, as SVG or PNG bytes.
+
+Text in a picture may come from files of others, so none of it is read as mathematics.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm, Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from mdjax.diagnosis.answers import CAUSES, NO_CLEAR_FAILURE, UNKNOWN
+from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.report.panels import Grid
+
+Categories = Sequence[Any] | np.ndarray  # the category of each row of a table
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column as people read it."""
+
+    column: str
+    label: str
+    unit: str = ""
+    log: bool = False  # colours by the logarithm where the values span more than an order of magnitude
+
+    @property
+    def title(self) -> str:
+        """The label with its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+METRICS = {
+    metric.column: metric
+    for metric in (
+        Metric("test_error", "Test error", "%"),
+        Metric("train_error", "Training error", "%"),
+        Metric("test_loss", "Test loss", "nats", log=True),
+        Metric("train_loss", "Training loss", "nats", log=True),
+        Metric("hessian_t", "Hessian trace", "ln"),
+        Metric("hessian_e", "Top Hessian eigenvalue", "ln"),
+        Metric("mode_connectivity_peak", "Connectivity peak", "% error, negated"),
+        Metric("mode_connectivity", "Mode connectivity", "points of error"),
+        Metric("CKA", "CKA similarity", "0 to 1"),
+        Metric("barrier", "Barrier between runs", "points of error"),
+        Metric("trace_for_loss", "Sharpness at equal loss (trace)"),
+        Metric("eigenvalue_for_loss", "Sharpness at equal loss (eigenvalue)"),
+    )
+}
+OVERVIEW = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak", "CKA", "hessian_e")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a category looks: a colour-blind safe colour (Okabe and Ito), and a shape for those who see none."""
+
+    colour: str
+    marker: str
+    glyph: str  # the shape as a character, for the page's text
+
+
+LOW, HIGH, WIDTH, DATA = (cause.meaning for cause in CAUSES)
+_UNCLEAR = Mark("#d9d9d9", "o", "●")
+MARKS: dict[str, Mark] = {
+    LOW: Mark("#56b4e9", "v", "▼"),
+    HIGH: Mark("#d55e00", "^", "▲"),
+    WIDTH: Mark("#cc79a7", "s", "■"),
+    DATA: Mark("#009e73", "D", "◆"),
+    NO_CLEAR_FAILURE: _UNCLEAR,
+    UNKNOWN: Mark("#ffffff", "x", "×"),
+    **{
+        name: Mark("#e69f00", "P", "✚")
+        for name in ("temperature", QUESTIONS["width"].meaning["batch"], QUESTIONS["data"].meaning["batch"])
+    },
+    "optimal": _UNCLEAR,
+}
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "mdjax",  # the same picture is the same bytes
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "hatch.linewidth": 0.6,
+    "hatch.color": "#a0a0a0",
+}
+_TAKEN = "#c2410c"
+
+
+def rendered(figure: Figure, kind: str = "svg") -> bytes:
+    """The figure as a file of that kind (svg, png, pdf), the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    return buffer.getvalue()
+
+
+@matplotlib.rc_context(_STYLE)
+def metric_figure(table: pd.DataFrame, column: str, grid: Grid, causes: Categories | None = None) -> Figure:
+    """One metric over width × batch size, a panel for each data share, with each cell's cause marked on it."""
+    values, norm = _values(table, column, grid)
+    figure, panels = _canvas(1, len(grid.panels), legend=causes is not None, bar=True)
+    for k, axes in enumerate(panels[0]):
+        _mesh(axes, grid, grid.cells(values, k), "viridis", norm)
+        _label_axes(axes, grid, grid.panels[k][0], left=k == 0)
+        _mark(axes, grid, k, causes)
+    _colour_bar(figure, panels[0], column, norm)
+    _legend(figure, causes if causes is None else np.asarray(causes)[grid.drawn()], grid, [values])
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def overview_figure(
+    table: pd.DataFrame, columns: Sequence[str], grid: Grid, causes: Categories | None = None
+) -> Figure:
+    """Up to six metrics over width × batch size at the largest data share, with each cell's cause marked on it."""
+    grid, columns = grid.last(), list(columns)[:6]
+    across = min(3, len(columns))
+    down = -(-len(columns) // across)
+    figure, panels = _canvas(down, across, legend=causes is not None, wide=3.3)
+    share = f", at {grid.panels[0][0]}" if grid.panels[0][0] else ""
+    figure.suptitle(f"Over width and batch size{share}", fontsize=10.5)
+    drawn = []
+    for k, axes in enumerate(panels.flat):
+        if k >= len(columns):
+            axes.set_axis_off()
+            continue
+        values, norm = _values(table, columns[k], grid)
+        drawn.append(values)
+        _mesh(axes, grid, grid.cells(values, 0), "viridis", norm)
+        below = k + across >= len(columns)
+        _label_axes(axes, grid, _metric(columns[k]).title, left=k % across == 0, below=below)
+        _mark(axes, grid, 0, causes)
+        _colour_bar(figure, [axes], columns[k], norm, titled=False)
+    _legend(figure, causes if causes is None else np.asarray(causes)[grid.drawn()], grid, drawn)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def category_figure(rows: Mapping[str, Categories], grid: Grid) -> Figure:
+    """Categories (keys of MARKS) over width × batch size: a row for each title, a panel for each data share."""
+    figure, panels = _canvas(len(rows), len(grid.panels), legend=True)
+    palette = list(MARKS)
+    colours, norm = ListedColormap([MARKS[name].colour for name in palette]), Normalize(-0.5, len(palette) - 0.5)
+    drawn = []
+    for i, (title, categories) in enumerate(rows.items()):
+        codes = np.array([palette.index(name) if name in MARKS else np.nan for name in categories], dtype=float)
+        drawn.append(codes)
+        for k, axes in enumerate(panels[i]):
+            _mesh(axes, grid, grid.cells(codes, k), colours, norm)
+            heading = grid.panels[k][0]
+            # The title runs over several panels: an empty line keeps its place.
+            _label_axes(axes, grid, f"\n{heading}" if title else heading, left=k == 0, below=i == len(rows) - 1)
+            if title and k == 0:
+                above = axes.annotate(title, (0, 1), (0, 19), xycoords="axes fraction", textcoords="offset points")
+                above.set(weight="bold", in_layout=False)
+            _mark(axes, grid, k, categories, edge="#333333", face="none")
+    shown = [np.asarray(categories, dtype=object)[grid.drawn()] for categories in rows.values()]
+    _legend(figure, np.concatenate(shown), grid, drawn)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
+    """A fitted tree: features and thresholds at its nodes, class and training share at its leaves.
+
+    `leaf` (a position in `tree.leaves_`) has the path that leads to it drawn in colour; the lines of that path
+    carry the id `taken-<split>-yes` or `taken-<split>-no`.
+    """
+    spots: dict[Any, tuple[float, float]] = {}  # ("leaf", position) or ("split", position) -> x, y
+    for k, found in enumerate(tree.leaves_):
+        spots["leaf", k] = (float(k), -float(len(found.path)))
+    for i in range(len(tree.tree_)):
+        below = [k for k, found in enumerate(tree.leaves_) if i in dict(found.path)]
+        depth = next(step for step, (split, _) in enumerate(tree.leaves_[below[0]].path) if split == i)
+        sides = [np.mean([k for k in below if dict(tree.leaves_[k].path)[i] is side]) for side in (True, False)]
+        spots["split", i] = (float(np.mean(sides)), -float(depth))
+    depth = max(len(found.path) for found in tree.leaves_)
+
+    figure = Figure(figsize=(max(4.6, 1.42 * len(tree.leaves_)), 1.1 * depth + 1.15), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.set_xlim(-0.55, len(tree.leaves_) - 0.45)
+    axes.set_ylim(-depth - 0.5, 0.4)
+    taken = {} if leaf is None else dict(tree.leaves_[leaf].path)
+    drawn = set()
+    for k, found in enumerate(tree.leaves_):
+        ends = [("split", i) for i, _ in found.path[1:]] + [("leaf", k)]
+        for (i, side), end in zip(found.path, ends):
+            if (i, side) not in drawn:
+                drawn.add((i, side))
+                _branch(axes, spots["split", i], spots[end], side, f"taken-{i}" if taken.get(i) is side else None)
+        _leaf_box(axes, spots["leaf", k], tree, k, k == leaf)
+    for i, split in enumerate(tree.tree_):
+        metric = _metric(split.feature)
+        label = metric.title if metric.unit == "ln" else metric.label
+        percent = " %" if metric.unit.startswith("%") else ""
+        threshold = f"{split.threshold:.4g}".replace("-", "−")
+        text = f"{textwrap.fill(label, 18)}\n≤ {threshold}{percent} ?"
+        _box(axes, spots["split", i], text, "#f3f4f6", i in taken)
+    return figure
+
+
+def _branch(axes: Axes, start: tuple[float, float], end: tuple[float, float], side: bool, taken: str | None) -> None:
+    colour, width, order = ("#9ca3af", 1.2, 1) if taken is None else (_TAKEN, 3.0, 2)
+    (line,) = axes.plot(*zip(start, end), color=colour, linewidth=width, zorder=order, solid_capstyle="round")
+    word = "yes" if side else "no"
+    if taken is not None:
+        line.set_gid(f"{taken}-{word}")
+    # Nearer to the upper end: the boxes of leaves are taller than those of nodes.
+    at = start[0] + 0.4 * (end[0] - start[0]), start[1] + 0.4 * (end[1] - start[1])
+    colour, weight = ("#4b5563", "normal") if taken is None else (_TAKEN, "bold")
+    box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"}
+    axes.text(*at, word, ha="center", va="center", fontsize=8, color=colour, weight=weight, bbox=box, zorder=3)
+
+
+def _leaf_box(axes: Axes, spot: tuple[float, float], tree: MDTree, position: int, taken: bool) -> None:
+    label = tree.leaves_[position].label
+    counts = tree.leaf_counts_[position]
+    total, own = int(counts.sum()), int(counts[list(tree.classes_).index(label)])
+    share = f"{100 * own / total:.0f} % of {total:,}\ntraining rows" if total else "no training rows"
+    meaning = named(tree.question).meaning[label]
+    text = f"{textwrap.fill(meaning, 13)}\n[{label}]\n{share}"
+    _box(axes, spot, text, _tint(MARKS[meaning].colour), taken)
+
+
+def _box(axes: Axes, spot: tuple[float, float], text: str, face: str | tuple[float, ...], taken: bool) -> None:
+    edge, width = (_TAKEN, 2.4) if taken else ("#6b7280", 0.8)
+    box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": edge, "linewidth": width}
+    axes.text(*spot, text, ha="center", va="center", fontsize=8.5, linespacing=1.25, bbox=box, zorder=4)
+
+
+def _tint(colour: str) -> tuple[float, ...]:
+    return tuple(1 - 0.3 * (1 - part) for part in to_rgb(colour))
+
+
+def _metric(column: str) -> Metric:
+    return METRICS.get(column, Metric(column, column))
+
+
+def _values(table: pd.DataFrame, column: str, grid: Grid) -> tuple[np.ndarray, Normalize]:
+    """The finite values of a column, and the colours' range: that of the rows that are drawn."""
+    values = numeric_column(table, column)
+    values = np.where(np.isfinite(values), values, np.nan)
+    drawn = values[grid.drawn()]
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return values, Normalize(0, 1)
+    low, high = float(drawn.min()), float(drawn.max())
+    if low == high:
+        return values, Normalize(low - 0.5, high + 0.5)
+    if _metric(column).log and low > 0 and high / low > 10:
+        return values, LogNorm(low, high)
+    return values, Normalize(low, high)
+
+
+def _canvas(
+    down: int, across: int, *, legend: bool, bar: bool = False, wide: float = 2.75
+) -> tuple[Figure, np.ndarray]:
+    size = (max(4.4, wide * across + 0.5 + 0.8 * bar), 2.55 * down + 0.2 + 0.35 * legend)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(down, across, squeeze=False)
+
+
+def _places(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where cells lie on a logarithmic axis: their centres, and the edges halfway between them."""
+    centres = np.log2(values)
+    if len(centres) == 1:
+        return centres, np.array([centres[0] - 0.5, centres[0] + 0.5])
+    halves = (centres[1:] + centres[:-1]) / 2
+    return centres, np.concatenate([[2 * centres[0] - halves[0]], halves, [2 * centres[-1] - halves[-1]]])
+
+
+def _mesh(axes: Axes, grid: Grid, cells: np.ndarray, colours: str | ListedColormap, norm: Normalize) -> None:
+    """The cells in colour; those without a value show the hatched ground."""
+    axes.patch.set(facecolor="#eeeeee", hatch="////")
+    edges = _places(grid.widths)[1], _places(grid.batches)[1]
+    axes.pcolormesh(*edges, np.ma.masked_invalid(cells), cmap=colours, norm=norm, rasterized=True)
+
+
+def _label_axes(axes: Axes, grid: Grid, title: str, *, left: bool, below: bool = True) -> None:
+    axes.set_title(title)
+    for axis, values in ((axes.xaxis, grid.widths), (axes.yaxis, grid.batches)):
+        shown = np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).round().astype(int))
+        axis.set_ticks(_places(values)[0][shown], [f"{values[i]:g}" for i in shown])
+    axes.tick_params(labelleft=left, labelbottom=below, length=2.5)
+    if below:
+        axes.set_xlabel("width (channels, log)")
+    if left:
+        axes.set_ylabel("batch size (log)")
+
+
+def _mark(
+    axes: Axes,
+    grid: Grid,
+    panel: int,
+    categories: Categories | None,
+    *,
+    edge: str = "white",
+    face: str | None = None,
+) -> None:
+    """The shape of its category in the middle of each cell."""
+    if categories is None:
+        return
+    x, y = _places(grid.widths)[0], _places(grid.batches)[0]
+    positions = grid.panels[panel][1]
+    here = np.asarray(categories, dtype=object)[positions]
+    size = float(np.clip(60 / max(len(x), len(y)), 3.0, 7.0))
+    for name, mark in MARKS.items():
+        chosen = positions[here == name]
+        if not len(chosen):
+            continue
+        lines = "#333333" if mark is _UNCLEAR else edge
+        axes.plot(
+            x[grid.column[chosen]],
+            y[grid.row[chosen]],
+            linestyle="none",
+            marker=mark.marker,
+            markersize=0.6 * size if mark is _UNCLEAR else size,
+            markerfacecolor=face or mark.colour,
+            markeredgecolor=lines,
+            markeredgewidth=0.5 if mark is _UNCLEAR else 0.7,
+        )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Round numbers between two positive ones: powers of ten, and 2 and 5 times them where those are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    round_numbers = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    ticks = [value for value in round_numbers if low <= value <= high]
+    return ticks if len(ticks) <= 7 else [value for value in ticks if math.log10(value).is_integer()]
+
+
+def _colour_bar(figure: Figure, panels: Any, column: str, norm: Normalize, *, titled: bool = True) -> None:
+    bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=list(panels), aspect=18, pad=0.015)
+    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    if isinstance(norm, LogNorm):
+        bar.set_ticks(_decades(float(norm.vmin or 0), float(norm.vmax or 0)))
+        # Its own labels are formulae.
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    bar.update_ticks()
+    if titled:
+        bar.set_label(_metric(column).unit or column)
+
+
+def _legend(figure: Figure, categories: Categories | None, grid: Grid, drawn: Sequence[np.ndarray]) -> None:
+    """What each shape means, for those that occur, and the hatched ground where a drawn column has holes."""
+    there = set() if categories is None else set(categories)
+    roomy = figure.get_figwidth() > 7
+    handles: list[Line2D | Patch] = [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=mark.marker,
+            markersize=7,
+            markerfacecolor=mark.colour,
+            markeredgecolor="#333333",
+            markeredgewidth=0.7,
+            label=name,
+        )
+        for name, mark in MARKS.items()
+        if name in there
+    ]
+    if any(np.isnan(grid.cells(values, k)).any() for values in drawn for k in range(len(grid.panels))):
+        handles.append(Patch(facecolor="#eeeeee", edgecolor="#a0a0a0", hatch="////", label="not measured"))
+    if handles:
+        ncols = len(handles) if roomy and len(handles) <= 6 else 4 if roomy else 2
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=ncols,
+            columnspacing=1.4,
+            handletextpad=0.5,
+            frameon=False,
+        )

@@ -1,0 +1,397 @@
+"""A measured table and its diagnosis as one HTML page, and as one picture.
+
+The page carries its plots and its style with it and runs no scripts; whatever a table names is escaped.
+"""
+
+import base64
+import contextlib
+import math
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mdjax.diagnosis.answers import (
+    CAUSES,
+    CLEAR,
+    NO_CLEAR_FAILURE,
+    UNKNOWN,
+    Trees,
+    answers_to,
+    as_trees,
+    diagnose,
+    speaking,
+    tree_answers,
+)
+from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.verdicts import explain
+from mdjax.errors import InputError
+from mdjax.report.figures import (
+    MARKS,
+    METRICS,
+    OVERVIEW,
+    category_figure,
+    metric_figure,
+    overview_figure,
+    rendered,
+    tree_figure,
+)
+from mdjax.report.panels import Grid, axes_of, grid_of
+
+MAX_ROWS = 50  # of a table on the page
+MAX_LINES = 8  # of a list of statuses or cautions
+PICTURES = ("png", "svg", "pdf")
+_TEMPLATES = Path(__file__).with_name("templates")
+_LISTED = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak")
+_MISSING = "–"
+
+
+def write_report(
+    path: str | PathLike[str],
+    table: pd.DataFrame,
+    *,
+    trees: Trees = None,
+    title: str = "Why do these networks underperform?",
+    highlight: str | None = None,
+    accuracies: pd.DataFrame | None = None,
+    source: str | None = None,
+) -> None:
+    """Write one self-contained HTML page on a table of configurations: what was measured, and the diagnosis.
+
+    `table` holds one row per configuration, as `mdjax measure` or the published dataset does; whatever it lacks is
+    left out of the page. `trees` is what `mdjax.diagnose` takes. `highlight` names a configuration ("row 3" where
+    the table names none) that is explained in full, its path drawn in the trees. `accuracies` holds percentages,
+    one row per question; columns named like "rows" are counts. `source` is where readers find the whole table.
+
+    Costs about a quarter of a second per metric. The same input gives the same bytes. Raises InputError for an
+    empty table, an unknown `highlight` and a path that cannot be written.
+    """
+    _check(table)
+    trees = as_trees(trees)
+    labels = names(table)
+    row = _position(labels, highlight)
+    table = table.reset_index(drop=True)
+    one = None if row is None else table.iloc[[row]]
+    readable = any(name in table.columns for tree in trees.values() for name in tree.features)
+    verdicts = diagnose(table, trees) if readable else None
+    context = {
+        "title": title,
+        "source": source,
+        "headline": _headline(table, verdicts),
+        "summary": None if verdicts is None else _summary(verdicts),
+        "phases": _phases(table, verdicts),
+        "trees": [_tree(tree, table, one) if readable else _tree(tree, None, None) for tree in trees.values()],
+        "highlight": None if row is None else labels[row],
+        "verdict": None if one is None or verdicts is None else explain(one, trees),
+        "rows": _rows(table, labels, verdicts, row),
+        "accuracies": None if accuracies is None else _accuracies(accuracies),
+        "metrics": METRICS,
+        "present": {name for name in METRICS if name in table.columns},
+        "marks": MARKS,
+        "clear": CLEAR,
+        "causes": [cause.meaning for cause in CAUSES],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(number=number, count=count)
+    page = environment.get_template("report.html").render(context)
+    _write(Path(path), page.encode("utf-8", "replace"))
+
+
+def phase_plot(
+    table: pd.DataFrame,
+    path: str | PathLike[str],
+    *,
+    trees: Trees = None,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Save one picture (.png, .svg or .pdf): metrics over width × batch size at full data, causes marked on the cells.
+
+    Draws up to six of `columns` (default: those of `OVERVIEW` that the table has). Raises InputError for an empty
+    table, one without a grid of widths and batch sizes, columns it lacks and a path that cannot be written.
+    """
+    _check(table)
+    path = Path(path)
+    kind = path.suffix[1:].lower()
+    if kind not in PICTURES:
+        raise InputError(f"Cannot draw {path}: the ending must be one of .{', .'.join(PICTURES)}.")
+    asked = OVERVIEW if columns is None else columns
+    found = [name for name in asked if name in table.columns]
+    if not found or (columns is not None and len(found) < len(columns)):
+        absent = ", ".join(name for name in asked if name not in found)
+        raise InputError(f"The table has no column {absent}; it has {', '.join(map(str, table.columns))}.")
+    grid = grid_of(table)
+    if grid is None:
+        raise InputError(
+            "The table has no grid to draw: it needs columns width and bs (or batch_size) with two or more different "
+            "settings. Use write_report, which leaves out what is missing."
+        )
+    trees = as_trees(trees)
+    readable = any(name in table.columns for tree in trees.values() for name in tree.features)
+    causes = diagnose(table, trees)["cause"].to_numpy() if readable else None
+    _write(path, rendered(overview_figure(table, found, grid, causes), kind))
+
+
+def names(table: pd.DataFrame) -> list[str]:
+    """What each row is called: its configuration, or "row N" counted from 1 where it has none."""
+    given = table["configuration"].tolist() if "configuration" in table.columns else [None] * len(table)
+    return [f"row {k}" if pd.isna(name) else str(name) for k, name in enumerate(given, 1)]
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number for people: `digits` significant digits, a true minus sign, a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return _MISSING
+    text = f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return ("0" if float(value) == 0 else text).replace("-", "−")
+
+
+def count(value: int, noun: str = "", plural: str | None = None) -> str:
+    """A count with its noun in the right number: "1,690 configurations"."""
+    return f"{value:,} {noun if value == 1 else plural or noun + 's'}" if noun else f"{value:,}"
+
+
+def _check(table: pd.DataFrame) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"The table must be a pandas DataFrame, got {type(table).__name__}. Load it first.")
+    if not len(table):
+        raise InputError("The table has no rows, so there is nothing to report. Measure one or more models first.")
+
+
+def _position(labels: list[str], highlight: str | None) -> int | None:
+    """Which row to explain in full; the only one of a table of one."""
+    if highlight is None:
+        return 0 if len(labels) == 1 else None
+    if highlight not in labels:
+        some = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
+        raise InputError(f"There is no configuration {highlight!r} in the table. Choose one of {some}.")
+    return labels.index(highlight)
+
+
+def _headline(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, Any]:
+    """What was measured, and what went wrong with it."""
+    models = None
+    if "num_models" in table.columns:
+        models = int(np.nansum(numeric_column(table, "num_models")))
+    presets = sorted({str(name) for name in table["preset"].dropna()}) if "preset" in table.columns else []
+    statuses = None
+    told = verdicts if verdicts is not None else table
+    if "status" in told.columns:
+        known = told["status"].dropna().astype(str)
+        statuses = Counter(known[~known.isin(["ok", ""])])
+    spans = []
+    for axis, what, unit in (("width", "widths", ""), ("batch", "batch sizes", ""), ("share", "data shares", " %")):
+        values = axes_of(table).get(axis, np.empty(0)).round(6)
+        values = np.unique(values[np.isfinite(values)])
+        if len(values) > 1:
+            spans.append(f"{len(values)} {what} from {number(values[0])} to {number(values[-1])}{unit}")
+        elif len(values):
+            spans.append(f"{what[:-1]} {number(values[0])}{unit}")
+    errors = []
+    for name in ("test_error", "train_error"):
+        if name in table.columns and (ends := _ends(numeric_column(table, name))):
+            metric = METRICS[name]
+            errors.append(f"{metric.label}: {_span(ends, 3)} %.")
+    return {
+        "models": models,
+        "configurations": len(table),
+        "presets": presets,
+        "not_ok": None if statuses is None else sum(statuses.values()),
+        "statuses": statuses.most_common(MAX_LINES) if statuses else [],
+        "more_statuses": max(0, len(statuses or ()) - MAX_LINES),
+        "spans": spans,
+        "errors": errors,
+    }
+
+
+def _ends(values: np.ndarray) -> tuple[float, float] | None:
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else None
+
+
+def _span(ends: tuple[float, float], digits: int = 4) -> str:
+    low, high = (number(end, digits) for end in ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
+    """How many configurations have each cause, and the reasons for caution that most of them share."""
+    counts = verdicts["cause"].value_counts()
+    changes = {cause.meaning: cause.change for cause in CAUSES} | {
+        NO_CLEAR_FAILURE: "no single change stands out",
+        UNKNOWN: "measure what is missing first",
+    }
+    causes = [
+        {
+            "name": name,
+            "count": int(counts.get(name, 0)),
+            "percent": 100 * int(counts.get(name, 0)) / len(verdicts),
+            "change": change,
+        }
+        for name, change in changes.items()
+        if name != UNKNOWN or counts.get(name, 0)
+    ]
+    once = [(text, len(verdicts)) for text in verdicts.attrs.get("cautions", ())]
+    cautions = Counter(text for flags in verdicts["flags"] for text in filter(None, flags.split("; ")))
+    return {"causes": causes, "cautions": [*once, *cautions.most_common(MAX_LINES)], "total": len(verdicts)}
+
+
+def _phases(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, Any]:
+    """The pictures over width × batch size; none where the table has no such grid."""
+    grid = grid_of(table)
+    if grid is None:
+        return {"figures": [], "notes": ()}
+    where = _where(grid)
+    causes = None if verdicts is None else verdicts["cause"].to_numpy()
+    figures = []
+    if causes is not None:
+        drawn = Counter(causes[grid.drawn()])
+        told = ", ".join(f"{name}: {num}" for name, num in drawn.most_common())
+        figures.append(_embedded(category_figure({"": causes}, grid), "Diagnosed cause", f"Cause {where}. {told}."))
+    labelled = {
+        question.text: np.array([_label(question.name, value) for value in table[question.label]], dtype=object)
+        for question in QUESTIONS.values()
+        if question.label in table.columns and table[question.label].notna().any()
+    }
+    if labelled:
+        figure = category_figure(labelled, grid)
+        figures.append(_embedded(figure, "Known labels: what the sweep itself shows", f"Labels {where}."))
+    for name, metric in METRICS.items():
+        if name not in table.columns or (ends := _ends(numeric_column(table, name)[grid.drawn()])) is None:
+            continue
+        alt = f"{metric.title} {where}, from {_span(ends)}."
+        figures.append(_embedded(metric_figure(table, name, grid, causes), metric.title, alt))
+    return {"figures": figures, "notes": grid.notes}
+
+
+def _label(question: str, value: Any) -> str | None:
+    """A published label as the pictures name it."""
+    if value == "batch":
+        return "temperature"
+    return named(question).meaning.get(value, "optimal" if value == "optimal" else None)
+
+
+def _where(grid: Grid) -> str:
+    width, batch = (f"{number(values[0])} to {number(values[-1])}" for values in (grid.widths, grid.batches))
+    shares = ", ".join(title for title, _ in grid.panels if title)
+    return f"over width ({width}) and batch size ({batch})" + (f", at {shares}" if shares else "")
+
+
+def _tree(tree: MDTree, table: pd.DataFrame | None, one: pd.DataFrame | None) -> dict[str, Any]:
+    """A tree's picture, its text, and what it answers for the table."""
+    question = named(tree.question)
+    leaf, told = None, None
+    if table is not None:
+        answers = Counter(answers_to(tree, table).label)
+        found = [f"{question.meaning[label]}: {answers[label]:,}" for label in question.classes]
+        told = "; ".join([*found, *([f"not asked or no answer: {answers[None]:,}"] if answers[None] else [])])
+    shown = one if one is not None else table
+    tree = tree if shown is None else speaking(tree, shown)
+    if one is not None:
+        answer = tree_answers(tree, one)
+        leaf = int(answer.leaf[0]) if answer.label[0] is not None else None
+    alt = f"Decision tree with {count(len(tree.leaves_), 'leaf', 'leaves')}; the same as text is below."
+    if leaf is not None:
+        steps = ", ".join(
+            f"{tree.tree_[i].feature} {'≤' if side else '>'} {number(tree.tree_[i].threshold)}"
+            for i, side in tree.leaves_[leaf].path
+        )
+        alt += f" Path drawn in colour: {steps}, hence {question.meaning[tree.leaves_[leaf].label]}."
+    return {
+        **_embedded(tree_figure(tree, leaf), question.text, alt),
+        "text": tree.export_text(),
+        "answers": told,
+        "rows": int(tree.leaf_counts_.sum()),
+        "preset": tree.preset_,
+        "data": tree.provenance_.get("data"),
+    }
+
+
+def _embedded(figure: Figure, caption: str, alt: str) -> dict[str, Any]:
+    """A picture for the page: its bytes in its address, its width in CSS pixels."""
+    image = base64.b64encode(rendered(figure)).decode("ascii")
+    width = round(figure.get_figwidth() * 100)
+    return {"src": f"data:image/svg+xml;base64,{image}", "width": width, "caption": caption, "alt": alt}
+
+
+def _rows(
+    table: pd.DataFrame, labels: list[str], verdicts: pd.DataFrame | None, highlighted: int | None
+) -> dict[str, Any]:
+    """The first rows of the table with their verdicts, as text."""
+    columns: list[tuple[str, list[str]]] = []
+    head = table.iloc[:MAX_ROWS]
+    for axis, title in (("width", "Width"), ("batch", "Batch size"), ("share", "Data (%)")):
+        if axis in (axes := axes_of(head)):
+            columns.append((title, [number(value) for value in axes[axis]]))
+    for name in _LISTED:
+        if name in table.columns:
+            columns.append((METRICS[name].title, [number(value, 3) for value in numeric_column(head, name)]))
+    told = None if verdicts is None else verdicts.iloc[:MAX_ROWS]
+    # A caution that every row shares is told once, in the summary.
+    shared: set[str] = set()
+    if verdicts is not None and len(verdicts) > 1:
+        shared = set.intersection(*(set(flags.split("; ")) for flags in verdicts["flags"]))
+    rows = []
+    for k in range(len(head)):
+        notes = ""
+        if told is not None:
+            status = told["status"].iloc[k]
+            flags = [text for text in told["flags"].iloc[k].split("; ") if text and text not in shared]
+            notes = "; ".join(([] if status == "ok" else [status]) + flags)
+        rows.append(
+            {
+                "name": labels[k],
+                "cells": [cells[k] for _, cells in columns],
+                "cause": None if told is None else told["cause"].iloc[k],
+                "probability": None if told is None else told["probability"].iloc[k],
+                "notes": notes,
+                "highlighted": k == highlighted,
+            }
+        )
+    return {"titles": [title for title, _ in columns], "rows": rows, "total": len(table), "shown": len(head)}
+
+
+def _accuracies(frame: pd.DataFrame) -> dict[str, Any]:
+    """Any small frame as text: percentages with one decimal, columns named like "rows" as counts."""
+    frame = frame if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None else frame.reset_index()
+
+    def cell(name: str, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        if value is None or value is pd.NA or value != value:
+            return _MISSING
+        return f"{value:,.0f}" if "rows" in name.lower() else f"{value:.1f}"
+
+    titles = [str(name).replace("_", " ") for name in frame.columns]
+    cells = [[cell(name, value) for name, value in zip(titles, row)] for row in frame.itertuples(index=False)]
+    return {"titles": titles, "rows": cells}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. Choose a file in a folder that you may write to."
+        ) from None

@@ -1,0 +1,1 @@
+"""A zoo × metrics → a table, whatever happens in between."""

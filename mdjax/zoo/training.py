@@ -1,0 +1,220 @@
+"""A grid of settings → trained, stacked models in a zoo: every model that shares shapes in one compiled program."""
+
+import functools
+import hashlib
+import itertools
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mdjax.engine.compilation import keep_compiled_programs
+from mdjax.errors import InputError
+from mdjax.landscape import losses
+from mdjax.landscape.batches import random_order
+from mdjax.models import Architecture, Model
+from mdjax.progress import progress
+from mdjax.zoo.data import Dataset, load
+from mdjax.zoo.grids import Grid, Setting, readable
+from mdjax.zoo.store import Zoo
+
+PyTree = Any
+
+MAX_STACK = 64
+MAX_STACK_BYTES = 2**30
+"""Most models trained together, and most bytes of their parameters: a larger group is split, to bound memory (momentum
+and gradients take as much again, each) and what a killed run repeats."""
+
+STATISTICS_MOMENTUM = 0.1
+"""Weight of the newest batch in BatchNorm's running statistics, as in PyTorch."""
+
+_REPORTS = 10
+"""How often within a group the progress bar moves."""
+
+
+def architecture_of(setting: Setting, dataset: Dataset) -> Architecture:
+    """The network of a setting, for the shape and classes of the data."""
+    return Architecture(setting.family, setting.width, dataset.input_shape, dataset.num_classes, setting.depth)
+
+
+def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list[Setting]]:
+    """Group name → its settings: equal architecture, batch size and data share, at most MAX_STACK of them.
+
+    Raises InputError for a batch size larger than the data it is drawn from. A name ends with a digest of its
+    members, so that the groups of a grid that grows never meet.
+    """
+    groups: dict[str, list[Setting]] = {}
+
+    def stack(setting: Setting) -> tuple[Any, ...]:
+        return (setting.width, setting.depth, setting.batch_size, setting.data_share)
+
+    for (width, depth, batch_size, share), members in itertools.groupby(sorted(settings, key=stack), stack):
+        count = dataset.subset_size(share)
+        if batch_size > count:
+            raise InputError(
+                f"batch_size {batch_size} exceeds the {count} training examples that data_share {share:g} of "
+                f"{dataset.name} leaves. Lower batch_size or raise data_share."
+            )
+        alike = list(members)
+        size = 4 * architecture_of(alike[0], dataset).num_params
+        limit = min(MAX_STACK, max(1, MAX_STACK_BYTES // size))
+        name = f"{alike[0].family}-w{width}" + (f"-depth{depth}" if depth else "")
+        for start in range(0, len(alike), limit):
+            part = alike[start : start + limit]
+            digest = hashlib.blake2b("\n".join(setting.model_id for setting in part).encode(), digest_size=4)
+            groups[f"{name}-bs{batch_size}-data{readable(share)}-{digest.hexdigest()}"] = part
+    return groups
+
+
+def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Zoo:
+    """Grow the zoo of a grid in `out`; models that are there already are not trained again.
+
+    Recipe: SGD with momentum, weight decay on every parameter, constant learning rate, mini-batches without the
+    partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number of epochs).
+    A model's random numbers derive from its own id, so the company it is trained in decides nothing, and a grid may
+    grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that cannot be
+    trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid lacks.
+    """
+    keep_compiled_programs()
+    dataset = dataset or load(grid.data)
+    settings = grid.settings()
+    plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
+    data = str(Path(grid.data).resolve()) if Path(grid.data).exists() else grid.data
+    zoo = Zoo.create(out, data=data, fingerprint=dataset.fingerprint)
+    done = set(zoo.manifest["model_id"])
+    foreign = sorted(done - {setting.model_id for setting in settings})
+    if foreign:
+        raise InputError(
+            f"The zoo {zoo.path} already holds models of another grid ({foreign[0]} is not in this one). "
+            "Choose another folder for --out."
+        )
+    groups = plan_groups([setting for setting in settings if setting.model_id not in done], dataset)
+    with progress("training", len(settings), done=len(done), show=show_progress) as advance:
+        for name, members in groups.items():
+            params, state = train_stack(members, dataset, advance=advance)
+            rows = [_manifest_row(setting) for setting in members]
+            zoo.append(name, architecture_of(members[0], dataset), rows, params, state)
+    return zoo
+
+
+def _manifest_row(setting: Setting) -> dict[str, Any]:
+    names = [
+        "batch_size",
+        "data_share",
+        "label_noise",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "epochs",
+        "seed",
+    ]
+    return {
+        "model_id": setting.model_id,
+        "configuration": setting.configuration,
+        **{name: getattr(setting, name) for name in names},
+    }
+
+
+def train_stack(
+    settings: Sequence[Setting], dataset: Dataset, *, advance: Callable[[float], None] = lambda units: None
+) -> tuple[PyTree, PyTree]:
+    """Train models of one architecture, batch size and data share together; returns stacked (params, state).
+
+    `advance` is called with the number of models' worth of work done. Memory: parameters, momentum and gradients
+    of every model, and the activations of one mini-batch of each.
+    """
+    first = settings[0]
+    architecture = architecture_of(first, dataset)
+    # Batched over models, a convolution becomes a grouped one, which XLA's CPU backend computes very slowly.
+    model = architecture.model("patches" if jax.default_backend() == "cpu" else "lax")
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(s.seed), zlib.crc32(s.model_id.encode())) for s in settings])
+    noises = sorted({setting.label_noise for setting in settings})
+    labels = jnp.asarray(np.stack([dataset.train_labels(noise) for noise in noises]))
+    noise_index = jnp.asarray([noises.index(setting.label_noise) for setting in settings])
+    rates = {
+        name: jnp.asarray([getattr(setting, name) for setting in settings], jnp.float32)
+        for name in ("learning_rate", "momentum", "weight_decay")
+    }
+    carry = _initialize(architecture, keys, rates)
+    inputs = jnp.asarray(dataset.x_train)
+    num_examples = dataset.subset_size(first.data_share)
+    step = -(-first.epochs // _REPORTS)
+    for start in range(0, first.epochs, step):
+        stop = min(start + step, first.epochs)
+        carry = _train_epochs(
+            model,
+            first.batch_size,
+            carry,
+            keys,
+            rates,
+            inputs,
+            labels,
+            noise_index,
+            num_examples,
+            start,
+            stop,
+        )
+        jax.block_until_ready(carry)
+        advance(len(settings) * (stop - start) / first.epochs)
+    params, state, _ = carry
+    return jax.tree.map(np.asarray, (params, state))
+
+
+def _optimizer(rates: dict[str, jax.Array]) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(rates["weight_decay"]),
+        optax.sgd(rates["learning_rate"], momentum=rates["momentum"]),  # pyright: ignore[reportArgumentType]
+    )
+
+
+@functools.partial(jax.jit, static_argnames="architecture")
+def _initialize(architecture: Architecture, keys: jax.Array, rates: dict[str, jax.Array]) -> PyTree:
+    params, state = jax.vmap(architecture.init)(keys)
+    return params, state, jax.vmap(lambda params, rates: _optimizer(rates).init(params))(params, rates)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "batch_size"), donate_argnames="carry")
+def _train_epochs(
+    model: Model,
+    batch_size: int,
+    carry: PyTree,
+    keys: jax.Array,
+    rates: dict[str, jax.Array],
+    inputs: jax.Array,
+    labels: jax.Array,
+    noise_index: jax.Array,
+    num_examples: jax.Array,
+    start: jax.Array,
+    stop: jax.Array,
+) -> PyTree:
+    """Epochs `start … stop` of every model. Counts are traced: one program serves all data shares."""
+
+    def loss(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array) -> tuple[jax.Array, PyTree]:
+        weights = jnp.ones(batch_size)
+        logits, statistics = model.batch_apply(params, state, x, weights)
+        return losses.mean_cross_entropy(logits, y, weights), statistics
+
+    def update(carry: PyTree, rates: dict[str, jax.Array], index: jax.Array, noise: jax.Array) -> PyTree:
+        params, state, optimizer_state = carry
+        gradient, statistics = jax.grad(loss, has_aux=True)(params, state, inputs[index], labels[noise, index])
+        updates, optimizer_state = _optimizer(rates).update(gradient, optimizer_state, params)
+        state = jax.tree.map(
+            lambda old, new: (1 - STATISTICS_MOMENTUM) * old + STATISTICS_MOMENTUM * new, state, statistics
+        )
+        return optax.apply_updates(params, updates), state, optimizer_state
+
+    def epoch(number: jax.Array, carry: PyTree) -> PyTree:
+        order = jax.vmap(lambda key: random_order(jax.random.fold_in(key, number), inputs.shape[0], num_examples))(keys)
+
+        def step(number: jax.Array, carry: PyTree) -> PyTree:
+            index = jax.lax.dynamic_slice_in_dim(order, number * batch_size, batch_size, axis=1)
+            return jax.vmap(update)(carry, rates, index, noise_index)
+
+        return jax.lax.fori_loop(0, num_examples // batch_size, step, carry)
+
+    return jax.lax.fori_loop(start, stop, epoch, carry)

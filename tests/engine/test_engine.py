@@ -1,0 +1,153 @@
+"""The engine: company, padding, batching, broken models, compilations; and the registry of metrics."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import examples, forms, trained
+
+from mdjax import engine
+from mdjax.engine import programs, stacks
+from mdjax.engine.plan import Plan, device_mesh
+from mdjax.errors import InputError
+from mdjax.metrics import METRICS, PRESETS, Hessian, Losses, select
+
+NAMES = ["a", "b", "c"]
+
+
+def measure_any(metric, model, params, state, names=NAMES, **options):
+    return engine.measure_models(metric, model, params, state, examples(200), names, **options)
+
+
+SMALL = {"losses": Losses(), "hessian": Hessian(num_samples=64)}
+
+
+@pytest.mark.parametrize("name", ["losses", "hessian"])
+def test_a_model_alone_is_the_same_to_the_last_bit(name):
+    architecture, params, state = trained("cnn")
+    model = architecture.model("patches")
+    together = measure_any(SMALL[name], model, params, state)
+    alone = measure_any(SMALL[name], model, *stacks.take((params, state), [1]), ["b"])
+    assert alone[0] == together[1]
+
+
+def test_a_broken_model_harms_nobody():
+    architecture, params, state = trained("mlp")
+    broken = jax.tree.map(np.array, params)
+    broken["linear"]["kernel"][1] = np.nan
+    for metric in (Losses(), Hessian(num_samples=64)):
+        for plan in (forms()["single"], forms()["vmap"]):
+            clean = measure_any(metric, architecture.model(), params, state, plan=plan)
+            rows = measure_any(metric, architecture.model(), broken, state, plan=plan)
+            assert rows[0] == clean[0]
+            assert rows[2] == clean[2]
+            assert any(np.isnan(value) for value in rows[1].values() if isinstance(value, float))
+
+
+def test_one_compilation_per_shape():
+    architecture, params, state = trained("cnn")
+    model, plan = architecture.model(), Plan("vmap", 4)
+
+    def compiled_by(count, num_train):
+        before = programs._compiled.cache_info().misses
+        stacked = stacks.take((params, state), range(count))
+        engine.measure_models(Losses(), model, *stacked, examples(num_train), NAMES[:count], plan=plan)
+        return programs._compiled.cache_info().misses - before
+
+    assert compiled_by(3, 100) <= 1
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compilations.append(event) if "backend_compile" in event else None
+    )
+    assert compiled_by(3, 300) == 0
+    assert compilations == []
+    # Two models take the program of two, one more shape.
+    assert compiled_by(2, 100) == 1
+    assert compiled_by(2, 300) == 0
+    jax.monitoring.clear_event_listeners()
+
+
+@pytest.fixture
+def fresh_fitting(monkeypatch):
+    monkeypatch.setattr(programs, "_fitting", {})
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.9, 2), (0.3, 1)])
+def test_fewer_models_go_together_where_memory_is_short(fresh_fitting, monkeypatch, share, expected):
+    architecture, params, state = trained("cnn", 3)
+    model, plan = architecture.model(), Plan("vmap", 4)
+    clean = measure_any(Losses(), model, params, state, plan=plan)
+    need = engine.memory_need(Losses(), model, *map(single_shapes, (params, state)), examples(200), 3, plan)
+    assert need.chunk_size == 4
+    monkeypatch.setattr(programs, "memory_budget", lambda plan: int(share * need.bytes))
+    less = engine.memory_need(Losses(), model, *map(single_shapes, (params, state)), examples(200), 3, plan)
+    assert less.chunk_size <= expected
+    assert less.bytes < need.bytes
+    for row, other in zip(clean, measure_any(Losses(), model, params, state, plan=plan), strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"kept_bytes": 0}, {"probes_at_once": 4}], ids=["recomputed", "side by side"])
+def test_the_plan_says_what_products_keep_and_how_many_run_side_by_side(change):
+    architecture, params, state = trained("cnn", 2)
+    metric, model = Hessian(num_samples=64), architecture.model("patches")
+    plans = Plan("vmap", 2, "patches"), Plan("vmap", 2, "patches", **change)
+    usual, changed = (measure_any(metric, model, params, state, NAMES[:2], plan=plan) for plan in plans)
+    for row, other in zip(usual, changed, strict=True):
+        assert row["hessian_eigenvalue"] == pytest.approx(other["hessian_eigenvalue"], rel=1e-5)
+        assert row["hessian_trace"] == pytest.approx(other["hessian_trace"], rel=1e-4)
+    shapes = tuple(map(single_shapes, (params, state)))
+    needs = [engine.memory_need(metric, model, *shapes, examples(200), 2, plan).bytes for plan in plans]
+    assert needs[0] != needs[1]
+
+
+@pytest.mark.parametrize("fits", [2, 1, 0])
+def test_backs_off_when_the_device_refuses(fresh_fitting, monkeypatch, fits):
+    architecture, params, state = trained("cnn", 3)
+    model, plan, call = architecture.model(), Plan("vmap", 4), programs._call
+    clean = measure_any(Losses(), model, params, state, plan=plan)
+
+    def refuse(program, stacked, shared):
+        if stacks.count(stacked) > fits:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return call(program, stacked, shared)
+
+    monkeypatch.setattr(programs, "_call", refuse)
+    rows = measure_any(Losses(), model, params, state, plan=plan)
+    for row, other in zip(rows, clean, strict=True):
+        if fits:
+            assert row == pytest.approx(other, rel=1e-5)
+        else:
+            assert row == {"status": "does not fit the device's memory, not even alone"}
+
+
+def single_shapes(stacked):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("slow", None), "Unknown preset 'slow'. Choose one of default, reference, fast."),
+        (("default", "hesian"), "Unknown metric 'hesian'. Choose from losses, hessian"),
+    ],
+)
+def test_unknown_names_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        select(*arguments)
+
+
+def test_presets_hold_every_metric_once():
+    for preset, changed in PRESETS.items():
+        assert [metric.name for metric in select(preset)] == ["losses", "hessian", "mode_connectivity", "cka"]
+        assert changed.keys() <= METRICS.keys()
+        assert all(name == metric.name for name, metric in changed.items())
+    assert [metric.name for metric in select("fast", "cka, losses")] == ["losses", "cka"]
+
+
+def test_models_batched_on_several_host_devices_do_not_wait_for_each_other():
+    architecture, params, state = trained("mlp")
+    arguments = (Hessian(num_samples=32, max_probes=8), architecture.model(), params, state, examples(), NAMES)
+    mesh = device_mesh("2x4")
+    rows = engine.measure_models(*arguments, plan=Plan("vmap", 2, "patches", mesh))
+    expected = engine.measure_models(*arguments, plan=Plan("map", 2, "patches", mesh))
+    assert [row["hessian_trace"] for row in rows] == [row["hessian_trace"] for row in expected]

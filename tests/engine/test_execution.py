@@ -1,0 +1,111 @@
+"""Every metric × architecture × form of execution: the engine decides how, never what."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+import pytest
+from helpers import examples, forms, trained
+
+from mdjax import engine
+from mdjax.landscape.curves import CurveSettings
+from mdjax.metrics import (
+    CKA,
+    METRICS,
+    PRESETS,
+    Density,
+    Hessian,
+    LinearConnectivity,
+    Losses,
+    ModeConnectivity,
+    PublishedCKA,
+    PublishedHessian,
+    PublishedModeConnectivity,
+    Similarity,
+    Surface,
+)
+
+FORMS = list(forms())[1:]
+TOLERANCE = 1e-5
+
+SMALL = {
+    "losses": Losses(),
+    "hessian": Hessian(num_samples=64, num_smallest=1, max_probes=16),
+    "density": Density(num_samples=64, num_runs=2, num_steps=8),
+    "mode_connectivity": ModeConnectivity(CurveSettings(num_steps=10, batch_size=32), num_points=3),
+    "linear_connectivity": LinearConnectivity(num_points=3),
+    "cka": CKA(num_batches=1, batch_size=64),
+    "similarity": Similarity(num_samples=64),
+    "surface": Surface(num_samples=64, num_points=3),
+}
+"""Every metric, at settings that a test can afford."""
+
+PUBLISHED = {
+    "hessian": PublishedHessian(num_samples=64, max_iterations=10, max_probes=10),
+    # At the published rate: large steps from a random start would let rounding decide where they lead.
+    "mode_connectivity": PublishedModeConnectivity(
+        CurveSettings(start="random", num_steps=3, batch_size=32, learning_rate=0.01), num_points=3
+    ),
+    "cka": PublishedCKA(num_batches=1, batch_size=64),
+}
+"""Those of the preset "reference", likewise."""
+
+
+def test_the_tables_hold_every_metric():
+    assert SMALL.keys() == METRICS.keys()
+    assert PUBLISHED.keys() == PRESETS["reference"].keys()
+    for name, metric in PUBLISHED.items():
+        assert type(metric) is type(PRESETS["reference"][name])
+
+
+@functools.cache
+def rows_of(metric, family, form):
+    architecture, params, state = trained(family)
+    if family == "resnet10" and hasattr(metric, "num_samples"):
+        metric = dataclasses.replace(metric, num_samples=16)
+    # XLA's own convolutions compile in half the time; the others run as they do on a CPU.
+    model = architecture.model("lax" if family == "resnet10" else "patches")
+    data, plan = examples(48 if family == "resnet10" else 200), forms()[form]
+    if metric.scope == "model":
+        return engine.measure_models(metric, model, params, state, data, ["a", "b", "c"], plan=plan)
+    pairs = [(0, 1), (1, 2)]
+    if metric.scope == "features":
+        return engine.compare_models(metric, model, params, state, pairs, data, plan=plan)
+    return engine.measure_pairs(metric, model, params, state, pairs, data, ["a|b", "b|c"], plan=plan)
+
+
+def cases():
+    """All forms for the MLP; for networks that compile longer those that hold vmap, map, chunks, padding, a mesh.
+
+    MDJAX_EXHAUSTIVE=1 crosses everything with everything.
+    """
+    both = ("vmap", "sharded over models and data")
+    for metric in [*SMALL.values(), *PUBLISHED.values()]:
+        batched = metric in (SMALL["losses"], SMALL["hessian"], SMALL["cka"])
+        forms_of = {"mlp": FORMS, "cnn": both, "resnet10": both if batched else both[1:]}
+        for family, names in forms_of.items():
+            for form in FORMS if os.environ.get("MDJAX_EXHAUSTIVE") else names:
+                marks = [pytest.mark.slow] if family == "resnet10" else []
+                yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}", marks=marks)
+
+
+@pytest.mark.parametrize(("metric", "family", "form"), list(cases()))
+def test_results_do_not_depend_on_the_form(metric, family, form):
+    for row, expected in zip(rows_of(metric, family, form), rows_of(metric, family, "single"), strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, str) or name.endswith("_layers") or name == "layers":
+                assert row[name] == value, name
+                continue
+            scale = np.abs(np.asarray(value, np.float64)).max()
+            found, wanted = np.asarray(row[name], np.float64), np.asarray(value, np.float64)
+            # A residual is the small difference of large numbers: what counts is its size beside its eigenvalue's.
+            if name.endswith("_residual") or name.endswith("_residuals"):
+                scale = max(scale, abs(expected.get("hessian_eigenvalue", 0.0)))
+            tolerance = TOLERANCE
+            if name in ("density", "density_se"):
+                # Narrow bumps binned on a grid: a node that rounding moves shifts part of its weight to a neighbour.
+                # The nodes, weights and moments themselves are held to 1e-5.
+                tolerance, scale = 1e-3, max(scale, np.abs(expected["density"]).max())
+            np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * scale, err_msg=f"{form}: {name}")

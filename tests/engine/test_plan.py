@@ -1,0 +1,48 @@
+"""The plan: meshes from text, memory, and where compiled programs are kept."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from mdjax.engine import plan
+from mdjax.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "shape"), [("8", ("models",), (8,)), ("4x2", ("models", "data"), (4, 2)), (2, ("models",), (2,))]
+)
+def test_a_mesh_from_text(text, axes, shape):
+    mesh = plan.device_mesh(text)
+    assert (mesh.axis_names, mesh.devices.shape) == (axes, shape)
+    made = plan.Plan("vmap", 4, mesh=mesh)
+    assert made.num_shards == shape[0]
+    assert made.models_per_call == 4 * shape[0]
+    assert plan.memory_budget(made) <= plan.memory_budget(plan.Plan()) / np.prod(shape) * 1.5
+
+
+def test_one_device_needs_no_mesh():
+    assert plan.device_mesh("1") is None
+    assert plan.Plan().num_shards == 1
+
+
+@pytest.mark.parametrize("text", ["0", "4x", "2x2x2", "many", "-1"])
+def test_a_wrong_number_of_devices_is_refused(text):
+    with pytest.raises(InputError, match="Give a number, or models x data like '4x2'."):
+        plan.device_mesh(text)
+
+
+def test_a_mesh_needs_an_axis_of_models():
+    with pytest.raises(InputError, match="Name them 'models'"):
+        plan.Plan(mesh=Mesh(np.array(jax.devices()), ("batch",)))
+
+
+def test_other_axis_types_become_automatic():
+    mesh = jax.make_mesh((4, 2), ("models", "data"), axis_types=(AxisType.Explicit,) * 2)
+    assert plan.Plan(mesh=mesh).mesh.axis_types == (AxisType.Auto,) * 2
+
+
+def test_models_batched_together_share_what_may_be_kept():
+    together = plan.Plan("vmap", 8, kept_bytes=800, probes_at_once=4)
+    assert together.budget_of(8) == (100, 4)
+    assert plan.Plan("map", 8, kept_bytes=800).budget_of(8) == (800, 1)

@@ -1,0 +1,211 @@
+"""The Hessian metric: eigenvalues, trace and norm against dense float64 matrices, by layer, and as published."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import dense_hessian, examples, one, trained
+from jax.flatten_util import ravel_pytree
+
+from mdjax import engine
+from mdjax.engine.plan import Plan
+from mdjax.errors import InputError
+from mdjax.landscape.curvature import parameter_groups
+from mdjax.metrics import Examples
+from mdjax.metrics.hessian import Hessian, PublishedHessian
+
+NUM_SAMPLES = 64
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("cnn", "resnet10")]
+
+
+def measured(metric, family="mlp", plan=None, convolution="patches", params=None):
+    architecture, trained_params, state = trained(family)
+    params = trained_params if params is None else params
+    return engine.measure_models(
+        metric, architecture.model(convolution), params, state, examples(), ["a", "b", "c"], plan=plan
+    )
+
+
+@pytest.mark.parametrize("family", ["mlp", *SLOW])
+def test_agrees_with_the_dense_hessian(family):
+    # The dense matrix of a ResNet takes long, in proportion to the examples.
+    num_samples = 16 if family == "resnet10" else NUM_SAMPLES
+    metric = Hessian(num_samples=num_samples, batch_size=num_samples // 2, num_eigenvalues=3, num_smallest=1)
+    rows = measured(metric, family)
+    for i, row in enumerate(rows[:1] if family == "resnet10" else rows):
+        dense = dense_hessian(family, i, num_samples)
+        expected = np.linalg.eigvalsh(dense)
+        np.testing.assert_allclose(row["hessian_eigenvalues"], expected[:-4:-1], rtol=1e-5)
+        assert row["hessian_eigenvalue"] == row["hessian_eigenvalues"][0]
+        assert row["hessian_smallest"] == pytest.approx(expected[0], rel=1e-4)
+        assert row["hessian_trace"] == pytest.approx(np.trace(dense), abs=5 * row["hessian_trace_se"])
+        # A trace that nearly cancels to nothing is not worth more probes than asked for: the error says so.
+        reached = row["hessian_trace_se"] <= 0.0201 * row["hessian_trace"]
+        assert reached or row["hessian_products"] >= metric.max_probes
+        # 5 standard errors, and float32's rounding of a sum of squares.
+        error = 5 * row["hessian_frobenius_se"] + 1e-5 * row["hessian_frobenius"]
+        assert row["hessian_frobenius"] == pytest.approx(np.linalg.norm(dense), abs=error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", [Hessian(num_samples=NUM_SAMPLES), PublishedHessian(num_samples=NUM_SAMPLES)])
+def test_the_form_of_the_convolution_changes_nothing(metric):
+    expected, found = (measured(metric, "cnn", Plan("vmap", 1), convolution) for convolution in ("patches", "lax"))
+    for row, wanted in zip(found, expected, strict=True):
+        for column in wanted.keys() - {"status"}:
+            # A residual is a difference: its rounding is the eigenvalue's.
+            atol = 1e-6 * wanted["hessian_eigenvalue"] if "residual" in column else 0
+            np.testing.assert_allclose(row[column], wanted[column], rtol=1e-5, atol=atol, err_msg=column)
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+def test_trace_methods_agree_with_the_dense_hessian(method):
+    metric = Hessian(num_samples=NUM_SAMPLES, trace_method=method, max_probes=1000, trace_tolerance=0.05)
+    dense = dense_hessian("mlp", 0, NUM_SAMPLES)
+    row = measured(metric)[0]
+    assert row["hessian_trace"] == pytest.approx(np.trace(dense), abs=5 * row["hessian_trace_se"])
+    assert row["hessian_trace_se"] <= 0.05 * row["hessian_trace"]
+    assert row["hessian_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-5)
+
+
+def test_gauss_newton_of_another_loss():
+    def squares(logits, labels):
+        return jnp.sum((logits - jax.nn.one_hot(labels, logits.shape[-1])) ** 2, -1) / 2
+
+    architecture, params, state = trained("mlp")
+    row = measured(Hessian(num_samples=NUM_SAMPLES, operator="gauss_newton", loss=squares))[0]
+    flat, unravel = ravel_pytree(one(params))
+    inputs = examples().x_train[:NUM_SAMPLES]
+    # Σ JᵀJ/n, by one reverse pass for every output.
+    jacobian = jax.jacrev(lambda flat: architecture.model().apply(unravel(flat), one(state), inputs).ravel())(flat)
+    matrix = np.asarray(jacobian, np.float64).T @ np.asarray(jacobian, np.float64) / NUM_SAMPLES
+    assert row["gauss_newton_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-5)
+    assert row["gauss_newton_trace"] == pytest.approx(np.trace(matrix), abs=5 * row["gauss_newton_trace_se"])
+    assert all(name.startswith("gauss_newton_") or name == "status" for name in row)
+
+
+def test_by_layer_agrees_with_the_diagonal_blocks():
+    _, params, _ = trained("mlp")
+    metric = Hessian(num_samples=NUM_SAMPLES, by_layer=True)
+    row, whole = measured(metric)[0], measured(Hessian(num_samples=NUM_SAMPLES))[0]
+    dense = dense_hessian("mlp", 0, NUM_SAMPLES)
+    groups = parameter_groups(one(params))
+    assert row["hessian_layers"] == list(groups.names)
+    for i in range(len(groups.names)):
+        place = np.asarray(groups.places) == i
+        block = dense[np.ix_(place, place)]
+        error = 5 * row["hessian_layer_trace_se"][i] + 1e-5 * np.trace(dense)
+        assert row["hessian_layer_trace"][i] == pytest.approx(np.trace(block), abs=error)
+        assert row["hessian_layer_eigenvalue"][i] == pytest.approx(np.linalg.eigvalsh(block)[-1], rel=1e-5)
+    for column, value in whole.items():
+        np.testing.assert_allclose(row[column], value, rtol=1e-5, atol=1e-6 * whole["hessian_eigenvalue"])
+
+
+def test_status_says_what_fell_short():
+    row = measured(Hessian(num_samples=NUM_SAMPLES, block_size=1, max_steps=2, max_probes=8, trace_tolerance=1e-3))[0]
+    assert "hessian eigenvalue not converged after 2 products" in row["status"]
+    assert "hessian trace known to" in row["status"]
+    assert np.isfinite(row["hessian_trace"])
+
+
+@pytest.mark.parametrize("metric", [Hessian(num_samples=NUM_SAMPLES), PublishedHessian(num_samples=NUM_SAMPLES)])
+def test_a_broken_model_harms_nobody(metric):
+    _, params, _ = trained("mlp")
+    broken = jax.tree.map(np.array, params)
+    jax.tree.leaves(broken)[0][1] = np.nan
+    clean, rows = measured(metric, plan=Plan("vmap", 3)), measured(metric, plan=Plan("vmap", 3), params=broken)
+    assert rows[0] == clean[0]
+    assert rows[2] == clean[2]
+    assert rows[1]["status"] == "hessian is not finite"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trace_method": "hutch"}, "Unknown trace_method 'hutch'. Choose one of deflated"),
+        ({"operator": "fisher"}, "Unknown operator 'fisher'"),
+        ({"num_eigenvalues": 0}, "Cannot find 0 largest and 0 smallest"),
+        ({"num_eigenvalues": 60, "num_smallest": 5}, "among 64 Krylov vectors"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Hessian(**settings)
+
+
+def published(matvec, size, seed):
+    keys = jax.random.split(jax.random.key(seed))
+    return jax.jit(lambda keys: PublishedHessian().estimate(matvec, size, *keys))(keys)
+
+
+def test_published_estimators_step_by_step():
+    dense = dense_hessian("mlp", 0, NUM_SAMPLES)
+    matrix = np.asarray(dense, np.float32)
+    found = published(lambda vector: matrix @ vector, len(dense), 0)
+    start_key, probe_key = jax.random.split(jax.random.key(0))
+    vector = np.asarray(jax.random.normal(start_key, (len(dense),)), np.float64)
+    vector /= np.linalg.norm(vector) + 1e-6
+    value, iterations = None, 0
+    for _ in range(100):
+        iterations += 1
+        product = dense @ vector
+        quotient = vector @ product
+        vector = product / (np.linalg.norm(product) + 1e-6)
+        if value is not None and abs(value - quotient) / (abs(value) + 1e-6) < 1e-3:
+            break
+        value = quotient
+    assert int(found["iterations"]) == iterations
+    assert float(found["eigenvalue"]) == pytest.approx(value, rel=1e-4)
+    forms, mean = [], 0.0
+    for i in range(100):
+        probe = np.asarray(jax.random.rademacher(jax.random.fold_in(probe_key, i), (len(dense),)), np.float64)
+        forms.append(probe @ dense @ probe)
+        if abs(np.mean(forms) - mean) / (mean + 1e-6) < 1e-3:
+            break
+        mean = np.mean(forms)
+    assert int(found["probes"]) == len(forms)
+    assert float(found["trace"]) == pytest.approx(np.mean(forms), rel=1e-4)
+    error = np.sqrt(float(found["squares"]) / (len(forms) * (len(forms) - 1)))
+    assert error == pytest.approx(np.std(forms, ddof=1) / len(forms) ** 0.5, rel=1e-3)
+
+
+def test_published_oddities_a_negative_matrix():
+    found = published(lambda vector: -jnp.arange(1.0, 101) * vector, 100, 0)
+    # The largest |λ| keeps its sign; a negative mean ends the trace at its second probe.
+    assert float(found["eigenvalue"]) == pytest.approx(-100, rel=0.05)
+    assert int(found["probes"]) == 2
+
+
+@pytest.mark.slow
+def test_published_agrees_with_pyhessian():
+    pyhessian = pytest.importorskip("pyhessian")
+    torch = pytest.importorskip("torch")
+    from torch_resnet import random_resnet
+
+    from converters.families import recognise, to_flax
+
+    network = random_resnet(1, seed=0)
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(NUM_SAMPLES, 32, 32, 3)).astype(np.float32), rng.integers(10, size=NUM_SAMPLES)
+    theirs = pyhessian.hessian(
+        network,
+        torch.nn.CrossEntropyLoss(),
+        data=(torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels)),
+        cuda=False,
+    )
+    torch.manual_seed(0)
+    their_eigenvalue = theirs.eigenvalues()[0][0]
+    their_forms = theirs.trace()
+
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    architecture = recognise(arrays)
+    params, state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], to_flax(arrays, architecture))
+    data = Examples(*map(jnp.asarray, (images, labels, NUM_SAMPLES, images, labels)))
+    model = architecture.model("patches")
+    row = engine.measure_models(PublishedHessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
+    # Both stop where a step moves the value by 0.1 %, each on its own way there.
+    assert row["hessian_eigenvalue"] == pytest.approx(their_eigenvalue, rel=0.02)
+    error = np.hypot(row["hessian_trace_se"], np.std(their_forms, ddof=1) / len(their_forms) ** 0.5)
+    assert row["hessian_trace"] == pytest.approx(np.mean(their_forms), abs=4 * error)
+    exact = engine.measure_models(Hessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
+    assert exact["hessian_trace"] == pytest.approx(np.mean(their_forms), abs=5 * error)

@@ -1,0 +1,206 @@
+"""The zoo store: what goes in comes out, in part and in any order; damage is named and stays where it is."""
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdjax.errors import InputError
+from mdjax.models import Architecture
+from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
+
+SHAPES = {"small": Architecture("mlp", 3, (4, 4, 1), 3), "normed": Architecture("resnet18", 1, (8, 8, 1), 3)}
+
+
+def stack(architecture, count, seed=0):
+    return jax.tree.map(np.array, jax.vmap(architecture.init)(jax.random.split(jax.random.key(seed), count)))
+
+
+def rows(prefix, count):
+    return [
+        {"model_id": f"{prefix}{i}", "configuration": prefix, "seed": i, "batch_size": 8, "learning_rate": None}
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    zoo = Zoo.create(tmp_path / "zoo", data="digits")
+    for seed, name in enumerate(("a", "b")):
+        zoo.append(name, SHAPES["small"], rows(name, 3), *stack(SHAPES["small"], 3, seed))
+    zoo.append("n", SHAPES["normed"], rows("n", 2), *stack(SHAPES["normed"], 2))
+    return zoo
+
+
+def assert_equal(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_models_come_out_as_they_went_in(zoo):
+    reopened = Zoo(zoo.path)
+    pd.testing.assert_frame_equal(reopened.manifest, zoo.manifest)
+    assert reopened.groups == ["a", "b", "n"]
+    assert len(reopened) == 8
+    assert_equal(reopened.read_group("n"), stack(SHAPES["normed"], 2))
+    assert reopened.architecture("n") == SHAPES["normed"]
+    assert set(reopened.manifest["num_params"]) == {SHAPES["small"].num_params, SHAPES["normed"].num_params}
+
+
+def test_partial_reads_follow_the_order_asked_for(zoo):
+    params, _ = Zoo(zoo.path).read(["b2", "a0", "b0"])
+    first, second = (stack(SHAPES["small"], 3, seed)[0] for seed in (0, 1))
+    expected = jax.tree.map(lambda a, b: np.stack([b[2], a[0], b[0]]), first, second)
+    assert_equal(params, expected)
+
+
+def test_a_partial_read_opens_no_other_group(zoo):
+    shutil.rmtree(zoo.path / "groups" / "b" / "arrays")
+    params, _ = Zoo(zoo.path).read(["a1"])
+    assert_equal(params, jax.tree.map(lambda leaf: leaf[1:2], stack(SHAPES["small"], 3)[0]))
+
+
+def test_anyone_can_open_the_manifest(zoo):
+    manifest = pd.read_parquet(zoo.path / "manifest.parquet")
+    assert list(manifest["model_id"]) == ["a0", "a1", "a2", "b0", "b1", "b2", "n0", "n1"]
+    assert (manifest["status"] == "ok").all()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("pattern", ["arrays/d/*", "arrays/manifest.ocdbt", "group.json"])
+def test_a_damaged_group_is_named_and_the_others_stay_readable(zoo, damage, pattern):
+    for path in (zoo.path / "groups" / "b").glob(pattern):
+        damage(path)
+    reopened = Zoo(zoo.path)
+    try:
+        tree = reopened.read_group("b")
+    except DamagedGroupError as error:
+        assert "Group b of" in str(error)
+        assert "is damaged" in str(error)
+    else:  # a flipped bit that changed nothing read back
+        assert damage is flip
+        assert_equal(tree, stack(SHAPES["small"], 3, 1))
+    assert_equal(reopened.read_group("a"), stack(SHAPES["small"], 3, 0))
+
+
+def test_a_lost_manifest_is_rebuilt_and_damage_in_a_group_is_told(zoo):
+    (zoo.path / "manifest.parquet").unlink()
+    truncate(zoo.path / "groups" / "b" / "models.parquet")
+    reopened = Zoo(zoo.path)
+    assert list(reopened.damaged) == ["b"]
+    assert set(reopened.manifest["group"]) == {"a", "n"}
+
+
+def test_swapped_weights_do_not_fit_their_hash(zoo):
+    shutil.rmtree(zoo.path / "groups" / "b" / "arrays")
+    shutil.copytree(zoo.path / "groups" / "a" / "arrays", zoo.path / "groups" / "b" / "arrays")
+    with pytest.raises(DamagedGroupError, match="Group b of .* its weights do not fit their hashes"):
+        Zoo(zoo.path).read_group("b")
+
+
+def test_hashes_tell_models_apart_by_content_alone():
+    params, state = stack(SHAPES["normed"], 3)
+    hashes = weights_hash(params, state)
+    assert len(set(hashes)) == 3
+    assert weights_hash(*jax.tree.map(lambda leaf: leaf[1:2], (params, state))) == hashes[1:2]
+
+
+def test_nan_weights_are_marked(tmp_path):
+    zoo = Zoo.create(tmp_path / "zoo", data="digits")
+    params, state = stack(SHAPES["small"], 2)
+    params["linear"]["bias"][1, 0] = np.nan
+    zoo.append("a", SHAPES["small"], rows("a", 2), params, state)
+    assert list(Zoo(zoo.path).manifest["status"]) == ["ok", "weights are not finite"]
+
+
+def test_a_killed_writers_leftovers_are_removed(zoo):
+    old, young = (zoo.path / "groups" / f".writing-{name}" for name in ("old", "young"))
+    for leftover in (old, young):
+        leftover.mkdir()
+        (leftover / "half").write_text("x")
+    os.utime(old, (0, 0))
+    reopened = Zoo.create(zoo.path, data="digits")
+    assert not old.exists()
+    assert young.exists()
+    assert reopened.groups == ["a", "b", "n"]
+
+
+def test_of_two_writers_of_a_group_the_first_wins(zoo):
+    late, other = Zoo(zoo.path), Zoo(zoo.path)
+    first = stack(SHAPES["small"], 2, 5)
+    zoo.append("c", SHAPES["small"], rows("c", 2), *first)
+    late.append("c", SHAPES["small"], rows("c", 2), *first)
+    for reopened in (late, Zoo(zoo.path)):
+        assert_equal(reopened.read_group("c"), first)
+        assert len(reopened) == 10
+    with pytest.raises(InputError, match="holds other models or is damaged. Delete"):
+        other.append("c", SHAPES["small"], rows("d", 2), *first)
+    with pytest.raises(InputError, match="already has a group c"):
+        Zoo(zoo.path).append("c", SHAPES["small"], rows("d", 2), *first)
+    assert not list((zoo.path / "groups").glob(".writing-*"))
+    assert len(Zoo(zoo.path)) == 10
+
+
+def test_a_manifest_cannot_lead_out_of_the_zoo(zoo):
+    shutil.copytree(zoo.path / "groups" / "a", zoo.path.parent / "outside")
+    path = zoo.path / "groups" / "a" / "models.parquet"
+    pd.read_parquet(path).assign(group="../../outside").to_parquet(path)
+    (zoo.path / "manifest.parquet").unlink()
+    assert "../../outside" not in set(Zoo(zoo.path).manifest["group"])
+    with pytest.raises(DamagedGroupError, match="is missing"):
+        Zoo(zoo.path).read_group("../../outside")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("linear"), "lacks array .*linear"),
+        (lambda p: p.update(extra=np.zeros((2, 1))), "has the unexpected array .*extra"),
+        (lambda p: p["linear"].update(bias=np.zeros((2, 9))), "has shape \\(2, 9\\), but \\(2, 3\\) was expected"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_architecture_are_refused(tmp_path, change, message):
+    zoo = Zoo.create(tmp_path / "zoo", data="digits")
+    params, state = stack(SHAPES["small"], 2)
+    change(params)
+    with pytest.raises(InputError, match=message):
+        zoo.append("a", SHAPES["small"], rows("a", 2), params, state)
+    assert zoo.groups == []
+
+
+def test_wrong_use_is_refused_in_one_sentence(zoo, tmp_path):
+    with pytest.raises(InputError, match="is no zoo: it has no zoo.json"):
+        Zoo(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds models trained on 'digits', not 'cifar10'"):
+        Zoo.create(zoo.path, data="cifar10")
+    with pytest.raises(InputError, match="Model 'x' is not in the zoo"):
+        zoo.read(["x"])
+    with pytest.raises(InputError, match="do not stack"):
+        zoo.read(["a0", "n0"])
+    with pytest.raises(InputError, match="Model ids occur twice"):
+        zoo.append("c", SHAPES["small"], rows("a", 3), *stack(SHAPES["small"], 3))
+    with pytest.raises(InputError, match="no plain folder name"):
+        zoo.append("../c", SHAPES["small"], rows("c", 3), *stack(SHAPES["small"], 3))
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match="Cannot write the zoo .* Choose a folder that you may write to"):
+        Zoo.create(file / "zoo", data="digits")
+    (zoo.path / "zoo.json").write_text(json.dumps({"format": "mdjax-zoo", "version": 99}))
+    with pytest.raises(InputError, match="version 99, but this mdjax reads"):
+        Zoo(zoo.path)
+    (zoo.path / "zoo.json").write_text("{")
+    with pytest.raises(InputError, match="Cannot read"):
+        Zoo(zoo.path)

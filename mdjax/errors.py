@@ -1,4 +1,4 @@
-"""The one exception a user can mend: its message is a whole sentence."""
+"""The one exception a user can mend, and other errors in one line of text."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,14 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with status 2; Python callers catch it as a ValueError.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for use inside a sentence: its first line, at most 200 characters, no full stop.
+
+    The reason alone for errors of the operating system, whose path the sentence names anyway; the type's name for an
+    error that says nothing.
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    lines = str(text).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")

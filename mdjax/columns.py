@@ -1,0 +1,75 @@
+"""What the columns of manifests and tables are called, and how a feature is made and read.
+
+A table of configurations carries the description of its features with it (`attrs["features"]`, kept in the Parquet
+file), so that a report knows the features of any metric, also of one that it has never heard of.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+ARCHITECTURE = ("family", "variant", "width", "depth", "num_classes", "num_params")
+"""What a table says of a model's architecture."""
+
+TRAINING = ("batch_size", "data_share", "label_noise", "learning_rate", "momentum", "weight_decay", "epochs")
+"""What a manifest and a table say of a model's training."""
+
+CONFIGURATION = (*ARCHITECTURE, *TRAINING, "preset")
+"""Columns that all models of a configuration share."""
+
+FEATURES = "features"
+"""Where a frame of configurations keeps the descriptions of its features, in `attrs`."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column of configurations: what it is made from, and how people read it.
+
+    `column` of the models' or pairs' rows (default: of the same name) is averaged over a configuration's rows that
+    have it; "signed_log" takes `table.signed_log` of that mean. `<name>_se` is the standard error from the rows'
+    spread, or, where one row shows none, the mean of the column `own_error`. `title` and `unit` name it in a figure,
+    whose colours follow the logarithm of the values where `log_colours` is set.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    column: str = ""
+    own_error: str = ""
+    scale: Literal["linear", "signed_log"] = "linear"
+    log_colours: bool = False
+
+    @property
+    def source(self) -> str:
+        """The column of the models' or pairs' rows that the feature is made from."""
+        return self.column or self.name
+
+    @property
+    def label(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+def describe(table: pd.DataFrame, features: Iterable[Feature]) -> pd.DataFrame:
+    """The same frame of configurations, carrying the descriptions of its features."""
+    table.attrs[FEATURES] = [asdict(feature) for feature in features]
+    return table
+
+
+def described(table: pd.DataFrame) -> dict[str, Feature]:
+    """The features that a frame of configurations describes, by name; none for a frame that describes nothing.
+
+    What cannot be understood, as in a file of another version, counts as not described.
+    """
+    found: dict[str, Feature] = {}
+    entries: Any = table.attrs.get(FEATURES, ())
+    for entry in entries if isinstance(entries, list) else ():
+        try:
+            feature = Feature(**entry)
+        except TypeError:
+            continue
+        if isinstance(feature.name, str) and isinstance(feature.title, str):
+            found[feature.name] = feature
+    return found

@@ -1,0 +1,82 @@
+"""Files written in one step, and folders tried before anything is computed for them.
+
+Whoever looks at a file sees its old content or its new one, whole. What a killed writer left behind lies under a name
+that begins with `TEMPORARY` and is removed by a later writer.
+"""
+
+import contextlib
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from mdjax.errors import InputError, first_line
+
+TEMPORARY = ".writing-"
+"""How the names of unfinished files and folders begin."""
+
+_STALE_SECONDS = 3600
+
+MAY_WRITE = "Choose a folder that you may write to."
+"""The remedy where nothing better is known."""
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the folder of `path`, for content that becomes `path` by a rename."""
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; when the block ends well it becomes `path` in one step, else it is removed.
+
+    The folder of `path` is made where it is missing. Raises OSError where either cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def writing(what: str, remedy: str = MAY_WRITE) -> Iterator[None]:
+    """Turns an OSError inside into an InputError: "Cannot write {what}: {the system's reason}. {remedy}"."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"Cannot write {what}: {first_line(error)}. {remedy}") from None
+
+
+def write_file(path: Path, content: bytes | str, remedy: str = MAY_WRITE) -> None:
+    """Write a file whole or not at all, text as UTF-8; InputError where it cannot be written."""
+    with writing(str(path), remedy), replacing(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder if it is missing, and try it by a file; raises OSError where nothing can be written there.
+
+    Done before work that takes hours, so that a bad choice of folder is told at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = temporary_beside(folder / "probe")
+    probe.touch()
+    probe.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder; a young one may belong to another writer that is at work."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime <= _STALE_SECONDS:
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()

@@ -1,0 +1,29 @@
+"""How a measurement went: a code for programs, a sentence for people."""
+
+import enum
+from typing import NamedTuple
+
+
+class StatusCode(enum.StrEnum):
+    """What happened to a model, a pair or a configuration; the values stand in the column `status_code`."""
+
+    OK = "ok"
+    WEIGHTS_NOT_FINITE = "weights_not_finite"
+    GROUP_DAMAGED = "group_damaged"
+    TOO_LARGE = "too_large"  # for the device's memory
+    NOT_FINITE = "not_finite"  # a measured number
+    DIVERGED = "diverged"  # the training of a curve
+    NOT_CONVERGED = "not_converged"  # an iteration, before its limit
+    UNCERTAIN = "uncertain"  # a standard error out of all proportion
+    UNDEFINED = "undefined"  # the quantity itself, for this model
+    FEATURES_MISSING = "features_missing"  # in a table that is diagnosed
+
+
+class Status(NamedTuple):
+    """A code, and the sentence of the column `status`."""
+
+    code: StatusCode
+    sentence: str
+
+
+OK = Status(StatusCode.OK, "ok")

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mdjax import __version__
 from mdjax.errors import InputError
+from mdjax.statuses import StatusCode
 
 _TRAIN_EPILOG = """\
 example grid (every axis may be a number or a list):
@@ -26,27 +27,16 @@ example grid (every axis may be a number or a list):
 
 A killed run goes on where it stopped when the same command is given again."""
 
-_MEASURE_EPILOG = """\
+_MEASURE_EXAMPLE = """\
 example:
 
   mdjax measure zoo --out table
   mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
   mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
-  mdjax measure zoo --plan --devices 8
+  mdjax measure zoo --plan --devices 8"""
 
-metrics (those with * are measured unless others are named):
-
-  losses *               training and test loss, error and calibration error
-  hessian *              extreme eigenvalues, trace and Frobenius norm of the Hessian or Gauss-Newton matrix
-  density                spectral density by stochastic Lanczos quadrature
-  mode_connectivity *    loss and error along a trained Bezier curve or chain between two models
-  linear_connectivity    the same along the straight line between them
-  cka *                  centred kernel alignment of any layer, biased and debiased
-  similarity             agreement, Jensen-Shannon divergence, cosine of logits, distances
-  surface                loss on a line or plane through the model
-
-presets: default (accurate), reference (the published recipe), fast (a quarter of the samples). What a metric can be
-set to is told by 'python -c "help(\'mdjax.metrics\')"' and by a wrong --set.
+_MEASURE_END = """\
+What a metric can be set to is told by 'python -c "help(\'mdjax.metrics\')"' and by a wrong --set.
 
 TABLE becomes a folder with models.parquet, pairs.parquet and configurations.parquet. Finished work is
 kept there: the same command again measures only what is missing."""
@@ -59,6 +49,24 @@ example:
   mdjax diagnose table --out verdicts.csv
 
 TABLE is a folder made by 'mdjax measure', or a .parquet or .csv file with the published columns."""
+
+
+class _Command(argparse.ArgumentParser):
+    """A parser whose epilog may be a function, called only where the help is printed."""
+
+    late_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
+
+
+def _measure_epilog() -> str:
+    # The metrics describe themselves; asking them loads JAX.
+    from mdjax.metrics.registry import help_text
+
+    return f"{_MEASURE_EXAMPLE}\n\n{help_text()}\n\n{_MEASURE_END}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,9 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("mdjax", description="Why does a trained network underperform?")
     parser.add_argument("--version", action="version", version=f"mdjax {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
-    def command(name: str, run, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+    def command(name: str, run, summary: str, epilog: str = "") -> _Command:
         added = commands.add_parser(name, help=summary, description=summary, epilog=epilog, formatter_class=raw)
         added.set_defaults(run=run)
         return added
@@ -93,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("grid", type=Path, metavar="GRID.toml")
     train.add_argument("--out", type=Path, required=True, metavar="ZOO")
 
-    measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _MEASURE_EPILOG)
+    measure = command("measure", _measure, "measure the loss landscape of every model of a zoo")
+    measure.late_epilog = _measure_epilog
     measure.add_argument("zoo", type=Path, metavar="ZOO")
     measure.add_argument(
         "--out", type=Path, metavar="TABLE", help="where the table goes; needed unless --plan is given"
@@ -140,14 +149,14 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from mdjax.engine.plan import device_mesh
+    from mdjax.engine import device_mesh
+    from mdjax.metrics import select
     from mdjax.sweeps.local import measure, preview
 
     arguments: dict[str, Any] = {
         "data": options.data,
         "preset": options.preset,
-        "metrics": options.metrics,
-        "settings": options.set,
+        "metrics": select(options.preset, options.metrics, options.set),
         "mesh": device_mesh(options.devices),
     }
     if options.plan:
@@ -158,7 +167,7 @@ def _measure(options: argparse.Namespace) -> None:
     if options.out is None:
         raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
     table = measure(options.zoo, out=options.out, seed=options.seed, **arguments)
-    bad = int((table.models["status"] != "ok").sum())
+    bad = int((table.models["status_code"] != StatusCode.OK).sum())
     print(
         f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
         f"{len(table.configurations)} configurations"

@@ -28,9 +28,9 @@ class Feature:
     """A column of configurations: what it is made from, and how people read it.
 
     `column` of the models' or pairs' rows (default: of the same name) is averaged over a configuration's rows that
-    have it; "signed_log" takes `table.signed_log` of that mean. `<name>_se` is the standard error from the rows'
-    spread, or, where one row shows none, the mean of the column `own_error`. `title` and `unit` name it in a figure,
-    whose colours follow the logarithm of the values where `log_colours` is set.
+    have it; "signed_log" takes `sweeps.aggregation.signed_log` of that mean. `<name>_se` is the standard error from
+    the rows' spread, or, where one row shows none, the mean of the column `own_error`. `title` and `unit` name it in
+    a figure, whose colours follow the logarithm of the values where `log_colours` is set.
     """
 
     name: str

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from mdjax.engine.plan import Plan, device_mesh
+from mdjax import engine
+from mdjax.engine import Plan, Programs, Stack, device_mesh
 from mdjax.metrics import Examples
 from mdjax.zoo.data import Dataset, load
 from mdjax.zoo.grids import Setting
@@ -72,6 +73,12 @@ def examples(num_train: int | None = None, dataset: Dataset | None = None) -> Ex
     count = len(dataset.x_train) if num_train is None else num_train
     arrays = map(jnp.asarray, (dataset.x_train, dataset.y_train, count, dataset.x_test, dataset.y_test))
     return Examples(*arrays)
+
+
+def measured(metric, model, params, state, data: Examples | None = None, ids=("a", "b", "c"), *, plan=None, **options):
+    """The rows of a metric on stacked models; `options` are those of `engine.measure`."""
+    stack = Stack(model, params, state, ids)
+    return engine.measure(metric, stack, data or examples(), programs=Programs(plan), **options)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
-    train(Grid(width=(2, 8), batch_size=(64, 256), epochs=2, seeds=2), folder / "noisy-zoo", show_progress=False)
+    train(Grid(width=(2, 8), batch_size=(64, 256), epochs=2, seeds=2), folder / "noisy-zoo")
     return folder
 
 

@@ -1,15 +1,8 @@
 """Stacked models × one metric → rows: batched, spread over devices, compiled once a shape. Nothing else compiles."""
 
+from mdjax.engine.measuring import measure
 from mdjax.engine.plan import Plan, default_plan, device_mesh
-from mdjax.engine.programs import compare_models, measure_models, measure_pairs, memory_need, metric_key
+from mdjax.engine.programs import Need, Programs, metric_key
+from mdjax.engine.stacks import Stack
 
-__all__ = [
-    "Plan",
-    "compare_models",
-    "default_plan",
-    "device_mesh",
-    "measure_models",
-    "measure_pairs",
-    "memory_need",
-    "metric_key",
-]
+__all__ = ["Need", "Plan", "Programs", "Stack", "default_plan", "device_mesh", "measure", "metric_key"]

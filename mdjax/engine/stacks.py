@@ -1,25 +1,39 @@
-"""Models stacked on the leading axis of pytrees: stack, take, count."""
+"""Models stacked on the leading axis of pytrees: put together, picked from, counted."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from mdjax.models import Model
+
 PyTree = Any
 
 
-def stack(trees: Sequence[PyTree]) -> PyTree:
-    """Put equal-shaped pytrees on a new leading axis."""
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+class Stack(NamedTuple):
+    """Models of one architecture, on axis 0 of every array of `params` and `state`.
+
+    `ids` name them: they seed the models' random numbers, so a model's row does not depend on its place.
+    """
+
+    model: Model
+    params: PyTree
+    state: PyTree
+    ids: Sequence[str]
 
 
-def take(tree: PyTree, index: Sequence[int] | np.ndarray) -> PyTree:
-    """The models at `index` of a stacked pytree, stacked in that order."""
-    index = np.asarray(index, int)
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+def stack(models: Sequence[PyTree]) -> PyTree:
+    """Put pytrees of equal shapes on a new leading axis. ValueError where structures or shapes differ."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *models)
 
 
-def count(tree: PyTree) -> int:
+def take(stacked: PyTree, indices: Sequence[int] | np.ndarray) -> PyTree:
+    """The models at `indices` of a stacked pytree, stacked in that order."""
+    chosen = np.asarray(indices, int)
+    return jax.tree.map(lambda leaf: leaf[chosen], stacked)
+
+
+def count(stacked: PyTree) -> int:
     """How many models a stacked pytree holds."""
-    return len(jax.tree.leaves(tree)[0])
+    return len(jax.tree.leaves(stacked)[0])

@@ -1,8 +1,7 @@
-"""The metrics: frozen settings with what they measure, and the names of their columns.
+"""The metrics: frozen settings with what they measure, each in one file.
 
-A metric sees one model (or pair); the engine adds the model axis, compiles and shards. Each comes in two halves: one
-is traced by JAX and returns arrays, the other turns them into numbers on the host in float64 (see `contract`). To add
-one, write a frozen dataclass that keeps one of the contracts and put it into `METRICS`.
+A metric sees one model (or pair); the engine adds the model axis, compiles and shards. To add one, subclass one of the
+base classes of `contract` and put the class into `registry.METRICS`; `docs/metrics.md` has a whole one.
 """
 
 from mdjax.metrics.cka import CKA, PublishedCKA

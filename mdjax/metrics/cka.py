@@ -1,23 +1,26 @@
 """Centred kernel alignment of two models' features: on inputs common to all models, and as published."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape.batches import over_data
 from mdjax.landscape.similarity import gram_cka, linear_cka
-from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.contract import Examples, FeatureMetric, Metric, PairMetric, Pairs, PyTree, Raw, Weights
 from mdjax.models import Model
+from mdjax.statuses import Status, StatusCode
 
-_UNDEFINED = "CKA is undefined: a model answers the same to every input"
+_UNDEFINED = Status(StatusCode.UNDEFINED, "CKA is undefined: a model answers the same to every input")
+_FEATURE = Feature("CKA", "CKA similarity", "0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
-class CKA:
+class CKA(FeatureMetric):
     """Linear CKA of one layer of every two models of a configuration, on mixed-up training inputs.
 
     `layer` is "softmax" (class probabilities, as published), "logits", or a layer of the network by name, as
@@ -30,7 +33,9 @@ class CKA:
     """
 
     name: ClassVar[str] = "cka"
-    scope: ClassVar[str] = "features"
+    description: ClassVar[str] = "centred kernel alignment of any layer, biased and debiased"
+    features: ClassVar[tuple[Feature, ...]] = (_FEATURE,)
+    by_default: ClassVar[bool] = True
 
     num_batches: int = 5
     batch_size: int = 128
@@ -40,11 +45,16 @@ class CKA:
     def __post_init__(self) -> None:
         _check(self.num_batches, self.batch_size, self.mixup)
 
+    @classmethod
+    def of_preset(cls, preset: str) -> Metric:
+        presets = {"reference": PublishedCKA(), "fast": cls(num_batches=2)}
+        return presets.get(preset, cls())
+
     def inputs(self, data: Examples, key: jax.Array) -> jax.Array:
         """The mixed-up inputs [batches, batch, ...]; fewer examples than needed are repeated."""
         return _mixed_inputs(data, key, self.num_batches, self.batch_size, self.mixup)
 
-    def features(self, model: Model, params: PyTree, state: PyTree, inputs: jax.Array) -> Raw:
+    def features_of(self, model: Model, params: PyTree, state: PyTree, inputs: jax.Array) -> Raw:
         features = _features(model, params, state, inputs, self.layer)
         count, width = features.shape
         constant = _is_constant(features)
@@ -66,7 +76,7 @@ class CKA:
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedCKA:
+class PublishedCKA(PairMetric):
     """Linear CKA as it was measured for the published trees: biased, of softmax outputs, inputs drawn for each pair.
 
     Six batches of 128 training examples, where five were asked for, mixed up as in `CKA` and drawn anew for every
@@ -75,24 +85,18 @@ class PublishedCKA:
     """
 
     name: ClassVar[str] = "cka"
-    scope: ClassVar[str] = "pair"
+    description: ClassVar[str] = CKA.description
+    features: ClassVar[tuple[Feature, ...]] = (_FEATURE,)
 
     num_batches: int = 6
     batch_size: int = 128
     mixup: int = 16
-    pairs: Literal["ordered", "all", "disjoint", "first"] = "ordered"
+    pairs: Pairs = "ordered"
 
     def __post_init__(self) -> None:
         _check(self.num_batches, self.batch_size, self.mixup)
 
-    def measure(
-        self,
-        model: Model,
-        first: tuple[PyTree, PyTree],
-        second: tuple[PyTree, PyTree],
-        data: Examples,
-        key: jax.Array,
-    ) -> Raw:
+    def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
         inputs = _mixed_inputs(data, key, self.num_batches, self.batch_size, self.mixup)
         features, other = (_features(model, *weights, inputs, "softmax") for weights in (first, second))
         return {"first": features, "second": other, "constant": _is_constant(features) | _is_constant(other)}

@@ -1,25 +1,24 @@
 """Connectivity of two models: training error along a trained curve, and along the straight line, between them."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape import curves, losses
 from mdjax.landscape.alignment import aligned
 from mdjax.landscape.curves import CurveSettings
-from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.contract import Examples, Metric, PairMetric, Pairs, Raw, Weights
 from mdjax.models import Model
-
-Pairs = Literal["disjoint", "first", "all"]
-End = tuple[PyTree, PyTree]
+from mdjax.statuses import Status, StatusCode
 
 
 @dataclasses.dataclass(frozen=True)
-class ModeConnectivity:
+class ModeConnectivity(PairMetric):
     """Barrier and peak of training error along a trained curve between two models, in percent.
 
     With e the errors at `num_points` equally spaced t (ends included, BatchNorm re-estimated at each) and c the
@@ -33,7 +32,13 @@ class ModeConnectivity:
     """
 
     name: ClassVar[str] = "mode_connectivity"
-    scope: ClassVar[str] = "pair"
+    description: ClassVar[str] = "loss and error along a trained Bézier curve or chain between two models"
+    features: ClassVar[tuple[Feature, ...]] = (
+        Feature("mode_connectivity", "Mode connectivity", "points of error"),
+        Feature("mode_connectivity_peak", "Connectivity peak", "% error, negated"),
+    )
+    by_default: ClassVar[bool] = True
+    reestimates_statistics: ClassVar[bool] = True
 
     settings: CurveSettings = CurveSettings()
     num_points: int = 9
@@ -43,7 +48,13 @@ class ModeConnectivity:
     def __post_init__(self) -> None:
         _check_points(self.num_points)
 
-    def measure(self, model: Model, first: End, second: End, data: Examples, key: jax.Array) -> Raw:
+    @classmethod
+    def of_preset(cls, preset: str) -> Metric:
+        if preset == "reference":
+            return PublishedModeConnectivity()
+        return cls(CurveSettings(num_steps=75), num_points=5, pairs="first") if preset == "fast" else cls()
+
+    def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
         return _along_curve(self.settings, self.num_points, self.align, model, first, second, data, key)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
@@ -83,7 +94,7 @@ class PublishedModeConnectivity(ModeConnectivity):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearConnectivity:
+class LinearConnectivity(PairMetric):
     """Training loss and error along the straight line between two models, and their barriers; nothing is trained.
 
     With e the errors (percent) at `num_points` equally spaced t, BatchNorm re-estimated at each: `linear_barrier` is
@@ -95,7 +106,8 @@ class LinearConnectivity:
     """
 
     name: ClassVar[str] = "linear_connectivity"
-    scope: ClassVar[str] = "pair"
+    description: ClassVar[str] = "loss and error along the straight line between two models"
+    reestimates_statistics: ClassVar[bool] = True
 
     num_points: int = 11
     pairs: Pairs = "disjoint"
@@ -104,7 +116,7 @@ class LinearConnectivity:
     def __post_init__(self) -> None:
         _check_points(self.num_points)
 
-    def measure(self, model: Model, first: End, second: End, data: Examples, key: jax.Array) -> Raw:
+    def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
         line = CurveSettings(kind="line")
         return _along_curve(line, self.num_points, self.align, model, first, second, data, key)
 
@@ -129,8 +141,8 @@ def _along_curve(
     num_points: int,
     align: bool,
     model: Model,
-    first: End,
-    second: End,
+    first: Weights,
+    second: Weights,
     data: Examples,
     key: jax.Array,
 ) -> Raw:
@@ -156,9 +168,9 @@ def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
     columns[f"{prefix}_end_gap"] = float(np.abs(found["error"][[0, -1]] - found["end_error"]).max())
     columns[f"{prefix}_end_loss_gap"] = float(np.abs(found["loss"][[0, -1]] - found["end_loss"]).max())
     if not np.isfinite(found["end_error"]).all():
-        return columns | {"status": "a model at the curve's end has no finite loss"}
+        return columns | {"status": Status(StatusCode.NOT_FINITE, "a model at the curve's end has no finite loss")}
     if not np.isfinite(found["error"]).all():
-        return columns | {"status": "curve diverged"}
+        return columns | {"status": Status(StatusCode.DIVERGED, "curve diverged")}
     return columns
 
 

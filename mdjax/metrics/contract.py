@@ -1,15 +1,35 @@
-"""What a metric is to the engine: three contracts, by what a metric looks at."""
+"""What a metric is to the engine, to the table and to its readers: one base class for each thing a metric looks at.
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+A metric is a frozen dataclass of settings that subclasses `ModelMetric`, `PairMetric` or `FeatureMetric`, all in one
+file. It says its `name`, its one-line `description` and the `features` that a configuration gets from it, and comes in
+two halves: one is traced by JAX and returns arrays, the other turns them into numbers on the host, in float64. The base
+class knows which models a row is about and how the traced half is called on them; nothing else asks what kind of
+metric it has.
+"""
+
+import abc
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
+from mdjax.columns import Feature
 from mdjax.models import Model
 
 PyTree = Any
 Raw = Mapping[str, Any]
-"""What a metric's traced half returns for one model or pair: arrays by name."""
+"""What a metric's traced half returns: arrays by name."""
+
+Weights = tuple[PyTree, PyTree]
+"""One model's (params, state)."""
+
+Member = tuple[int, ...]
+"""What one row is about: the index of a model in its stack, or those of a pair."""
+
+Pairs = Literal["disjoint", "first", "all", "ordered"]
+"""Which pairs of a configuration's models: those of seeds 0 and 1, 2 and 3, ...; that of seeds 0 and 1; all; or all, in
+both orders."""
 
 
 class Examples(NamedTuple):
@@ -22,57 +42,174 @@ class Examples(NamedTuple):
     y_test: jax.Array
 
 
-class ModelMetric(Protocol):
-    """A metric of one model; `scope` is "model"."""
+class Metric(abc.ABC):
+    """What all metrics have in common; subclass one of the three below."""
 
     name: ClassVar[str]
-    scope: ClassVar[str]
+    """As `--metrics` and the columns of seconds call it; also seeds its random numbers."""
 
-    def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw: ...
+    description: ClassVar[str]
+    """One line for the command line's help."""
 
-    def columns(self, raw: Raw) -> dict[str, Any]: ...
+    features: ClassVar[tuple[Feature, ...]] = ()
+    """What a configuration gets from it, and how that is made from the rows of its models or pairs."""
+
+    frame: ClassVar[Literal["models", "pairs"]]
+    """Which of the table's frames its rows stand in."""
+
+    by_default: ClassVar[bool] = False
+    """Whether it is measured where no metrics are named."""
+
+    reestimates_statistics: ClassVar[bool] = False
+    """Whether it needs a model's `batch_apply`."""
+
+    draws_inputs: ClassVar[bool] = False
+    """Whether its traced half sees inputs drawn once for all models in place of the data."""
+
+    @classmethod
+    def of_preset(cls, preset: str) -> "Metric":
+        """The metric with the settings of a preset; as it is, unless it says otherwise."""
+        return cls()
+
+    def derived(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of configurations that follow from its features: name → series, given name → series."""
+        return {}
+
+    @abc.abstractmethod
+    def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
+        """The members to measure in a stack, given each model's configuration and its index among the seeds there."""
+
+    def runs(self, members: Sequence[Member]) -> list[Member]:
+        """The models that the traced half is called on together, once each, for these members."""
+        return list(members)
+
+    def runs_of(self, member: Member) -> tuple[Member, ...]:
+        """The runs whose results make the row of one member."""
+        return (member,)
+
+    def shared(self, data: Examples, key: jax.Array) -> PyTree:
+        """What every run is given; traced where `draws_inputs` is set."""
+        return data
+
+    @abc.abstractmethod
+    def run(self, model: Model, weights: tuple[Weights, ...], shared: PyTree, key: jax.Array) -> Raw:
+        """Call the traced half on one run's models."""
+
+    @abc.abstractmethod
+    def row(self, raws: Sequence[Raw]) -> dict[str, Any]:
+        """One member's columns, from the results of its runs.
+
+        `status` may hold a `mdjax.statuses.Status`; without it a number that is not finite gives the row one.
+        """
 
 
-class PairMetric(Protocol):
-    """A metric of two models of a configuration, each given as (params, state); `scope` is "pair".
+class ModelMetric(Metric):
+    """A metric of one model: `measure` is traced, `columns` makes numbers of what it returns."""
 
-    `pairs` says which: "disjoint" (places 0 and 1, 2 and 3, ...), "first" (places 0 and 1), "all", or "ordered"
-    (all, in both orders).
+    frame = "models"
+
+    @abc.abstractmethod
+    def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        """The traced half: arrays by name for one model."""
+
+    @abc.abstractmethod
+    def columns(self, raw: Raw) -> dict[str, Any]:
+        """The model's columns, on the host."""
+
+    def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
+        return [(index,) for index in range(len(configurations))]
+
+    def run(self, model: Model, weights: tuple[Weights, ...], shared: PyTree, key: jax.Array) -> Raw:
+        ((params, state),) = weights
+        return self.measure(model, params, state, shared, key)
+
+    def row(self, raws: Sequence[Raw]) -> dict[str, Any]:
+        return self.columns(raws[0])
+
+
+class PairMetric(Metric):
+    """A metric of two models of a configuration, each given as (params, state); `pairs` says which."""
+
+    frame = "pairs"
+    pairs: Pairs
+
+    @abc.abstractmethod
+    def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
+        """The traced half: arrays by name for one pair."""
+
+    @abc.abstractmethod
+    def columns(self, raw: Raw) -> dict[str, Any]:
+        """The pair's columns, on the host."""
+
+    def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
+        return pairs_within(configurations, seeds, self.pairs)
+
+    def run(self, model: Model, weights: tuple[Weights, ...], shared: PyTree, key: jax.Array) -> Raw:
+        first, second = weights
+        return self.measure(model, first, second, shared, key)
+
+    def row(self, raws: Sequence[Raw]) -> dict[str, Any]:
+        return self.columns(raws[0])
+
+
+class FeatureMetric(Metric):
+    """A metric of every two models of a configuration that needs one pass per model, not per pair.
+
+    `inputs` are drawn once for all models; `features_of` is one model's pass over them, traced; `compare` is what the
+    host makes of two models' results in float64.
     """
 
-    name: ClassVar[str]
-    scope: ClassVar[str]
+    frame = "pairs"
+    draws_inputs = True
 
-    @property
-    def pairs(self) -> str: ...
+    @abc.abstractmethod
+    def inputs(self, data: Examples, key: jax.Array) -> PyTree:
+        """The inputs of all models, traced."""
 
-    def measure(
-        self,
-        model: Model,
-        first: tuple[PyTree, PyTree],
-        second: tuple[PyTree, PyTree],
-        data: Examples,
-        key: jax.Array,
-    ) -> Raw: ...
+    @abc.abstractmethod
+    def features_of(self, model: Model, params: PyTree, state: PyTree, inputs: PyTree) -> Raw:
+        """The traced half: arrays by name for one model."""
 
-    def columns(self, raw: Raw) -> dict[str, Any]: ...
+    @abc.abstractmethod
+    def compare(self, first: Raw, second: Raw) -> dict[str, Any]:
+        """The pair's columns, on the host."""
+
+    def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
+        return pairs_within(configurations, seeds, "all")
+
+    def runs(self, members: Sequence[Member]) -> list[Member]:
+        return [(index,) for index in sorted({index for member in members for index in member})]
+
+    def runs_of(self, member: Member) -> tuple[Member, ...]:
+        return tuple((index,) for index in member)
+
+    def shared(self, data: Examples, key: jax.Array) -> PyTree:
+        return self.inputs(data, key)
+
+    def run(self, model: Model, weights: tuple[Weights, ...], shared: PyTree, key: jax.Array) -> Raw:
+        ((params, state),) = weights
+        return self.features_of(model, params, state, shared)
+
+    def row(self, raws: Sequence[Raw]) -> dict[str, Any]:
+        first, second = raws
+        return self.compare(first, second)
 
 
-class FeatureMetric(Protocol):
-    """A metric of every two models of a configuration that needs one pass per model; `scope` is "features".
+def pairs_within(configurations: Sequence[str], seeds: Sequence[int], which: Pairs) -> list[Member]:
+    """The pairs of models within each configuration, as indices into the stack.
 
-    `inputs` are drawn once for all models; `features` is one model's pass over them, `compare` what the host makes
-    of two models' features in float64.
+    configurations: of each model of the stack.
+    seeds: each model's index among all seeds of its configuration, in ascending order within it; an index that is
+        left out is a model that cannot be measured, and changes no other pair.
+    which: see `Pairs`.
     """
-
-    name: ClassVar[str]
-    scope: ClassVar[str]
-
-    def inputs(self, data: Examples, key: jax.Array) -> PyTree: ...
-
-    def features(self, model: Model, params: PyTree, state: PyTree, inputs: PyTree) -> Raw: ...
-
-    def compare(self, first: Raw, second: Raw) -> dict[str, Any]: ...
-
-
-Metric = ModelMetric | PairMetric | FeatureMetric
+    found: list[Member] = []
+    for name in dict.fromkeys(configurations):
+        own = [index for index, configuration in enumerate(configurations) if configuration == name]
+        for first, second in itertools.combinations(own, 2):
+            is_disjoint = seeds[first] % 2 == 0 and seeds[second] == seeds[first] + 1
+            if which in ("all", "ordered") or (is_disjoint and (which == "disjoint" or seeds[first] == 0)):
+                found.append((first, second))
+            if which == "ordered":
+                found.append((second, first))
+    return found

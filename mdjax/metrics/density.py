@@ -10,13 +10,14 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.curvature import Operator
 from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
-from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
 from mdjax.metrics.hessian import Loss, training_curvature
 from mdjax.models import Model
+from mdjax.statuses import Status, StatusCode
 
 
 @dataclasses.dataclass(frozen=True)
-class Density:
+class Density(ModelMetric):
     """The density of the Hessian's eigenvalues, averaged over `num_runs` Lanczos runs of `num_steps`.
 
     The same first `num_samples` training examples for every model, stored statistics, no weight decay. Columns:
@@ -29,7 +30,7 @@ class Density:
     """
 
     name: ClassVar[str] = "density"
-    scope: ClassVar[str] = "model"
+    description: ClassVar[str] = "spectral density by stochastic Lanczos quadrature"
 
     num_samples: int = 1024
     operator: Operator = "hessian"
@@ -72,5 +73,5 @@ class Density:
             "density_products": runs.nodes.size,
         }
         if not np.isfinite(runs.nodes).all():
-            columns["status"] = f"{self.operator} is not finite"
+            columns["status"] = Status(StatusCode.NOT_FINITE, f"{self.operator} is not finite")
         return columns

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import over_data, slice_batch
 from mdjax.landscape.curvature import Operator, Products, curvature_products, parameter_groups, restricted
 from mdjax.linalg.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
 from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
-from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.contract import Examples, Metric, ModelMetric, PyTree, Raw
 from mdjax.models import Model
+from mdjax.statuses import Status, StatusCode
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(logits[b, c], labels[b]) → the loss of each example [b]."""
@@ -55,12 +57,26 @@ def training_curvature(
     return curvature_products(outputs, contribution, params, batches, operator=operator)
 
 
+_FEATURES = (
+    Feature(
+        "hessian_e",
+        "Top Hessian eigenvalue",
+        "ln",
+        column="hessian_eigenvalue",
+        own_error="hessian_eigenvalue_residual",
+        scale="signed_log",
+    ),
+    Feature(
+        "hessian_t", "Hessian trace", "ln", column="hessian_trace", own_error="hessian_trace_se", scale="signed_log"
+    ),
+)
+
 _UNCERTAIN = 5
 """A trace whose error is this many times what was asked for gets a status."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Hessian:
+class Hessian(ModelMetric):
     """Extreme eigenvalues, trace and Frobenius norm of the Hessian of the mean training loss.
 
     The same first `num_samples` training examples for every model, stored statistics, no weight decay. One block
@@ -78,7 +94,9 @@ class Hessian:
     """
 
     name: ClassVar[str] = "hessian"
-    scope: ClassVar[str] = "model"
+    description: ClassVar[str] = "extreme eigenvalues, trace and Frobenius norm of the Hessian or Gauss–Newton matrix"
+    features: ClassVar[tuple[Feature, ...]] = _FEATURES
+    by_default: ClassVar[bool] = True
 
     num_samples: int = 1024
     operator: Operator = "hessian"
@@ -111,6 +129,11 @@ class Hessian:
                 f"Cannot find {self.num_eigenvalues} largest and {self.num_smallest} smallest eigenvalues among {room} "
                 "Krylov vectors. Ask for at least one largest, or raise max_steps."
             )
+
+    @classmethod
+    def of_preset(cls, preset: str) -> Metric:
+        fast = cls(num_samples=256, tolerance=1e-2, min_steps=4, max_steps=8, trace_tolerance=0.05, max_probes=40)
+        return {"reference": PublishedHessian(), "fast": fast}.get(preset, cls())
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         products = training_curvature(
@@ -190,7 +213,7 @@ class Hessian:
             columns |= self._layer_columns(raw)
         columns = {f"{self.operator}_{name}": value for name, value in columns.items()}
         status = self._status(ritz.converged(1.1 * self.tolerance), raw)
-        return columns | ({"status": status} if status else {})
+        return columns | ({"status": status} if status is not None else {})
 
     def _layer_columns(self, raw: Raw) -> dict[str, Any]:
         names = ("projected", "coupling", "lost", "num_steps")
@@ -205,25 +228,27 @@ class Hessian:
             "layer_products": np.asarray(raw["layer_num_products"]).tolist(),
         }
 
-    def _status(self, converged: np.ndarray, raw: Raw) -> str:
+    def _status(self, converged: np.ndarray, raw: Raw) -> Status | None:
         """What fell short of the settings; the values are usable, and their errors tell how far."""
         if not np.isfinite(raw["trace"]):
-            return f"{self.operator} is not finite"
+            return Status(StatusCode.NOT_FINITE, f"{self.operator} is not finite")
         wanted = np.r_[converged[: self.num_smallest], converged[::-1][: self.num_eigenvalues]]
-        notes = []
+        notes: list[Status] = []
         if not wanted.all():
             products = int(raw["num_steps"]) * len(raw["coupling"])
             missing = f"{(~wanted).sum()} of {len(wanted)} eigenvalues" if len(wanted) > 1 else "eigenvalue"
-            notes.append(f"{self.operator} {missing} not converged after {products} products")
+            sentence = f"{self.operator} {missing} not converged after {products} products"
+            notes.append(Status(StatusCode.NOT_CONVERGED, sentence))
         share = float(raw["trace_se"]) / max(abs(float(raw["trace"])), np.finfo(float).tiny)
         # Its standard error stands beside it; a word is due where it is out of all proportion.
         if share > _UNCERTAIN * self.trace_tolerance:
-            notes.append(f"{self.operator} trace known to {100 * share:.2g} % only")
-        return "; ".join(notes)
+            sentence = f"{self.operator} trace known to {100 * share:.2g} % only"
+            notes.append(Status(StatusCode.UNCERTAIN, sentence))
+        return Status(notes[0].code, "; ".join(note.sentence for note in notes)) if notes else None
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedHessian:
+class PublishedHessian(ModelMetric):
     """Largest eigenvalue and trace as in the published measurements, their oddities included.
 
     Another random batch of `num_samples` training examples for each model. Power iteration of at most
@@ -235,7 +260,8 @@ class PublishedHessian:
     """
 
     name: ClassVar[str] = "hessian"
-    scope: ClassVar[str] = "model"
+    description: ClassVar[str] = Hessian.description
+    features: ClassVar[tuple[Feature, ...]] = _FEATURES
 
     num_samples: int = 200
     max_iterations: int = 100
@@ -324,9 +350,10 @@ class PublishedHessian:
             "hessian_products": iterations + probes,
         }
         if not np.isfinite([columns["hessian_eigenvalue"], columns["hessian_trace"]]).all():
-            columns["status"] = "hessian is not finite"
+            columns["status"] = Status(StatusCode.NOT_FINITE, "hessian is not finite")
         elif iterations == self.max_iterations:
-            columns["status"] = f"hessian eigenvalue not converged after {iterations} products"
+            sentence = f"hessian eigenvalue not converged after {iterations} products"
+            columns["status"] = Status(StatusCode.NOT_CONVERGED, sentence)
         return columns
 
 

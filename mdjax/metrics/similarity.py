@@ -10,12 +10,12 @@ import numpy as np
 from mdjax.errors import InputError
 from mdjax.landscape import similarity
 from mdjax.landscape.batches import over_data, slice_batch
-from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.contract import Examples, FeatureMetric, PyTree, Raw
 from mdjax.models import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity:
+class Similarity(FeatureMetric):
     """Agreement, divergence and distance of every two models of a configuration.
 
     On the first `num_samples` training examples (all, where there are fewer), stored statistics: `agreement`, the
@@ -26,7 +26,7 @@ class Similarity:
     """
 
     name: ClassVar[str] = "similarity"
-    scope: ClassVar[str] = "features"
+    description: ClassVar[str] = "agreement, Jensen–Shannon divergence, cosine of logits, distances"
 
     num_samples: int = 1024
     batch_size: int = 512
@@ -45,7 +45,7 @@ class Similarity:
         inputs, weights = slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
         return inputs.reshape(num_batches, size, *inputs.shape[1:]), weights.reshape(num_batches, size)
 
-    def features(self, model: Model, params: PyTree, state: PyTree, inputs: tuple[jax.Array, jax.Array]) -> Raw:
+    def features_of(self, model: Model, params: PyTree, state: PyTree, inputs: tuple[jax.Array, jax.Array]) -> Raw:
         batches, weights = inputs
         logits = jax.lax.map(lambda x: model.apply(params, state, over_data(x)), batches)
         return {"logits": logits.reshape(weights.size, -1), "weights": weights.reshape(-1), "params": params}

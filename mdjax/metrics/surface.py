@@ -9,14 +9,15 @@ import numpy as np
 
 from mdjax.errors import InputError
 from mdjax.landscape import surfaces
-from mdjax.metrics.contract import Examples, PyTree, Raw
+from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
 from mdjax.models import Model
+from mdjax.statuses import Status, StatusCode
 
 _DIRECTIONS = ("filter", "random", "hessian")
 
 
 @dataclasses.dataclass(frozen=True)
-class Surface:
+class Surface(ModelMetric):
     """Loss (nats) and error (percent) at `num_points` equal steps from −`radius` to `radius` along 1 or 2 directions.
 
     `directions`: "filter", Gaussian with every filter as long as the model's (Li et al., 2018); "random", Gaussian,
@@ -31,7 +32,7 @@ class Surface:
     """
 
     name: ClassVar[str] = "surface"
-    scope: ClassVar[str] = "model"
+    description: ClassVar[str] = "loss and error on a line or plane through the model"
 
     directions: Literal["filter", "random", "hessian"] = "filter"
     dimensions: int = 1
@@ -95,12 +96,13 @@ class Surface:
             columns[f"surface_{name}"] = np.asarray(raw[name], np.float64).tolist()
         center = (self.num_points // 2,) * self.dimensions
         if not np.isfinite(raw["loss"][center]):
-            columns["status"] = "surface_loss is not finite at the model"
+            columns["status"] = Status(StatusCode.NOT_FINITE, "surface_loss is not finite at the model")
         if self.directions == "hessian":
             residual = np.asarray(raw["residual"], np.float64)
             columns["surface_residual"] = residual.tolist()
             # float32 leaves about 1e-6 of the largest eigenvalue in every residual.
             allowed = 10 * max(self.tolerance, 1e-6) * np.abs(np.asarray(raw["curvature"])).max()
             if (residual > allowed).any():
-                columns["status"] = f"surface directions are no eigenvectors after {self.max_steps} Lanczos steps"
+                sentence = f"surface directions are no eigenvectors after {self.max_steps} Lanczos steps"
+                columns["status"] = Status(StatusCode.NOT_CONVERGED, sentence)
         return columns

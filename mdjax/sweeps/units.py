@@ -1,10 +1,9 @@
-"""A manifest → units of work: models that are loaded together, the pairs among them, and a name for each result."""
+"""A manifest → units of work: models that are loaded together, and a name for the result of each metric on them."""
 
 import dataclasses
 import functools
 import hashlib
 import inspect
-import itertools
 import json
 import types
 from collections.abc import Iterator
@@ -16,17 +15,22 @@ import pandas as pd
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
 from mdjax.models import Architecture
+from mdjax.statuses import StatusCode
 from mdjax.zoo.data import Dataset
 
-_RESULTS = 3
-"""Raised by every change that moves a metric's values, so that a table never mixes old ones with new."""
+_VERSION = 4
+"""Of the measurements. Raise it with every change that moves a metric's values or adds to its rows: what an earlier
+version measured is then measured again, and a table never holds rows of two versions."""
 
 _ARCHITECTURE = [field.name for field in dataclasses.fields(Architecture)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Whole configurations of one architecture that share their training data: what is loaded together."""
+class Unit:
+    """Whole configurations of one architecture that share their training data: what is loaded and kept together.
+
+    `rows` are those of the manifest, with each model's index among the seeds of its configuration in `seed_index`.
+    """
 
     rows: pd.DataFrame
     architecture: Architecture | None
@@ -34,11 +38,14 @@ class Chunk:
     label_noise: float
 
 
-def chunks(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Chunk]:
-    """Split the models that can be measured into chunks of about `limit` models, whole configurations each."""
-    # A model's place among its seeds decides its pairs: a broken one must not change those of the others.
-    places = manifest.sort_values("seed").groupby("configuration").cumcount()
-    rows = manifest.assign(place=places)[manifest["status"] == "ok"]
+def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit]:
+    """Split the models that can be measured into units of about `limit` models, whole configurations each.
+
+    Raises InputError for models that do not read the data.
+    """
+    # A model's index among its seeds decides its pairs: a broken one must not change those of the others.
+    indices = manifest.sort_values("seed").groupby("configuration").cumcount()
+    rows = manifest.assign(seed_index=indices)[manifest["status_code"] == StatusCode.OK]
     for name, default in (("data_share", 1.0), ("label_noise", 0.0)):
         known = rows[name] if name in rows else pd.Series(np.nan, rows.index)
         rows[name] = pd.to_numeric(known).fillna(default)
@@ -61,10 +68,10 @@ def chunks(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Chu
         members: list[pd.DataFrame] = []
         for _, configuration in cell.groupby("configuration", sort=False):
             if members and sum(map(len, members)) + len(configuration) > limit:
-                yield Chunk(pd.concat(members), architecture, share, noise)
+                yield Unit(pd.concat(members), architecture, share, noise)
                 members = []
             members.append(configuration)
-        yield Chunk(pd.concat(members), architecture, share, noise)
+        yield Unit(pd.concat(members), architecture, share, noise)
 
 
 def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
@@ -80,12 +87,12 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
         )
 
 
-def unit_name(metric: Metric, chunk: Chunk, dataset: Dataset, seed: int) -> str:
-    models = chunk.rows[["model_id", "weights_hash"]].to_numpy().tolist()
-    content = [_RESULTS, _described(metric), seed, dataset.fingerprint, chunk.data_share, chunk.label_noise, models]
-    if chunk.architecture is not None and chunk.architecture.variant:
+def unit_name(metric: Metric, unit: Unit, dataset: Dataset, seed: int) -> str:
+    models = unit.rows[["model_id", "weights_hash"]].to_numpy().tolist()
+    content = [_VERSION, _described(metric), seed, dataset.fingerprint, unit.data_share, unit.label_noise, models]
+    if unit.architecture is not None and unit.architecture.variant:
         # The same weights are another function with another nonlinearity.
-        content.append(chunk.architecture.variant)
+        content.append(unit.architecture.variant)
     return f"{metric.name}-{hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()}"
 
 
@@ -122,27 +129,3 @@ def _described_code(code: types.CodeType, doc: str | None = None) -> str:
 
     constants = [described(constant) for constant in code.co_consts if doc is None or constant != doc]
     return f"{code.co_code!r}{code.co_names!r}{constants!r}"
-
-
-def pairs_of(rows: pd.DataFrame, which: str) -> list[tuple[int, int]]:
-    """Positions of the pairs of models within each configuration; see `metrics.contract.PairMetric`."""
-    found: list[tuple[int, int]] = []
-    for _, members in rows.reset_index(drop=True).groupby("configuration", sort=False):
-        places = members["place"].tolist()
-        for first, second in itertools.combinations(range(len(members)), 2):
-            place, other = places[first], places[second]
-            disjoint = place % 2 == 0 and other == place + 1
-            if which in ("all", "ordered") or (disjoint and (which == "disjoint" or place == 0)):
-                found.append((int(members.index[first]), int(members.index[second])))
-            if which == "ordered":
-                found.append((found[-1][1], found[-1][0]))
-    return found
-
-
-def pair_row(rows: pd.DataFrame, pair: tuple[int, int]) -> dict[str, Any]:
-    first, second = (rows.iloc[place] for place in pair)
-    return {
-        "configuration": first["configuration"],
-        "model_a": first["model_id"],
-        "model_b": second["model_id"],
-    }

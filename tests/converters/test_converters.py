@@ -34,7 +34,7 @@ def save(root: Path, name: str, network: TorchResNet18, **options) -> Path:
 
 
 def convert(src: Path, out: Path) -> converters.Report:
-    return converters.convert(src, out, show_progress=False)
+    return converters.convert(src, out)
 
 
 def reasons(report: converters.Report) -> dict[str, str]:

@@ -537,7 +537,7 @@ def test_an_unreadable_file_and_folder_are_told(tmp_path, monkeypatch):
     # Rather than by modes, which do not stop the superuser.
     monkeypatch.setattr(os, "scandir", refuse("closed", scandir))
     monkeypatch.setattr(Path, "open", refuse("model.pt", opened))
-    report = converters.convert(tmp_path, tmp_path / "zoo", show_progress=False)
+    report = converters.convert(tmp_path, tmp_path / "zoo")
     assert {outcome.path.name: outcome.reason for outcome in report.with_status("refused")} == {
         "closed": "it cannot be opened: Permission denied",
         "model.pt": "it cannot be read: Permission denied",

@@ -27,7 +27,7 @@ LINEAR = {"linear.weight": torch.arange(12.0).reshape(3, 4), "linear.bias": torc
 
 
 def convert(src: Path, out: Path | None, **options) -> converters.Report:
-    return converters.convert(src, out, show_progress=False, **options)
+    return converters.convert(src, out, **options)
 
 
 def found(src: Path, format: str = "auto") -> dict[str, Candidate]:
@@ -361,7 +361,7 @@ def test_a_process_that_is_killed_goes_on(tmp_path):
         "def slow(*arguments):\n"
         "    append(*arguments); print('group', flush=True); time.sleep(0.2)\n"
         "conversion.Zoo.append = slow\n"
-        f"conversion.convert({str(src)!r}, {str(out)!r}, show_progress=False)\n"
+        f"conversion.convert({str(src)!r}, {str(out)!r})\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

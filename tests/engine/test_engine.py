@@ -3,11 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from helpers import examples, forms, trained
+from helpers import examples, forms, measured, trained
 
-from mdjax import engine
-from mdjax.engine import programs, stacks
-from mdjax.engine.plan import Plan, device_mesh
+from mdjax.engine import Plan, Programs, device_mesh, measuring, programs, stacks
 from mdjax.errors import InputError
 from mdjax.metrics import METRICS, PRESETS, Hessian, Losses, select
 
@@ -15,7 +13,7 @@ NAMES = ["a", "b", "c"]
 
 
 def measure_any(metric, model, params, state, names=NAMES, **options):
-    return engine.measure_models(metric, model, params, state, examples(200), names, **options)
+    return measured(metric, model, params, state, examples(200), names, **options)
 
 
 SMALL = {"losses": Losses(), "hessian": Hessian(num_samples=64)}
@@ -50,7 +48,7 @@ def test_one_compilation_per_shape():
     def compiled_by(count, num_train):
         before = programs._compiled.cache_info().misses
         stacked = stacks.take((params, state), range(count))
-        engine.measure_models(Losses(), model, *stacked, examples(num_train), NAMES[:count], plan=plan)
+        measured(Losses(), model, *stacked, examples(num_train), NAMES[:count], plan=plan)
         return programs._compiled.cache_info().misses - before
 
     assert compiled_by(3, 100) <= 1
@@ -66,20 +64,15 @@ def test_one_compilation_per_shape():
     jax.monitoring.clear_event_listeners()
 
 
-@pytest.fixture
-def fresh_fitting(monkeypatch):
-    monkeypatch.setattr(programs, "_fitting", {})
-
-
 @pytest.mark.parametrize(("share", "expected"), [(0.9, 2), (0.3, 1)])
-def test_fewer_models_go_together_where_memory_is_short(fresh_fitting, monkeypatch, share, expected):
+def test_fewer_models_go_together_where_memory_is_short(monkeypatch, share, expected):
     architecture, params, state = trained("cnn", 3)
     model, plan = architecture.model(), Plan("vmap", 4)
     clean = measure_any(Losses(), model, params, state, plan=plan)
-    need = engine.memory_need(Losses(), model, *map(single_shapes, (params, state)), examples(200), 3, plan)
+    need = Programs(plan).need(Losses(), model, single_shapes((params, state)), examples(200), 3)
     assert need.chunk_size == 4
     monkeypatch.setattr(programs, "memory_budget", lambda plan: int(share * need.bytes))
-    less = engine.memory_need(Losses(), model, *map(single_shapes, (params, state)), examples(200), 3, plan)
+    less = Programs(plan).need(Losses(), model, single_shapes((params, state)), examples(200), 3)
     assert less.chunk_size <= expected
     assert less.bytes < need.bytes
     for row, other in zip(clean, measure_any(Losses(), model, params, state, plan=plan), strict=True):
@@ -95,15 +88,15 @@ def test_the_plan_says_what_products_keep_and_how_many_run_side_by_side(change):
     for row, other in zip(usual, changed, strict=True):
         assert row["hessian_eigenvalue"] == pytest.approx(other["hessian_eigenvalue"], rel=1e-5)
         assert row["hessian_trace"] == pytest.approx(other["hessian_trace"], rel=1e-4)
-    shapes = tuple(map(single_shapes, (params, state)))
-    needs = [engine.memory_need(metric, model, *shapes, examples(200), 2, plan).bytes for plan in plans]
+    shapes = single_shapes((params, state))
+    needs = [Programs(plan).need(metric, model, shapes, examples(200), 2).bytes for plan in plans]
     assert needs[0] != needs[1]
 
 
 @pytest.mark.parametrize("fits", [2, 1, 0])
-def test_backs_off_when_the_device_refuses(fresh_fitting, monkeypatch, fits):
+def test_backs_off_when_the_device_refuses(monkeypatch, fits):
     architecture, params, state = trained("cnn", 3)
-    model, plan, call = architecture.model(), Plan("vmap", 4), programs._call
+    model, plan, call = architecture.model(), Plan("vmap", 4), measuring._call
     clean = measure_any(Losses(), model, params, state, plan=plan)
 
     def refuse(program, stacked, shared):
@@ -111,13 +104,13 @@ def test_backs_off_when_the_device_refuses(fresh_fitting, monkeypatch, fits):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return call(program, stacked, shared)
 
-    monkeypatch.setattr(programs, "_call", refuse)
+    monkeypatch.setattr(measuring, "_call", refuse)
     rows = measure_any(Losses(), model, params, state, plan=plan)
     for row, other in zip(rows, clean, strict=True):
         if fits:
             assert row == pytest.approx(other, rel=1e-5)
         else:
-            assert row == {"status": "does not fit the device's memory, not even alone"}
+            assert row == {"status": measuring.TOO_LARGE}
 
 
 def single_shapes(stacked):
@@ -137,10 +130,9 @@ def test_unknown_names_are_refused(arguments, message):
 
 
 def test_presets_hold_every_metric_once():
-    for preset, changed in PRESETS.items():
+    for preset in PRESETS:
         assert [metric.name for metric in select(preset)] == ["losses", "hessian", "mode_connectivity", "cka"]
-        assert changed.keys() <= METRICS.keys()
-        assert all(name == metric.name for name, metric in changed.items())
+        assert all(metric.of_preset(preset).name == name for name, metric in METRICS.items())
     assert [metric.name for metric in select("fast", "cka, losses")] == ["losses", "cka"]
 
 
@@ -148,6 +140,6 @@ def test_models_batched_on_several_host_devices_do_not_wait_for_each_other():
     architecture, params, state = trained("mlp")
     arguments = (Hessian(num_samples=32, max_probes=8), architecture.model(), params, state, examples(), NAMES)
     mesh = device_mesh("2x4")
-    rows = engine.measure_models(*arguments, plan=Plan("vmap", 2, "patches", mesh))
-    expected = engine.measure_models(*arguments, plan=Plan("map", 2, "patches", mesh))
+    rows = measured(*arguments, plan=Plan("vmap", 2, "patches", mesh))
+    expected = measured(*arguments, plan=Plan("map", 2, "patches", mesh))
     assert [row["hessian_trace"] for row in rows] == [row["hessian_trace"] for row in expected]

@@ -6,14 +6,12 @@ import os
 
 import numpy as np
 import pytest
-from helpers import examples, forms, trained
+from helpers import examples, forms, measured, trained
 
-from mdjax import engine
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics import (
     CKA,
     METRICS,
-    PRESETS,
     Density,
     Hessian,
     LinearConnectivity,
@@ -54,9 +52,8 @@ PUBLISHED = {
 
 def test_the_tables_hold_every_metric():
     assert SMALL.keys() == METRICS.keys()
-    assert PUBLISHED.keys() == PRESETS["reference"].keys()
-    for name, metric in PUBLISHED.items():
-        assert type(metric) is type(PRESETS["reference"][name])
+    for name, metric in METRICS.items():
+        assert type(metric.of_preset("reference")) is type(PUBLISHED.get(name, SMALL[name]))
 
 
 @functools.cache
@@ -67,12 +64,8 @@ def rows_of(metric, family, form):
     # XLA's own convolutions compile in half the time; the others run as they do on a CPU.
     model = architecture.model("lax" if family == "resnet10" else "patches")
     data, plan = examples(48 if family == "resnet10" else 200), forms()[form]
-    if metric.scope == "model":
-        return engine.measure_models(metric, model, params, state, data, ["a", "b", "c"], plan=plan)
-    pairs = [(0, 1), (1, 2)]
-    if metric.scope == "features":
-        return engine.compare_models(metric, model, params, state, pairs, data, plan=plan)
-    return engine.measure_pairs(metric, model, params, state, pairs, data, ["a|b", "b|c"], plan=plan)
+    members = None if metric.frame == "models" else [(0, 1), (1, 2)]
+    return measured(metric, model, params, state, data, members=members, plan=plan)
 
 
 def cases():

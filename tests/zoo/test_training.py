@@ -105,10 +105,10 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 def test_a_finished_zoo_is_not_trained_again_and_another_grid_is_refused(tmp_path, monkeypatch):
     grid = Grid(width=(2, 3), batch_size=128, epochs=1, seeds=2)
-    zoo = train(grid, tmp_path / "zoo", show_progress=False)
+    zoo = train(grid, tmp_path / "zoo")
     assert len(zoo) == 4
     monkeypatch.setattr(training, "train_stack", lambda *_, **__: pytest.fail("trained again"))
-    again = train(grid, tmp_path / "zoo", show_progress=False)
+    again = train(grid, tmp_path / "zoo")
     assert again.manifest.equals(zoo.manifest)
     with pytest.raises(InputError, match="already holds models of another grid"):
         train(Grid(width=5, batch_size=128, epochs=1), tmp_path / "zoo")
@@ -117,8 +117,8 @@ def test_a_finished_zoo_is_not_trained_again_and_another_grid_is_refused(tmp_pat
 def test_a_grid_may_grow_and_trains_only_what_is_new(tmp_path):
     small = Grid(width=2, batch_size=128, epochs=1, seeds=2)
     grown = Grid(width=2, batch_size=128, epochs=1, seeds=3, label_noise=(0.0, 0.1))
-    before = train(small, tmp_path / "zoo", show_progress=False).manifest.set_index("model_id")["weights_hash"]
-    after = train(grown, tmp_path / "zoo", show_progress=False).manifest.set_index("model_id")["weights_hash"]
+    before = train(small, tmp_path / "zoo").manifest.set_index("model_id")["weights_hash"]
+    after = train(grown, tmp_path / "zoo").manifest.set_index("model_id")["weights_hash"]
     assert set(after.index) == {setting.model_id for setting in grown.settings()}
     assert after[before.index].equals(before)
 
@@ -127,7 +127,7 @@ def test_close_settings_stay_apart(tmp_path):
     grid = Grid(
         width=2, batch_size=64, epochs=1, seeds=1, data_share=(0.3333333, 0.33333334), learning_rate=(0.1, 0.10000001)
     )
-    assert len(train(grid, tmp_path / "zoo", show_progress=False)) == 4
+    assert len(train(grid, tmp_path / "zoo")) == 4
 
 
 def test_data_that_has_changed_is_refused(tmp_path):
@@ -135,7 +135,7 @@ def test_data_that_has_changed_is_refused(tmp_path):
     path = tmp_path / "data.npz"
     np.savez(path, **arrays)
     grid = Grid(data=str(path), width=2, batch_size=128, epochs=1, seeds=1)
-    assert train(grid, tmp_path / "zoo", show_progress=False).data == str(path)
+    assert train(grid, tmp_path / "zoo").data == str(path)
     np.savez(path, **arrays | {"x_train": arrays["x_train"] + 1})
     with pytest.raises(InputError, match="has changed since the models of the zoo"):
-        train(grid, tmp_path / "zoo", show_progress=False)
+        train(grid, tmp_path / "zoo")

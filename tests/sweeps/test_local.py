@@ -1,13 +1,11 @@
 """From zoo to table: rows, resuming, broken models, damaged groups, killed runs."""
 
-import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +16,9 @@ from helpers import digits, one, trained
 
 from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
-from mdjax.metrics import Hessian
 from mdjax.models import FunctionModel
-from mdjax.sweeps import local, units
+from mdjax.statuses import StatusCode
+from mdjax.sweeps import local
 from mdjax.table import read_configurations, read_table
 from mdjax.zoo.data import load
 from mdjax.zoo.grids import Grid
@@ -33,13 +31,13 @@ FRAMES = ("models", "pairs", "configurations")
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
-    return train(GRID, tmp_path_factory.mktemp("zoo") / "zoo", show_progress=False)
+    return train(GRID, tmp_path_factory.mktemp("zoo") / "zoo")
 
 
 @pytest.fixture(scope="module")
 def measured(grown, tmp_path_factory):
     out = tmp_path_factory.mktemp("table") / "table"
-    return local.measure(grown, out=out, preset="fast", show_progress=False), out
+    return local.measure(grown, out=out, preset="fast"), out
 
 
 @pytest.fixture
@@ -69,7 +67,8 @@ def test_one_row_per_model_pair_and_configuration(measured):
     assert len(table.pairs) == 8 * 3  # CKA of all pairs; a curve for the first of each configuration
     assert table.pairs["mode_connectivity"].notna().sum() == 8
     assert len(table.configurations) == 8
-    assert (table.models["status"] == "ok").all()
+    for name in FRAMES:
+        assert (getattr(table, name)[["status", "status_code"]] == "ok").all(axis=None)
     published = (
         "data_amount para_amount log_data_amount log_para_amount log_bs width data bs test_acc train_acc "
         "generalization_gap test_loss train_loss CKA hessian_e hessian_t mode_connectivity "
@@ -96,11 +95,11 @@ def test_aggregates_are_the_published_ones(measured):
 
 def test_a_second_run_measures_nothing_and_a_further_metric_only_itself(grown, tmp_path, monkeypatch):
     done = []
-    original = local._measure_unit
+    original = local._measured
     monkeypatch.setattr(
-        local, "_measure_unit", lambda metric, *rest: (done.append(metric.name), original(metric, *rest))[1]
+        local, "_measured", lambda metric, *rest: (done.append(metric.name), original(metric, *rest))[1]
     )
-    options = {"out": tmp_path / "table", "preset": "fast", "show_progress": False}
+    options = {"out": tmp_path / "table", "preset": "fast"}
     first = local.measure(grown, metrics="losses", **options)
     assert set(done) == {"losses"}
     done.clear()
@@ -124,10 +123,11 @@ def test_a_model_with_nan_weights_is_a_row_with_a_status(zoo, measured):
     shutil.rmtree(zoo.path / "groups" / group)
     facts = ["model_id", "configuration", "seed", "batch_size", "data_share", "label_noise"]
     Zoo(zoo.path).append(group, architecture, rows[facts].to_dict("records"), params, state)
-    table = local.measure(zoo.path, preset="fast", metrics="losses,hessian,cka", show_progress=False)
+    table = local.measure(zoo.path, preset="fast", metrics="losses,hessian,cka")
     models = table.models.set_index("model_id")
     broken = rows["model_id"].iloc[1]
     assert models.loc[broken, "status"] == "weights are not finite"
+    assert models.loc[broken, "status_code"] == StatusCode.WEIGHTS_NOT_FINITE
     assert np.isnan(models.loc[broken, "train_error"])
     assert (models.drop(index=broken)["status"] == "ok").all()
     expected = measured[0].models.set_index("model_id")
@@ -144,11 +144,12 @@ def test_a_damaged_group_becomes_rows_with_a_status_and_is_measured_once_restore
     damaged = next((zoo.path / "groups" / group / "arrays" / "d").iterdir())
     content = damaged.read_bytes()
     damaged.write_bytes(content[:100])
-    options = {"out": tmp_path / "table", "preset": "fast", "show_progress": False}
+    options = {"out": tmp_path / "table", "preset": "fast"}
     table = local.measure(zoo.path, **options)
     hit = table.models["group"] == group
     assert table.models.loc[hit, "status"].str.contains(f"Group {group} of .* is damaged").all()
-    assert (table.models.loc[~hit, "status"] == "ok").all()
+    assert (table.models.loc[hit, "status_code"] == StatusCode.GROUP_DAMAGED).all()
+    assert (table.models.loc[~hit, "status_code"] == StatusCode.OK).all()
     damaged.write_bytes(content)
     restored = local.measure(zoo.path, **options)
     assert (restored.models["status"] == "ok").all()
@@ -160,7 +161,7 @@ def test_a_damaged_group_becomes_rows_with_a_status_and_is_measured_once_restore
 def test_the_plan_changes_nothing(grown, measured, monkeypatch, plan):
     monkeypatch.setattr(local, "default_plan", lambda mesh: plan)
     monkeypatch.setattr(local, "_UNIT_SIZE", 3)
-    table = local.measure(grown, preset="fast", show_progress=False)
+    table = local.measure(grown, preset="fast")
     if plan.chunk_size == 1:
         for name in ("models", "configurations"):
             expected = untimed(getattr(measured[0], name))
@@ -178,36 +179,19 @@ def test_ones_own_models_are_measured_without_a_zoo():
     architecture, params, state = trained("mlp")
     model = architecture.model()
     models = [(one(params, i), one(state, i)) for i in range(3)]
-    table = local.measure(models, model=model.apply, data=digits(), preset="fast", show_progress=False)
+    table = local.measure(models, model=model.apply, data=digits(), preset="fast")
     assert list(table.models["model_id"]) == ["model0", "model1", "model2"]
     assert len(table.configurations) == 1
     assert table.configurations[["train_error", "hessian_t", "mode_connectivity", "CKA"]].notna().all(axis=None)
 
 
 def test_other_weights_are_measured_anew(tmp_path):
-    options = {"data": digits(), "out": tmp_path / "table", "metrics": "losses", "show_progress": False}
+    options = {"data": digits(), "out": tmp_path / "table", "metrics": "losses"}
     keys = jax.random.split(jax.random.key(0))
     first, second = (
         local.measure([({"w": jax.random.normal(key, (64, 10))}, {})], model=linear, **options) for key in keys
     )
     assert first.models["train_loss"][0] != second.models["train_loss"][0]
-
-
-@pytest.mark.parametrize(
-    ("which", "expected"),
-    [
-        ("all", [(0, 1), (0, 2), (1, 2)]),
-        ("disjoint", [(1, 2)]),
-        ("first", []),
-    ],
-)
-def test_a_broken_seed_leaves_the_pairs_of_the_others(which, expected):
-    """Of seeds 0 to 3, seed 0 is broken: 2 and 3 stay the pair they were."""
-    rows = pd.DataFrame({"configuration": ["c"] * 3, "place": [1, 2, 3]})
-    assert units.pairs_of(rows, which) == expected
-    whole = pd.DataFrame({"configuration": ["c"] * 5, "place": range(5)})
-    assert units.pairs_of(whole, "disjoint") == [(0, 1), (2, 3)]
-    assert units.pairs_of(whole, "first") == [(0, 1)]
 
 
 def linear(params, state, inputs):
@@ -290,39 +274,3 @@ def test_killed_runs_end_with_the_tables_of_an_undisturbed_one(tmp_path):
     assert_same(killed, calm)
     assert len(calm.models) == 8
     assert calm.models["model_id"].is_unique
-
-
-def scaled(factor):
-    def loss(logits, labels):
-        return factor * jnp.sum(logits, -1)
-
-    return loss
-
-
-def test_a_unit_is_named_by_what_its_functions_compute_and_not_by_where_they_stand():
-    """A module that moves must not measure every table again; another loss must never find the rows of this one."""
-
-    def named(loss):
-        return units._described(Hessian(loss=loss))
-
-    def documented(logits, labels):
-        """Says what it does."""
-        return jnp.sum(logits, -1)
-
-    moved = types.FunctionType(documented.__code__, documented.__globals__, documented.__name__)
-    moved.__module__, moved.__qualname__, moved.__doc__ = "elsewhere", documented.__qualname__, documented.__doc__
-    assert named(moved) == named(documented)
-    assert "mdjax" not in units._described(Hessian())
-    different = [
-        Hessian().loss,
-        documented,
-        scaled(2),
-        scaled(3),
-        lambda logits, labels: 2 * jnp.sum(logits, -1),
-        lambda logits, labels: 3 * jnp.sum(logits, -1),
-        lambda logits, labels, scale=2: scale * jnp.sum(logits, -1),
-        lambda logits, labels, scale=3: scale * jnp.sum(logits, -1),
-        functools.partial(documented, labels=0),
-        functools.partial(documented, labels=1),
-    ]
-    assert len({named(loss) for loss in different}) == len(different)

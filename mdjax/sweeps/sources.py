@@ -1,0 +1,150 @@
+"""What is measured, and on what: a zoo or a list of models, and the data on the device."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mdjax.engine import Plan, Stack, stacks
+from mdjax.errors import InputError, first_line
+from mdjax.metrics import Examples, Metric
+from mdjax.models import Architecture, FunctionModel, Model
+from mdjax.statuses import OK, Status, StatusCode
+from mdjax.sweeps.units import Unit
+from mdjax.zoo.data import Dataset
+from mdjax.zoo.store import DamagedGroupError, Zoo
+
+PyTree = Any
+Source = Zoo | str | Path | Sequence[tuple[PyTree, PyTree]]
+ReadGroup = Callable[[str], tuple[PyTree, PyTree]]
+
+NOT_FINITE = Status(StatusCode.WEIGHTS_NOT_FINITE, "weights are not finite")
+
+
+class GivenModels:
+    """A list of models with the interface of a zoo, as far as measuring needs it: seeds of one configuration."""
+
+    def __init__(self, models: Sequence[tuple[PyTree, PyTree]]):
+        self.damaged: dict[str, str] = {}
+        self.data = ""
+        self.fingerprint = None
+        try:
+            # Curvature is taken in float32, whatever the weights were stored as.
+            self._stacked = jax.tree.map(
+                lambda leaf: leaf.astype(np.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+                stacks.stack(models),
+            )
+        except ValueError as error:
+            raise InputError(
+                f"The models differ in structure or shape and do not stack ({first_line(error)}). "
+                "Measure each shape on its own."
+            ) from None
+        leaves = jax.tree.leaves(self._stacked)
+        finite = np.logical_and.reduce([np.isfinite(leaf).reshape(len(models), -1).all(1) for leaf in leaves])
+        self.manifest = pd.DataFrame(
+            {
+                "model_id": [f"model{i}" for i in range(len(models))],
+                "configuration": "given",
+                "seed": range(len(models)),
+                "num_params": sum(leaf[0].size for leaf in jax.tree.leaves(self._stacked[0])),
+                "status": np.where(finite, OK.sentence, NOT_FINITE.sentence),
+                "status_code": np.where(finite, OK.code.value, NOT_FINITE.code.value),
+                "weights_hash": "",
+                "group": "given",
+                "position": range(len(models)),
+            }
+        )
+
+    def read_group(self, group: str) -> tuple[PyTree, PyTree]:
+        return self._stacked
+
+
+def opened(source: Source, model: Any, metrics: Sequence[Metric]) -> Zoo | GivenModels:
+    """The source as a zoo or a list that can be read; InputError for anything else, and for a model that is none."""
+    if isinstance(source, Zoo):
+        return source
+    if isinstance(source, str | Path):
+        return Zoo(source)
+    if not isinstance(source, Sequence) or not source or model is None:
+        given = "an empty list" if source == [] else repr(type(source).__name__)
+        raise InputError(f"Cannot measure {given}. Give a zoo, or a list of (params, state) with model=apply.")
+    if not isinstance(model, Model) and not callable(model):
+        raise InputError(
+            f"model is {type(model).__name__!r}. Give a function apply(params, state, inputs) -> logits, or an object "
+            "with the methods apply and batch_apply (mdjax.models.Model)."
+        )
+    has_state = bool(jax.tree.leaves(source[0][1]))
+    reestimating = [metric.name for metric in metrics if metric.reestimates_statistics]
+    if not isinstance(model, Model) and has_state and reestimating:
+        raise InputError(
+            "Cannot re-estimate the statistics of a model given as a function with state. Give an object with apply "
+            f"and batch_apply (mdjax.models.Model), or leave {' and '.join(reestimating)} out of metrics."
+        )
+    return GivenModels(source)
+
+
+def runner(architecture: Architecture | None, model: Any, plan: Plan) -> Model:
+    """The model that a unit's weights are called with."""
+    if architecture is not None:
+        return architecture.model(plan.convolution)
+    return model if isinstance(model, Model) else FunctionModel(model)
+
+
+class DeviceData:
+    """The data on the device, once; labels once per noise level."""
+
+    def __init__(self, dataset: Dataset, plan: Plan):
+        self._dataset = dataset
+        # On every device of a mesh from the start, or each call would send them there again.
+        self._place = None if plan.mesh is None else NamedSharding(plan.mesh, PartitionSpec())
+        self._inputs = tuple(map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test)))
+        self._labels: dict[float, jax.Array] = {}
+
+    def examples(self, unit: Unit) -> Examples:
+        """What the models of a unit are measured on: the subset and the noisy labels that they were trained on."""
+        if unit.label_noise not in self._labels:
+            self._labels[unit.label_noise] = self._put(self._dataset.train_labels(unit.label_noise))
+        x_train, x_test, y_test = self._inputs
+        count = self._put(self._dataset.subset_size(unit.data_share))
+        return Examples(x_train, self._labels[unit.label_noise], count, x_test, y_test)
+
+    def _put(self, array: Any) -> jax.Array:
+        return jax.device_put(jnp.asarray(array), self._place)
+
+
+class Loaded(NamedTuple):
+    """A unit's models in memory: those that could be read, and why the others could not.
+
+    `rows` are those of the manifest, in the order of the stack.
+    """
+
+    rows: pd.DataFrame
+    stack: Stack
+    problems: dict[str, Status]
+
+
+def loaded(unit: Unit, model: Model, read_group: ReadGroup) -> Loaded:
+    """Read the groups that a unit's models stand in and stack them, configuration by configuration, by seed."""
+    pieces: list[PyTree] = []
+    kept: list[pd.DataFrame] = []
+    problems: dict[str, Status] = {}
+    for group, members in unit.rows.groupby("group", sort=False):
+        try:
+            pieces.append(stacks.take(read_group(str(group)), members["position"].to_numpy()))
+            kept.append(members)
+        except DamagedGroupError as error:
+            status = Status(StatusCode.GROUP_DAMAGED, str(error))
+            problems.update(dict.fromkeys(members["model_id"], status))
+    if not kept:
+        return Loaded(unit.rows.iloc[:0], Stack(model, {}, {}, []), problems)
+    rows = pd.concat(kept)
+    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    order = rows.reset_index(drop=True).sort_values(["configuration", "seed"]).index.to_numpy()
+    params, state = stacks.take(stacked, order)
+    rows = rows.iloc[order]
+    return Loaded(rows, Stack(model, params, state, rows["model_id"].tolist()), problems)

@@ -1,0 +1,49 @@
+"""Finished units of work survive anything."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdjax.errors import InputError
+from mdjax.sweeps.commits import Commits
+
+
+@pytest.fixture
+def commits(tmp_path):
+    return Commits(tmp_path / "commits")
+
+
+FRAME = pd.DataFrame({"model_id": ["a", "b"], "value": [1.0, np.nan]})
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_unit_comes_out_as_it_went_in(commits, links, monkeypatch):
+    if not links:  # as on file systems without hard links
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError("no links")))
+    assert commits.read("x") is None
+    commits.commit("x", FRAME)
+    pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+    assert [path.name for path in commits.folder.iterdir()] == ["x.parquet"]
+
+
+def test_the_first_writer_of_a_unit_wins(commits):
+    commits.commit("x", FRAME)
+    commits.commit("x", FRAME.assign(value=7.0))
+    pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+
+
+def test_a_cut_unit_is_done_again(commits):
+    commits.commit("x", FRAME)
+    path = commits.folder / "x.parquet"
+    path.write_bytes(path.read_bytes()[:20])
+    assert commits.read("x") is None
+    commits.commit("x", FRAME)
+    pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Cannot write the table .*file: .* Choose a folder"):
+        Commits(tmp_path / "file" / "commits")

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from converters import safetensors_files
-from converters.errors import RefusedError, first_line
+from converters.errors import RefusedError
 from converters.safetensors_files import MAX_ENTRIES
+from mdjax.errors import first_line
 
 _INFLATION = 20
 _INFLATION_SLACK = 2**24
@@ -69,7 +70,7 @@ def check_file(path: Path) -> int:
                 raise RefusedError("it is empty")
         return path.stat().st_size
     except OSError as error:
-        raise RefusedError(f"it cannot be read: {error.strerror or error}") from None
+        raise RefusedError(f"it cannot be read: {first_line(error)}") from None
 
 
 def _is_tar(path: Path) -> bool:

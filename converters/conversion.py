@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from converters import families, layouts
-from converters.errors import RefusedError, first_line
+from converters.errors import RefusedError
 from converters.layouts.contract import Candidate, known_facts
 from converters.reports import Outcome as Outcome
 from converters.reports import Report as Report
 from converters.state_dicts import read_checkpoint, require_torch
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
 from mdjax.progress import progress
 from mdjax.zoo.data import load

@@ -19,10 +19,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx, serialization
 
-from converters.errors import first_line
+from converters.errors import RefusedError
 from converters.modules import Converted, nested
-from converters.state_dicts import RefusedError
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 from mdjax.models.layers import batch_moments
 
 PyTree = Any

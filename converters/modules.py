@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from converters.errors import first_line
-from converters.state_dicts import RefusedError, require_torch
-from mdjax.errors import InputError
+from converters.errors import RefusedError
+from converters.state_dicts import require_torch
+from mdjax.errors import InputError, first_line
 
 PyTree = Any
 
@@ -43,9 +43,8 @@ def require_torchax() -> Any:
             "Converting a module needs torchax, which is not installed. Run pip install 'mdjax[torchax]'."
         ) from None
     except Exception as error:  # releases that do not fit the installed torch fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"torchax does not work with the installed torch ({reason}). Run pip install 'mdjax[torchax]'."
+            f"torchax does not work with the installed torch ({first_line(error)}). Run pip install 'mdjax[torchax]'."
         ) from None
     return torchax
 

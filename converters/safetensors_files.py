@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from converters.errors import RefusedError, first_line
+from converters.errors import RefusedError
+from mdjax.errors import first_line
 
 MAX_HEADER = 2**25
 """Most bytes of a header or an index; 32 MiB list over 200,000 tensors."""

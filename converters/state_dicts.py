@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from converters import containers, folding, safetensors_files, wrappers
-from converters.errors import RefusedError as RefusedError
 from mdjax.errors import InputError
 
 _INSTALL = "Run pip install 'mdjax[torch]'."

@@ -9,7 +9,7 @@ import torch
 import torchax
 from torch.overrides import TorchFunctionMode
 
-from converters.state_dicts import RefusedError
+from converters.errors import RefusedError
 from mdjax.models.layers import batch_moments
 
 _FUNCTIONAL = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")

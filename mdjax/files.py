@@ -5,6 +5,8 @@ that begins with `TEMPORARY` and is removed by a later writer.
 """
 
 import contextlib
+import errno
+import os
 import shutil
 import time
 import uuid
@@ -39,8 +41,29 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        _remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder to fill; when the block ends well it becomes `path` in one step, else it is removed.
+
+    Raises FileExistsError where `path` is there by then, as when another writer was faster, and OSError where the
+    folder of `path`, which has to exist, cannot be written.
+    """
+    temporary = temporary_beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if path.exists():  # systems name this in several ways
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            raise
+    except BaseException:
+        _remove(temporary)
         raise
 
 
@@ -76,7 +99,13 @@ def remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime <= _STALE_SECONDS:
                 continue
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink()
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with all in it; what cannot be removed stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from converters.errors import RefusedError
 from converters.families import mode_connectivity, resnets, sequences
 from converters.families.keys import Arrays, Facts, Layout, layout_of, placed, problems_of, stored
-from converters.state_dicts import RefusedError
 from mdjax.errors import InputError
 from mdjax.models import Architecture
 

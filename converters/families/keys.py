@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from converters.state_dicts import RefusedError
+from converters.errors import RefusedError
 from mdjax.models import Architecture
 
 PyTree = Any

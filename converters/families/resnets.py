@@ -7,8 +7,8 @@ for a network with a 3×3 stem and no max-pool.
 
 import itertools
 
+from converters.errors import RefusedError
 from converters.families.keys import Arrays, Facts, Table, image_shape, nonlinearity, rows
-from converters.state_dicts import RefusedError
 from mdjax.models import Architecture
 from mdjax.models.resnets import BASIC, BLOCKS
 

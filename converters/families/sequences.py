@@ -9,8 +9,8 @@ import itertools
 import math
 import re
 
+from converters.errors import RefusedError
 from converters.families.keys import Arrays, Facts, Table, image_shape, nonlinearity, rows
-from converters.state_dicts import RefusedError
 from mdjax.errors import InputError
 from mdjax.models import Architecture, sequence
 from mdjax.models.sequences import NONLINEARITIES, layers_of, shapes_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from converters.layouts import cifar, files, mode_connectivity, modelzoos, taxonomy
 from converters.layouts.contract import Candidate, Layout, forget
 from converters.reports import Outcome
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 
 _LAYOUTS: tuple[Layout, ...] = (taxonomy, modelzoos, mode_connectivity, cifar, files)
 
@@ -72,4 +72,4 @@ def _walk(root: Path) -> Iterator[Path | Outcome]:
             shown = str(path).encode("utf-8", "replace").decode()
             yield path if shown == str(path) else Outcome(Path(shown), "refused", "its name is no valid UTF-8")
     for error in unreadable:
-        yield Outcome(Path(str(error.filename)), "refused", f"it cannot be opened: {error.strerror or error}")
+        yield Outcome(Path(str(error.filename)), "refused", f"it cannot be opened: {first_line(error)}")

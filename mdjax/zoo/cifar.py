@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 
 MEAN = (0.4914, 0.4822, 0.4465)
 """Channel means on the scale [0, 1], as the published zoo was normalised."""
@@ -59,7 +59,7 @@ def _read_batch(path: Path, read: Callable[[Path], tuple[np.ndarray, Any]]) -> t
     except FileNotFoundError:
         raise InputError(f"{path} is missing. Unpack the whole CIFAR-10 archive into {path.parent}.") from None
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}. Make it readable.") from None
+        raise InputError(f"Cannot read {path}: {first_line(error)}. Make it readable.") from None
     if pixels.shape != (RECORDS, _PIXELS) or pixels.dtype != np.uint8:
         raise InputError(
             f"{path} holds an array {pixels.dtype}{list(pixels.shape)}, but a CIFAR-10 batch is "
@@ -92,7 +92,7 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, Any]:
             raise
         except Exception as error:  # a damaged pickle can raise nearly anything
             raise InputError(
-                f"{path} is no readable CIFAR-10 batch: {str(error) or type(error).__name__}. "
+                f"{path} is no readable CIFAR-10 batch: {first_line(error)}. "
                 "It is truncated or another file; unpack the official archive again."
             ) from None
     if not isinstance(content, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 from mdjax.zoo import cifar
 
 NAMES = ("digits", "digits32")
@@ -209,8 +209,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
         where = f"array {name} of {path}" if name else str(path)
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"Cannot read {where}: {reason}. Save it again with numpy.savez.") from None
+        raise InputError(f"Cannot read {where}: {first_line(error)}. Save it again with numpy.savez.") from None
     return arrays
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 from mdjax.models import GROWN
 
 _AXES = {
@@ -126,9 +126,7 @@ def load_grid(path: str | Path) -> Grid:
     try:
         content = tomllib.loads(path.read_text())
     except OSError as error:
-        raise InputError(
-            f"Cannot read the grid {path}: {error.strerror or error}. Give the path of a TOML file."
-        ) from None
+        raise InputError(f"Cannot read the grid {path}: {first_line(error)}. Give the path of a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}. See 'mdjax train --help' for an example.") from None
     fields = {field.name for field in dataclasses.fields(Grid)}

@@ -9,13 +9,9 @@ A group appears by one rename, so a killed writer leaves either a whole group or
 writer removes; of two writers of the same group the first one wins.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +21,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
-from mdjax.errors import InputError
+from mdjax import files
+from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
+from mdjax.statuses import StatusCode
 
 PyTree = Any
 
 FORMAT = "mdjax-zoo"
 VERSION = 1
-_TEMPORARY = ".writing-"
-_STALE_SECONDS = 3600
 _REMEDY = "Restore its folder from a copy, or delete the folder and run the command that made it again."
 
 
@@ -60,9 +56,8 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -76,8 +71,10 @@ class Zoo:
     """An open zoo. `Zoo(path)` opens an existing one; `Zoo.create` makes one or reopens it to add models.
 
     `manifest` is a frame with one row per model: `model_id`, `configuration` (the model's settings without the
-    seed), `seed`, `group`, `position`, the architecture's fields, `num_params`, `weights_hash`, `status`, and
-    whatever is known of the training (batch_size, data_share, label_noise, ...; missing where unknown).
+    seed), `seed`, `group`, `position` (its index there), the architecture's fields, `num_params`, `weights_hash`,
+    `status` ("ok", or a sentence) with `status_code` (a `StatusCode`'s value), and whatever is known of the training
+    (`mdjax.columns.TRAINING`; missing where unknown). `damaged` are the groups whose rows cannot be read, each with
+    the sentence that says so; their models are not in the manifest.
     """
 
     def __init__(self, path: str | Path):
@@ -91,7 +88,7 @@ class Zoo:
                 "with 'mdjax-convert'."
             ) from None
         except (ValueError, OSError) as error:
-            raise InputError(f"Cannot read {header}: {error}. Restore it from a copy of the zoo.") from None
+            raise InputError(f"Cannot read {header}: {first_line(error)}. Restore it from a copy of the zoo.") from None
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise InputError(
                 f"{header} has format {content.get('format')!r} version {content.get('version')!r}, but this mdjax "
@@ -110,24 +107,13 @@ class Zoo:
         where the folder cannot be written or holds a zoo of other data.
         """
         path = Path(path)
-        try:
-            (path / "groups").mkdir(parents=True, exist_ok=True)
+        with files.writing(f"the zoo {path}"):
+            for folder in (path, path / "groups"):
+                files.make_writable(folder)
+                files.remove_leftovers(folder)
             if not (path / "zoo.json").exists():
                 header = {"format": FORMAT, "version": VERSION, "data": data, "fingerprint": fingerprint}
                 _write_json(path / "zoo.json", header)
-            for folder in (path, path / "groups"):  # told now, not after an hour of training
-                probe = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
-                probe.touch()
-                probe.unlink()
-            for leftover in (path / "groups").glob(f"{_TEMPORARY}*"):
-                # A younger one may belong to another writer that is at work.
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                        shutil.rmtree(leftover, ignore_errors=True)
-        except OSError as error:
-            raise InputError(
-                f"Cannot write the zoo {path}: {error.strerror or error}. Choose a folder that you may write to."
-            ) from None
         zoo = cls(path)
         if zoo.data != data:
             raise InputError(
@@ -164,9 +150,14 @@ class Zoo:
     ) -> None:
         """Add a group of models of one architecture, all or nothing.
 
-        `params` and `state` are pytrees with the models stacked on axis 0; `rows` has one mapping per model with
-        at least `model_id`, `configuration` and `seed`. Raises InputError where the folder cannot be written, a
-        model id is already taken, or shapes do not fit the architecture.
+            group: a plain folder name that the zoo does not have yet.
+            architecture: of every model of the group.
+            rows: one mapping per model, with at least `model_id`, `configuration` and `seed`.
+            params: a pytree of arrays [models, ...], as `architecture.init` makes them.
+            state: the same for the networks' statistics.
+
+        The manifest's other columns are found out here. Raises InputError where the folder cannot be written, a model
+        id is already taken, or shapes do not fit the architecture.
         """
         if "/" in group or group.startswith(".") or not group:
             raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
@@ -188,33 +179,23 @@ class Zoo:
         frame["weights_hash"] = weights_hash(params, state)
         finite = _finite_models(params, state)
         frame["status"] = np.where(finite, "ok", "weights are not finite")
+        frame["status_code"] = np.where(finite, StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
 
-        folder = self.path / "groups"
-        temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            temporary.mkdir()
-            with _checkpointer() as checkpointer:
-                checkpointer.save(
-                    (temporary / "arrays").absolute(),
-                    args=ocp.args.PyTreeSave({"params": params, "state": state}),
-                )
-            frame.to_parquet(temporary / "models.parquet", index=False)
-            (temporary / "group.json").write_text(json.dumps({"architecture": fields}, indent=2) + "\n")
+        remedy = "Free space or choose a folder that you may write to, then run the same command again."
+        with files.writing(f"group {group} of the zoo {self.path}", remedy):
             try:
-                temporary.rename(folder / group)
-            except OSError:
-                if not (folder / group).exists():
-                    raise
-                shutil.rmtree(temporary)
+                with files.new_folder(self.path / "groups" / group) as folder:
+                    with _checkpointer() as checkpointer:
+                        checkpointer.save(
+                            (folder / "arrays").absolute(),
+                            args=ocp.args.PyTreeSave({"params": params, "state": state}),
+                        )
+                    frame.to_parquet(folder / "models.parquet", index=False)
+                    _write_json(folder / "group.json", {"architecture": fields})
+            except FileExistsError:
                 self._expect_same(group, frame)
             self.manifest = _concatenate([self.manifest, frame])
             self._save_manifest()
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(
-                f"Cannot write group {group} of the zoo {self.path}: {error.strerror or error}. "
-                "Free space or choose a folder that you may write to, then run the same command again."
-            ) from None
 
     def _expect_same(self, group: str, frame: pd.DataFrame) -> None:
         """After losing a race for a group: its winner must have written what we were about to."""
@@ -239,7 +220,7 @@ class Zoo:
             fields = _read_json(path)["architecture"]
             return Architecture(**fields)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}. {_REMEDY}") from None
+            raise self._damaged(group, f"{path.name}: {first_line(error)}") from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
@@ -255,44 +236,12 @@ class Zoo:
                     args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture)),
                 )
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
-            raise DamagedGroupError(f"Group {group} of {self.path} is damaged: {_reason(error)}. {_REMEDY}") from None
+            raise self._damaged(group, first_line(error)) from None
         params, state = tree["params"], tree.get("state") or {}
         expected = self.manifest.loc[self.manifest["group"] == group].sort_values("position")["weights_hash"]
         if weights_hash(params, state) != list(expected):
-            raise DamagedGroupError(
-                f"Group {group} of {self.path} is damaged: its weights do not fit their hashes. {_REMEDY}"
-            )
+            raise self._damaged(group, "its weights do not fit their hashes")
         return params, state
-
-    def read(self, model_ids: Sequence[str]) -> tuple[PyTree, PyTree]:
-        """Read models of one architecture, stacked in the order asked for; only their groups are opened.
-
-        Memory: the largest of those groups plus the models asked for. Raises InputError for an unknown model or
-        models whose shapes do not stack, DamagedGroupError for a group that cannot be read.
-        """
-        index = self.manifest.set_index("model_id")
-        unknown = [name for name in model_ids if name not in index.index]
-        if unknown:
-            raise InputError(
-                f"Model {unknown[0]!r} is not in the zoo {self.path}. Its manifest lists {len(index)} models."
-            )
-        rows = index.loc[list(model_ids), ["group", "position"]].reset_index(drop=True)
-        pieces: list[tuple[np.ndarray, list[np.ndarray]]] = []
-        structure = None
-        for group, members in rows.groupby("group", sort=False):
-            leaves, structure = jax.tree.flatten(self.read_group(str(group)))
-            positions = members["position"].to_numpy()
-            pieces.append((members.index.to_numpy(), [leaf[positions] for leaf in leaves]))
-        assert structure is not None
-        order = np.argsort(np.concatenate([places for places, _ in pieces]))
-        try:
-            stacked = [np.concatenate(parts)[order] for parts in zip(*(leaves for _, leaves in pieces), strict=True)]
-        except ValueError:
-            raise InputError(
-                f"The models {model_ids[0]!r} ... {model_ids[-1]!r} differ in architecture and do not stack. "
-                "Read one architecture at a time."
-            ) from None
-        return jax.tree.unflatten(structure, stacked)
 
     def _load_manifest(self) -> pd.DataFrame:
         groups = self.groups
@@ -300,7 +249,7 @@ class Zoo:
         try:
             manifest = pd.read_parquet(path)
             if sorted(set(manifest["group"])) == groups:
-                return _with_variants(manifest)
+                return _completed(manifest)
         except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
             pass
         frames = []
@@ -309,28 +258,35 @@ class Zoo:
                 # Not the file's own word for the group: it could name a path that leaves the zoo.
                 frames.append(pd.read_parquet(self.path / "groups" / group / "models.parquet").assign(group=group))
             except Exception as error:  # pyarrow raises many types for a cut file
-                self.damaged[group] = f"Group {group} of {self.path} is damaged: {_reason(error)}. {_REMEDY}"
+                self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}"))
         return _concatenate(frames)
 
+    def _damaged(self, group: str, reason: str) -> DamagedGroupError:
+        return DamagedGroupError(f"Group {group} of {self.path} is damaged: {reason}. {_REMEDY}")
+
     def _save_manifest(self) -> None:
-        temporary = self.path / f"{_TEMPORARY}{uuid.uuid4().hex}"
-        self.manifest.to_parquet(temporary, index=False)
-        temporary.replace(self.path / "manifest.parquet")
+        with files.replacing(self.path / "manifest.parquet") as temporary:
+            self.manifest.to_parquet(temporary, index=False)
 
 
 def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The rows in one order, whatever the order in which groups arrived."""
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        columns = ["model_id", "configuration", "seed", "group", "position", "family", "weights_hash", "status"]
-        return pd.DataFrame(columns=columns)
-    return _with_variants(pd.concat(frames).sort_values(["group", "position"], ignore_index=True))
+        identity = ["model_id", "configuration", "seed", "group", "position", "family", "weights_hash"]
+        return pd.DataFrame(columns=[*identity, "status", "status_code"])
+    return _completed(pd.concat(frames).sort_values(["group", "position"], ignore_index=True))
 
 
-def _with_variants(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Zoos written before architectures had variants hold usual ones."""
-    known = manifest["variant"] if "variant" in manifest else pd.Series(None, manifest.index, dtype=object)
-    return manifest.assign(variant=known.fillna("").astype(str))
+def _completed(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The columns that zoos written by earlier versions lack: they hold usual variants, and a status as text alone."""
+    missing = pd.Series(None, manifest.index, dtype=object)
+    variants, codes = (manifest.get(name, missing) for name in ("variant", "status_code"))
+    told = np.where(manifest["status"] == "ok", StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
+    return manifest.assign(
+        variant=variants.fillna("").astype(str),
+        status_code=codes.fillna(pd.Series(told, manifest.index)).astype(str),
+    )
 
 
 def _numpy_restore_args(architecture: Architecture) -> PyTree:
@@ -361,9 +317,3 @@ def _check_shapes(group: str, architecture: Architecture, count: int, params: Py
     for name, shape in expected.items():
         if given[name] != shape:
             raise InputError(f"Group {group}: array {name} has shape {given[name]}, but {shape} was expected.")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, short enough for a table."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200].rstrip(".")

@@ -6,13 +6,14 @@ import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mdjax.columns import TRAINING
 from mdjax.engine.compilation import keep_compiled_programs
 from mdjax.errors import InputError
 from mdjax.landscape import losses
@@ -26,9 +27,10 @@ from mdjax.zoo.store import Zoo
 PyTree = Any
 
 MAX_STACK = 64
+"""Most models trained together: a larger group is split, which bounds memory and what a killed run repeats."""
+
 MAX_STACK_BYTES = 2**30
-"""Most models trained together, and most bytes of their parameters: a larger group is split, to bound memory (momentum
-and gradients take as much again, each) and what a killed run repeats."""
+"""Most bytes of the parameters of models trained together; momentum and gradients take as much again, each."""
 
 STATISTICS_MOMENTUM = 0.1
 """Weight of the newest batch in BatchNorm's running statistics, as in PyTorch."""
@@ -45,8 +47,8 @@ def architecture_of(setting: Setting, dataset: Dataset) -> Architecture:
 def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list[Setting]]:
     """Group name → its settings: equal architecture, batch size and data share, at most MAX_STACK of them.
 
-    Raises InputError for a batch size larger than the data it is drawn from. A name ends with a digest of its
-    members, so that the groups of a grid that grows never meet.
+    A name ends with a digest of its members' ids: where a grid has grown, its new groups get names of their own.
+    Raises InputError for a batch size larger than the data it is drawn from.
     """
     groups: dict[str, list[Setting]] = {}
 
@@ -74,11 +76,17 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
 def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None) -> Zoo:
     """Grow the zoo of a grid in `out`; models that are there already are not trained again.
 
+        grid: the settings to train.
+        out: the folder of the zoo, new or one that holds models of this grid only.
+        dataset: the data already loaded; by default `grid.data` is.
+        show_progress: draw a bar of models.
+
     Recipe: SGD with momentum, weight decay on every parameter, constant learning rate, mini-batches without the
     partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number of epochs).
-    A model's random numbers derive from its own id, so the company it is trained in decides nothing, and a grid may
-    grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that cannot be
-    trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid lacks.
+    A model's random numbers derive from its own id, so that they do not depend on the models it is trained with, and
+    a grid may grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that
+    cannot be trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid
+    lacks.
     """
     keep_compiled_programs()
     dataset = dataset or load(grid.data)
@@ -103,21 +111,35 @@ def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None) -> Zoo
 
 
 def _manifest_row(setting: Setting) -> dict[str, Any]:
-    names = [
-        "batch_size",
-        "data_share",
-        "label_noise",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "epochs",
-        "seed",
-    ]
     return {
         "model_id": setting.model_id,
         "configuration": setting.configuration,
-        **{name: getattr(setting, name) for name in names},
+        **{name: getattr(setting, name) for name in (*TRAINING, "seed")},
     }
+
+
+class _Rates(NamedTuple):
+    """The optimizer's settings of one model, or of every model of a stack [models]."""
+
+    learning_rate: jax.Array
+    momentum: jax.Array
+    weight_decay: jax.Array
+
+
+class _Runs(NamedTuple):
+    """What tells the training runs of a stack of models apart, each [models]."""
+
+    keys: jax.Array  # from which a model's initial weights and the order of its examples are drawn
+    rates: _Rates
+    noise_index: jax.Array  # which row of the labels the model learns
+
+
+class _Examples(NamedTuple):
+    """What a stack of models is trained on."""
+
+    inputs: jax.Array  # [examples, ...]
+    labels: jax.Array  # [noise levels, examples]
+    num_used: jax.Array  # how many of the first examples: a number, traced
 
 
 def train_stack(
@@ -125,8 +147,8 @@ def train_stack(
 ) -> tuple[PyTree, PyTree]:
     """Train models of one architecture, batch size and data share together; returns stacked (params, state).
 
-    `advance` is called with the number of models' worth of work done. Memory: parameters, momentum and gradients
-    of every model, and the activations of one mini-batch of each.
+    `advance` is called with the work done since the last call, one model's whole training being 1. Memory:
+    parameters, momentum and gradients of every model, and the activations of one mini-batch of each.
     """
     first = settings[0]
     architecture = architecture_of(first, dataset)
@@ -136,44 +158,31 @@ def train_stack(
     noises = sorted({setting.label_noise for setting in settings})
     labels = jnp.asarray(np.stack([dataset.train_labels(noise) for noise in noises]))
     noise_index = jnp.asarray([noises.index(setting.label_noise) for setting in settings])
-    rates = {
-        name: jnp.asarray([getattr(setting, name) for setting in settings], jnp.float32)
-        for name in ("learning_rate", "momentum", "weight_decay")
-    }
+    rates = _Rates(
+        *(jnp.asarray([getattr(setting, name) for setting in settings], jnp.float32) for name in _Rates._fields)
+    )
+    runs = _Runs(keys, rates, noise_index)
+    examples = _Examples(jnp.asarray(dataset.x_train), labels, jnp.asarray(dataset.subset_size(first.data_share)))
     carry = _initialize(architecture, keys, rates)
-    inputs = jnp.asarray(dataset.x_train)
-    num_examples = dataset.subset_size(first.data_share)
     step = -(-first.epochs // _REPORTS)
     for start in range(0, first.epochs, step):
         stop = min(start + step, first.epochs)
-        carry = _train_epochs(
-            model,
-            first.batch_size,
-            carry,
-            keys,
-            rates,
-            inputs,
-            labels,
-            noise_index,
-            num_examples,
-            start,
-            stop,
-        )
+        carry = _train_epochs(model, first.batch_size, carry, runs, examples, start, stop)
         jax.block_until_ready(carry)
         advance(len(settings) * (stop - start) / first.epochs)
     params, state, _ = carry
     return jax.tree.map(np.asarray, (params, state))
 
 
-def _optimizer(rates: dict[str, jax.Array]) -> optax.GradientTransformation:
+def _optimizer(rates: _Rates) -> optax.GradientTransformation:
     return optax.chain(
-        optax.add_decayed_weights(rates["weight_decay"]),
-        optax.sgd(rates["learning_rate"], momentum=rates["momentum"]),  # pyright: ignore[reportArgumentType]
+        optax.add_decayed_weights(rates.weight_decay),
+        optax.sgd(rates.learning_rate, momentum=rates.momentum),  # pyright: ignore[reportArgumentType]
     )
 
 
 @functools.partial(jax.jit, static_argnames="architecture")
-def _initialize(architecture: Architecture, keys: jax.Array, rates: dict[str, jax.Array]) -> PyTree:
+def _initialize(architecture: Architecture, keys: jax.Array, rates: _Rates) -> PyTree:
     params, state = jax.vmap(architecture.init)(keys)
     return params, state, jax.vmap(lambda params, rates: _optimizer(rates).init(params))(params, rates)
 
@@ -183,23 +192,23 @@ def _train_epochs(
     model: Model,
     batch_size: int,
     carry: PyTree,
-    keys: jax.Array,
-    rates: dict[str, jax.Array],
-    inputs: jax.Array,
-    labels: jax.Array,
-    noise_index: jax.Array,
-    num_examples: jax.Array,
+    runs: _Runs,
+    examples: _Examples,
     start: jax.Array,
     stop: jax.Array,
 ) -> PyTree:
-    """Epochs `start … stop` of every model. Counts are traced: one program serves all data shares."""
+    """The carry (params, state, optimizer's state), stacked, after the epochs `start` to `stop - 1` of every model.
+
+    Counts are traced: one program serves all data shares and numbers of epochs.
+    """
+    inputs, labels, num_used = examples
 
     def loss(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array) -> tuple[jax.Array, PyTree]:
         weights = jnp.ones(batch_size)
         logits, statistics = model.batch_apply(params, state, x, weights)
         return losses.mean_cross_entropy(logits, y, weights), statistics
 
-    def update(carry: PyTree, rates: dict[str, jax.Array], index: jax.Array, noise: jax.Array) -> PyTree:
+    def update(carry: PyTree, rates: _Rates, index: jax.Array, noise: jax.Array) -> PyTree:
         params, state, optimizer_state = carry
         gradient, statistics = jax.grad(loss, has_aux=True)(params, state, inputs[index], labels[noise, index])
         updates, optimizer_state = _optimizer(rates).update(gradient, optimizer_state, params)
@@ -209,12 +218,14 @@ def _train_epochs(
         return optax.apply_updates(params, updates), state, optimizer_state
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
-        order = jax.vmap(lambda key: random_order(jax.random.fold_in(key, number), inputs.shape[0], num_examples))(keys)
+        order = jax.vmap(lambda key: random_order(jax.random.fold_in(key, number), inputs.shape[0], num_used))(
+            runs.keys
+        )
 
         def step(number: jax.Array, carry: PyTree) -> PyTree:
             index = jax.lax.dynamic_slice_in_dim(order, number * batch_size, batch_size, axis=1)
-            return jax.vmap(update)(carry, rates, index, noise_index)
+            return jax.vmap(update)(carry, runs.rates, index, runs.noise_index)
 
-        return jax.lax.fori_loop(0, num_examples // batch_size, step, carry)
+        return jax.lax.fori_loop(0, num_used // batch_size, step, carry)
 
     return jax.lax.fori_loop(start, stop, epoch, carry)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from torch_checkpoints import stored_model
 from torch_resnet import TorchResNet18, random_resnet
 
 import converters
@@ -83,7 +84,7 @@ def test_logits_equal_those_of_torch(converted, networks, images):
     assert zoo.data == "cifar10"
     assert len(zoo) == 4
     for row in zoo.manifest.itertuples():
-        params, state = jax.tree.map(lambda leaf: leaf[0], zoo.read([row.model_id]))
+        params, state = stored_model(zoo, row.model_id)
         model = zoo.architecture(row.group).model()
         logits = model.apply(params, state, images)
         expected = torch_logits(networks[row.width, row.seed], images)
@@ -215,7 +216,7 @@ def test_bad_file_is_refused_with_its_reason(tmp_path, case):
         torch.save(content(), path)
     else:
         path.write_bytes(content())
-    with pytest.raises(state_dicts.RefusedError) as raised:
+    with pytest.raises(converters.RefusedError) as raised:
         families.to_flax(state_dicts.read_state_dict(path), Architecture("resnet18", 2))
     assert reason in str(raised.value)
     assert "weights_only" not in str(raised.value)
@@ -229,7 +230,7 @@ def test_hostile_file_does_not_run(tmp_path, how):
         path.write_bytes(pickle.dumps(content, protocol=2 if how.endswith("2") else None))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(state_dicts.RefusedError) as raised:
+    with pytest.raises(converters.RefusedError) as raised:
         state_dicts.read_state_dict(path)
     if how in ("zip", "old format"):
         assert "it refers to posix.system, which plain weights do not need; nothing was run" in str(raised.value)
@@ -278,7 +279,7 @@ def test_weights_that_are_not_finite_are_kept_and_marked(tmp_path):
     save(tmp_path, f"{SUBSET}/net_exp_0.pkl", broken)
     report = convert(tmp_path, tmp_path / "zoo")
     assert report.exit_code == 0
-    assert list(Zoo(tmp_path / "zoo").manifest["status"]) == ["weights are not finite"]
+    assert list(Zoo(tmp_path / "zoo").manifest["status_code"]) == ["weights_not_finite"]
 
 
 def test_damaged_preferred_file_is_not_replaced_by_another(tmp_path, networks):

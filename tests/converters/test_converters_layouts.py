@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch_checkpoints import stored_model
 from torch_resnet import random_resnet
 from torch_zoo import config, network, write_trial
 
@@ -79,10 +80,9 @@ def test_the_network_is_that_of_the_config(tmp_path, kind, nonlinearity, dropout
     write_trial(tmp_path / "zoo" / "trial", fields, [1])
     convert(tmp_path / "zoo", tmp_path / "out")
     zoo = Zoo(tmp_path / "out")
-    params, state = zoo.read(["zoo/trial/e1"])
+    params, state = stored_model(zoo, "zoo/trial/e1")
     images = np.random.RandomState(0).normal(size=(4, 28, 28, 3)).astype(np.float32)
     model = zoo.architecture(zoo.groups[0]).model()
-    params = {layer: {name: array[0] for name, array in entries.items()} for layer, entries in params.items()}
     with torch.no_grad():
         expected = network(fields, 1)(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(model.apply(params, state, images), expected, atol=1e-5)

@@ -19,8 +19,8 @@ from torch_derivatives import direction, jax_derivatives, relative, torch_deriva
 from torch_resnet import random_resnet
 
 import converters
+from converters.errors import RefusedError
 from converters.families.sequences import MODEL_ZOOS
-from converters.state_dicts import RefusedError
 from mdjax import engine
 from mdjax.errors import InputError
 from mdjax.landscape.alignment import specification, verify

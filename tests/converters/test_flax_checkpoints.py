@@ -10,7 +10,7 @@ from flax import nnx, serialization
 
 import converters
 import mdjax
-from converters.state_dicts import RefusedError
+from converters.errors import RefusedError
 from mdjax.errors import InputError
 from mdjax.zoo.data import Dataset
 

@@ -17,7 +17,7 @@ from torch_families import perturbed
 
 import converters
 import mdjax
-from converters.state_dicts import RefusedError
+from converters.errors import RefusedError
 from mdjax.errors import InputError
 from mdjax.landscape import curves
 from mdjax.landscape.curves import CurveSettings

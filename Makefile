@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -11,6 +11,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow" tests/linalg tests/diagnosis tests/report tests/sweeps/test_units.py tests/test_columns.py tests/test_files.py tests/test_table.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

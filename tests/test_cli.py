@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mdjax.cli import main
-from mdjax.metrics import METRICS, PRESETS, select
+from mdjax.metrics import PRESETS, select
 
 GRID = """
 architecture = "mlp"
@@ -90,15 +90,18 @@ def test_every_command_has_a_help(command, capsys):
     assert command in ("demo", "report") or f"mdjax {command} " in text.split("example", 1)[1]
 
 
-def test_the_help_names_every_metric(capsys):
-    with pytest.raises(SystemExit):
-        main(["measure", "--help"])
-    text = capsys.readouterr().out
-    lines = text.split("metrics (those with *", 1)[1].split("presets:", 1)[0].splitlines()[2:-1]
-    assert [line.split()[0] for line in lines] == list(METRICS)
-    starred = [line.split()[0] for line in lines if line.split()[1] == "*"]
-    assert starred == [metric.name for metric in select()]
-    assert all(f"{preset} (" in text.split("presets:", 1)[1] for preset in PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_goes_to_the_files_of_a_table(preset, table, tmp_path, capsys):
+    main(["measure", str(table.parent / "zoo"), "--out", str(tmp_path), "--preset", preset])
+    assert f"{tmp_path}: 8 models (0 not ok)" in capsys.readouterr().out
+    configurations = pd.read_parquet(tmp_path / "configurations.parquet")
+    features = [feature.name for metric in select(preset) for feature in metric.features]
+    assert configurations[features].notna().all(axis=None)
+    assert set(configurations["preset"]) == {preset}
+    for name in ("models", "pairs", "configurations"):
+        assert (pd.read_parquet(tmp_path / f"{name}.parquet")["status_code"] == "ok").all()
+    main(["diagnose", str(tmp_path)])
+    assert "4 configurations" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

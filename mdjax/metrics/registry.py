@@ -1,10 +1,12 @@
 """The metrics by name, the presets, and the choice of what to measure from a user's words."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 from mdjax.metrics.cka import CKA
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity
 from mdjax.metrics.contract import Metric
@@ -34,7 +36,8 @@ def select(
     """The metrics to measure, in the registry's order, with the preset's settings.
 
     `names` is a comma-separated text or a sequence of names and metric objects (taken as they are); without it the
-    metrics that the trees read. `settings` are texts "metric.setting=value" that change one setting each.
+    metrics that the trees read. A name "FILE.py:CLASS" is a metric of the user's own, whose file is run. `settings` are
+    texts "metric.setting=value" that change one setting each.
     InputError for an unknown preset, metric or setting, and for a value of the wrong kind.
     """
     if preset not in PRESETS:
@@ -45,8 +48,11 @@ def select(
     for name in wanted:
         if isinstance(name, Metric):
             chosen[name.name] = name
+        elif ".py:" in name:
+            own = _from_file(name).of_preset(preset)
+            chosen[own.name] = own
         elif name not in METRICS:
-            raise InputError(f"Unknown metric {name!r}. Choose from {', '.join(METRICS)}.")
+            raise InputError(f"Unknown metric {name!r}. Choose from {', '.join(METRICS)}, or give FILE.py:CLASS.")
         else:
             chosen[name] = METRICS[name].of_preset(preset)
     for setting in settings:
@@ -59,6 +65,31 @@ def select(
         chosen[name] = _changed(chosen[name], field, text.strip(), setting)
     order = {name: place for place, name in enumerate(METRICS)}
     return tuple(sorted(chosen.values(), key=lambda metric: order.get(metric.name, len(order))))
+
+
+def _from_file(text: str) -> type[Metric]:
+    """The class that "FILE.py:CLASS" names."""
+    file, _, name = text.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InputError(f"There is no file {file}. Give a metric of your own as FILE.py:CLASS.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's own: it can raise anything
+        raise InputError(f"Cannot run {file}: {type(error).__name__}: {first_line(error)}. Mend it.") from None
+    found = getattr(module, name, None)
+    if not isinstance(found, type) or not issubclass(found, Metric):
+        known = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Metric)]
+        own = [key for key in known if vars(module)[key].__module__ == path.stem]
+        raise InputError(
+            f"{file} has no metric {name!r}; it has {', '.join(own) or 'none'}. Subclass ModelMetric, PairMetric or "
+            "FeatureMetric of mdjax.metrics."
+        )
+    return found
 
 
 def help_text() -> str:

@@ -102,7 +102,7 @@ def _described(value: Any) -> str:
         fields = ", ".join(
             f"{field.name}={_described(getattr(value, field.name))}" for field in dataclasses.fields(value)
         )
-        return f"{type(value).__qualname__}({fields})"
+        return f"{type(value).__qualname__}({fields}){_described_methods(type(value))}"
     if isinstance(value, functools.partial):
         parts = (value.func, value.args, tuple(sorted(value.keywords.items())))
         return f"partial({', '.join(map(_described, parts))})"
@@ -116,6 +116,14 @@ def _described(value: Any) -> str:
         body += _described([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items(), *cells])
         return f"{function.__qualname__}:{hashlib.blake2b(body.encode(), digest_size=8).hexdigest()}"
     return repr(value)
+
+
+def _described_methods(kind: type) -> str:
+    """What the methods of a user's own class compute; mdjax's own classes have `_VERSION`."""
+    if kind.__module__.partition(".")[0] == "mdjax":
+        return ""
+    own = sorted((name, value) for name, value in vars(kind).items() if isinstance(value, types.FunctionType))
+    return hashlib.blake2b(_described([value for _, value in own]).encode(), digest_size=8).hexdigest()
 
 
 def _described_code(code: types.CodeType, doc: str | None = None) -> str:

@@ -67,8 +67,12 @@ def test_one_row_per_model_pair_and_configuration(measured):
     assert len(table.pairs) == 8 * 3  # CKA of all pairs; a curve for the first of each configuration
     assert table.pairs["mode_connectivity"].notna().sum() == 8
     assert len(table.configurations) == 8
-    for name in FRAMES:
-        assert (getattr(table, name)[["status", "status_code"]] == "ok").all(axis=None)
+    assert (table.models[["status", "status_code"]] == "ok").all(axis=None)
+    undefined = table.pairs["status_code"] == StatusCode.UNDEFINED
+    assert table.pairs.loc[undefined, "CKA"].isna().all()
+    assert (table.pairs.loc[~undefined, "status_code"] == "ok").all()
+    hit = table.configurations["configuration"].isin(table.pairs.loc[undefined, "configuration"])
+    assert (table.configurations["status_code"] == np.where(hit, "undefined", "ok")).all()
     published = (
         "data_amount para_amount log_data_amount log_para_amount log_bs width data bs test_acc train_acc "
         "generalization_gap test_loss train_loss CKA hessian_e hessian_t mode_connectivity "

@@ -112,8 +112,8 @@ def preview(
 ) -> pd.DataFrame:
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
 
-    Columns: `architecture`, `metric`, `members` (models or pairs to measure), `devices`, `convolution`, `batching`,
-    `per_call` (members of one call on each device), `calls`, and `memory`, the bytes a call takes on each device by
+    Columns: `architecture`, `metric`, `members` (models or pairs that go through it), `devices`, `convolution`,
+    `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes a call takes on each device by
     the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors are those of
     `measure`.
     """
@@ -130,7 +130,7 @@ def preview(
         else:
             weights = architecture.abstract
         for metric in work.metrics:
-            counts = [len(_members(metric, unit.rows)) for unit in members]
+            counts = [len(metric.runs(_members(metric, unit.rows))) for unit in members]
             if not sum(counts):
                 continue
             called = runner(architecture, model, plan)

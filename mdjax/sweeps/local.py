@@ -113,9 +113,9 @@ def preview(
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
 
     Columns: `architecture`, `metric`, `members` (models or pairs that go through it), `devices`, `convolution`,
-    `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes a call takes on each device by
-    the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors are those of
-    `measure`.
+    `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes that a call takes on
+    each device by the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors
+    are those of `measure`.
     """
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics), model, mesh)

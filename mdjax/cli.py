@@ -150,13 +150,13 @@ def _train(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     from mdjax.engine import device_mesh
-    from mdjax.metrics import select
     from mdjax.sweeps.local import measure, preview
 
     arguments: dict[str, Any] = {
         "data": options.data,
         "preset": options.preset,
-        "metrics": select(options.preset, options.metrics, options.set),
+        "metrics": options.metrics,
+        "settings": options.set,
         "mesh": device_mesh(options.devices),
     }
     if options.plan:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,21 +14,10 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
-_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 
 
 @contextlib.contextmanager
-def hidden() -> Iterator[None]:
-    """No progress bars while this is open: `with mdjax.progress.hidden(): mdjax.measure(...)`."""
-    token = _hidden.set(True)
-    try:
-        yield
-    finally:
-        _hidden.reset(token)
-
-
-@contextlib.contextmanager
-def progress(title: str, total: int, *, done: int = 0) -> Iterator[Callable[..., None]]:
+def progress(title: str, total: int, *, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
     """A bar of `total` units, `done` of them already; yields `advance(units=1, title=None)`.
 
     Where standard error is no terminal, only the finished bar is printed.
@@ -42,7 +30,7 @@ def progress(title: str, total: int, *, done: int = 0) -> Iterator[Callable[...,
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=_hidden.get(), transient=False) as bar:
+    with Progress(*columns, console=console, disable=not show, transient=False) as bar:
         task = bar.add_task(title, total=total, completed=done)
 
         def advance(units: float = 1, title: str | None = None) -> None:

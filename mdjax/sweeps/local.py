@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import pandas as pd
@@ -26,6 +26,17 @@ from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Dataset, load
 from mdjax.zoo.store import Zoo
 
+
+class RunOptions(TypedDict, total=False):
+    """How a measurement runs: `seed` moves every random number (default 0); `mesh` spreads the models over its axis
+    "models" and, where it has one, the examples of every batch over its axis "data"; `show_progress` (default True)
+    draws a bar."""
+
+    seed: int
+    mesh: Mesh | None
+    show_progress: bool
+
+
 _UNIT_SIZE = 16
 """Models loaded together and kept as one unit of work, where a device takes no more at a time."""
 
@@ -38,8 +49,8 @@ def measure(
     model: Model | Any = None,
     preset: str = "default",
     metrics: str | Sequence[str | Metric] | None = None,
-    seed: int = 0,
-    mesh: Mesh | None = None,
+    settings: Sequence[str] = (),
+    **options: Unpack[RunOptions],
 ) -> Table:
     """Measure every model of a zoo; returns the table and, with `out`, keeps it there and resumes from it.
 
@@ -47,7 +58,7 @@ def measure(
     finished work is kept in `out` and looked up by its content (weights, data, settings), so that a killed run or a
     further metric costs only what is missing; a list of models is measured anew, since a function has no identity
     to look it up by. Raises InputError for bad arguments and for a folder that cannot be written. Cost: see the
-    metrics; the table records each metric's seconds. The progress bar is silenced by `mdjax.progress.hidden()`.
+    metrics; the table records each metric's seconds.
 
     source: a zoo (or its path), or a list of (params, state) pytrees of equal shapes together with `model`; the list
         counts as seeds of one configuration, trained on all of `data`.
@@ -57,14 +68,16 @@ def measure(
         (`mdjax.models.Model`).
     preset: "default", "reference" or "fast".
     metrics: names ("losses,hessian" or a list), or metric objects with settings of their own; the table holds what was
-        asked for (default: what the trees read). `mdjax.metrics.select` makes them of texts such as
-        "hessian.num_samples=64".
-    seed: moves every random number.
-    mesh: spreads the models over its axis "models" and, where it has one, the examples of every batch over its axis
-        "data".
+        asked for (default: what the trees read).
+    settings: texts such as "hessian.num_samples=64" that change one setting each.
+    options: `seed`, `mesh` and `show_progress`, see `RunOptions`.
     """
+    unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"measure() got an unexpected keyword argument {unknown[0]!r}")
+    seed = options.get("seed", 0)
     keep_compiled_programs()
-    work = _prepared(source, data, select(preset, metrics), model, mesh)
+    work = _prepared(source, data, select(preset, metrics, settings), model, options.get("mesh"))
     # The folder is tried before anything is computed.
     commits = Commits(Path(out) / "shards") if out is not None else None
     if isinstance(work.collection, GivenModels):
@@ -77,7 +90,8 @@ def measure(
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
     results: dict[Metric, list[pd.DataFrame]] = {metric: [] for metric in work.metrics}
     problems: dict[str, Status] = {}
-    with progress("measuring", len(work.manifest) * len(work.metrics)) as advance:
+    total, show = len(work.manifest) * len(work.metrics), options.get("show_progress", True)
+    with progress("measuring", total, show=show) as advance:
         for unit in work.units:
             members: Loaded | None = None
             for metric in work.metrics:
@@ -108,6 +122,7 @@ def preview(
     model: Model | Any = None,
     preset: str = "default",
     metrics: str | Sequence[str | Metric] | None = None,
+    settings: Sequence[str] = (),
     mesh: Mesh | None = None,
 ) -> pd.DataFrame:
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
@@ -118,7 +133,7 @@ def preview(
     are those of `measure`.
     """
     keep_compiled_programs()
-    work = _prepared(source, data, select(preset, metrics), model, mesh)
+    work = _prepared(source, data, select(preset, metrics, settings), model, mesh)
     plan, rows = work.plan, []
     programs, device_data = Programs(plan), DeviceData(work.dataset, plan)
     by_architecture: dict[Any, list[Unit]] = {}

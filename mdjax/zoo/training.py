@@ -73,7 +73,7 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
     return groups
 
 
-def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None) -> Zoo:
+def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Zoo:
     """Grow the zoo of a grid in `out`; models that are there already are not trained again.
 
         grid: the settings to train.
@@ -102,7 +102,7 @@ def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None) -> Zoo
             "Choose another folder for --out."
         )
     groups = plan_groups([setting for setting in settings if setting.model_id not in done], dataset)
-    with progress("training", len(settings), done=len(done)) as advance:
+    with progress("training", len(settings), done=len(done), show=show_progress) as advance:
         for name, members in groups.items():
             params, state = train_stack(members, dataset, advance=advance)
             rows = [_manifest_row(setting) for setting in members]

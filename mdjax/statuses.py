@@ -15,6 +15,7 @@ class StatusCode(enum.StrEnum):
     DIVERGED = "diverged"  # the training of a curve
     NOT_CONVERGED = "not_converged"  # an iteration, before its limit
     UNCERTAIN = "uncertain"  # a standard error out of all proportion
+    FAILED = "failed"  # the metric itself, by an error
     UNDEFINED = "undefined"  # the quantity itself, for this model
     FEATURES_MISSING = "features_missing"  # in a table that is diagnosed
 

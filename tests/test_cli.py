@@ -91,17 +91,24 @@ def test_every_command_has_a_help(command, capsys):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_goes_to_the_files_of_a_table(preset, table, tmp_path, capsys):
-    main(["measure", str(table.parent / "zoo"), "--out", str(tmp_path), "--preset", preset])
-    assert f"{tmp_path}: 8 models (0 not ok)" in capsys.readouterr().out
-    configurations = pd.read_parquet(tmp_path / "configurations.parquet")
-    features = [feature.name for metric in select(preset) for feature in metric.features]
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_every_preset_goes_to_the_files_of_a_table(preset, seeds, tmp_path, capsys):
+    grid = 'architecture = "mlp"\nwidth = 4\nbatch_size = 64\ndata_share = 0.25\nepochs = 2\n'
+    (tmp_path / "grid.toml").write_text(f"{grid}seeds = {seeds}\n")
+    main(["train", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "zoo")])
+    main(["measure", str(tmp_path / "zoo"), "--out", str(tmp_path / "table"), "--preset", preset])
+    assert f"{seeds} models (0 not ok)" in capsys.readouterr().out
+    configurations = pd.read_parquet(tmp_path / "table" / "configurations.parquet")
+    features = [feature.name for metric in select(preset) for feature in metric.features if metric.frame == "models"]
     assert configurations[features].notna().all(axis=None)
+    of_pairs = [name for name in ("CKA", "mode_connectivity", "mode_connectivity_peak") if name in configurations]
+    assert len(of_pairs) == (3 if seeds > 1 else 0)
+    assert configurations[of_pairs].notna().all(axis=None)
     assert set(configurations["preset"]) == {preset}
     for name in ("models", "pairs", "configurations"):
-        assert (pd.read_parquet(tmp_path / f"{name}.parquet")["status_code"] == "ok").all()
-    main(["diagnose", str(tmp_path)])
-    assert "4 configurations" in capsys.readouterr().out
+        assert (pd.read_parquet(tmp_path / "table" / f"{name}.parquet")["status_code"] == "ok").all()
+    main(["diagnose", str(tmp_path / "table")])
+    assert "1 configurations" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

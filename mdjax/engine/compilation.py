@@ -1,12 +1,32 @@
-"""Compiled programs kept on disk between runs."""
+"""What holds for every compiled program: 32-bit numbers, and a place on disk where it is kept between runs."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_32_bits(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, run with JAX's 64-bit mode off whatever the caller has set.
+
+    Programs are written, tested and tuned for float32; with 64 bits the types of their loops would not even agree.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def keep_compiled_programs() -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax.engine import stacks
+from mdjax.engine.compilation import in_32_bits
 from mdjax.engine.programs import Programs, drawn_inputs, metric_key, shapes_of
 from mdjax.engine.stacks import Stack
 from mdjax.metrics import Examples, Metric
@@ -21,6 +22,7 @@ PyTree = Any
 TOO_LARGE = Status(StatusCode.TOO_LARGE, "does not fit the device's memory, not even alone")
 
 
+@in_32_bits
 def measure(
     metric: Metric,
     stack: Stack,

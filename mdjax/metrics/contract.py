@@ -9,6 +9,7 @@ metric it has.
 
 import abc
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -29,7 +30,10 @@ Member = tuple[int, ...]
 
 Pairs = Literal["disjoint", "first", "all", "ordered"]
 """Which pairs of a configuration's models: those of seeds 0 and 1, 2 and 3, ...; that of seeds 0 and 1; all; or all, in
-both orders."""
+both orders. Of more than `MAX_PAIRS` pairs, each model is compared with as many of the next ones, in a circle."""
+
+MAX_PAIRS = 1000
+"""The most pairs of one configuration that are compared, in one order; at least one for each model."""
 
 
 class Examples(NamedTuple):
@@ -74,6 +78,10 @@ class Metric(abc.ABC):
     def derived(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of configurations that follow from its features: name → series, given name → series."""
         return {}
+
+    def leaves_out_pairs(self, num_models: int) -> bool:
+        """Whether so many models of a configuration make more pairs than are compared."""
+        return False
 
     @abc.abstractmethod
     def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
@@ -141,6 +149,9 @@ class PairMetric(Metric):
     def columns(self, raw: Raw) -> dict[str, Any]:
         """The pair's columns, on the host."""
 
+    def leaves_out_pairs(self, num_models: int) -> bool:
+        return self.pairs in ("all", "ordered") and math.comb(num_models, 2) > MAX_PAIRS
+
     def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
         return pairs_within(configurations, seeds, self.pairs)
 
@@ -174,6 +185,9 @@ class FeatureMetric(Metric):
     def compare(self, first: Raw, second: Raw) -> dict[str, Any]:
         """The pair's columns, on the host."""
 
+    def leaves_out_pairs(self, num_models: int) -> bool:
+        return math.comb(num_models, 2) > MAX_PAIRS
+
     def members(self, configurations: Sequence[str], seeds: Sequence[int]) -> list[Member]:
         return pairs_within(configurations, seeds, "all")
 
@@ -203,10 +217,16 @@ def pairs_within(configurations: Sequence[str], seeds: Sequence[int], which: Pai
         left out is a model that cannot be measured, and changes no other pair.
     which: see `Pairs`.
     """
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(configurations):
+        groups.setdefault(name, []).append(index)
     found: list[Member] = []
-    for name in dict.fromkeys(configurations):
-        own = [index for index, configuration in enumerate(configurations) if configuration == name]
-        for first, second in itertools.combinations(own, 2):
+    for own in groups.values():
+        candidates = itertools.combinations(own, 2)
+        if which in ("all", "ordered") and math.comb(len(own), 2) > MAX_PAIRS:
+            steps = range(1, max(1, MAX_PAIRS // len(own)) + 1)
+            candidates = ((own[k], own[(k + step) % len(own)]) for k in range(len(own)) for step in steps)
+        for first, second in candidates:
             is_disjoint = seeds[first] % 2 == 0 and seeds[second] == seeds[first] + 1
             if which in ("all", "ordered") or (is_disjoint and (which == "disjoint" or seeds[first] == 0)):
                 found.append((first, second))

@@ -47,17 +47,25 @@ def select(
     chosen: dict[str, Metric] = {}
     for name in wanted:
         if isinstance(name, Metric):
-            chosen[name.name] = name
+            metric = name
         elif ".py:" in name:
-            own = _from_file(name).of_preset(preset)
-            chosen[own.name] = own
+            metric = _from_file(name).of_preset(preset)
         elif name not in METRICS:
             raise InputError(f"Unknown metric {name!r}. Choose from {', '.join(METRICS)}, or give FILE.py:CLASS.")
         else:
-            chosen[name] = METRICS[name].of_preset(preset)
+            metric = METRICS[name].of_preset(preset)
+        if chosen.setdefault(metric.name, metric) != metric:
+            raise InputError(
+                f"Two metrics are called {metric.name!r}: {chosen[metric.name]} and {metric}. They would write the "
+                "same columns; measure each into a table of its own."
+            )
     for setting in settings:
         path, _, text = setting.partition("=")
         name, _, field = path.strip().partition(".")
+        if name in METRICS and name not in chosen and field and text:
+            raise InputError(
+                f"Cannot set {setting!r}: {name} is not measured. Add it to the metrics: {','.join([*chosen, name])}."
+            )
         if name not in chosen or not field or not text:
             raise InputError(
                 f"Cannot set {setting!r}. Write metric.setting=value with one of the metrics {', '.join(chosen)}."

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -12,15 +13,15 @@ from jax.sharding import Mesh
 
 from mdjax.engine import Plan, Programs, default_plan
 from mdjax.engine import measure as measure_stack
-from mdjax.engine.compilation import keep_compiled_programs
-from mdjax.errors import InputError
+from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
+from mdjax.errors import InputError, first_line
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import console, progress
-from mdjax.statuses import Status
+from mdjax.statuses import Status, StatusCode
 from mdjax.sweeps.aggregation import compose, member_row, with_status
 from mdjax.sweeps.commits import Commits
-from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded, Source, loaded, opened, runner
+from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded, Source, check_model, loaded, opened, runner
 from mdjax.sweeps.units import Unit, unit_name, units
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Dataset, load
@@ -41,6 +42,7 @@ _UNIT_SIZE = 16
 """Models loaded together and kept as one unit of work, where a device takes no more at a time."""
 
 
+@in_32_bits
 def measure(
     source: Source,
     *,
@@ -86,10 +88,13 @@ def measure(
         _warn(f"{reason} Its models are left out.")
     if work.collection.fingerprint not in (None, work.dataset.fingerprint) and data is None:
         _warn(f"The data {work.collection.data} has changed since the models were trained on it.")
+    for text in _left_out(work):
+        _warn(text)
     read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
     results: dict[Metric, list[pd.DataFrame]] = {metric: [] for metric in work.metrics}
     problems: dict[str, Status] = {}
+    failures = _Failures()
     total, show = len(work.manifest) * len(work.metrics), options.get("show_progress", True)
     with progress("measuring", total, show=show) as advance:
         for unit in work.units:
@@ -100,21 +105,28 @@ def measure(
                 rows = commits.read(name) if commits else None
                 if rows is None:
                     members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
-                    rows = _measured(metric, members, device_data, unit, programs, seed)
                     problems.update(members.problems)
-                    # What a damaged group hides may be there next time: such a unit is not finished.
-                    if commits and not members.problems:
+                    try:
+                        rows, is_finished = _measured(metric, members, device_data, unit, programs, seed), True
+                    except Exception as error:  # of one metric, which must not cost the others
+                        rows, is_finished = failures.rows(metric, members, error), False
+                    # What failed, or what a damaged group hides, may be there next time.
+                    if commits and is_finished and not members.problems:
                         commits.commit(name, rows)
                 results[metric].append(rows)
                 advance(len(unit.rows))
+    failures.tell(results)
     recipe = {"preset": preset, "measure_seed": seed}
     table = compose(work.manifest, results, problems, recipe, num_train=len(work.dataset.x_train))
     if out is not None:
+        for text in _narrowed(Path(out), table):
+            _warn(text)
         write_table(Path(out), table)
         return read_table(out)  # exactly what anyone else reads there
     return table
 
 
+@in_32_bits
 def preview(
     source: Source,
     *,
@@ -188,12 +200,75 @@ def _prepared(source: Source, data: Any, metrics: tuple[Metric, ...], model: Any
     manifest = collection.manifest
     if manifest.empty:
         raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
+    if isinstance(collection, GivenModels):
+        check_model(collection, runner(None, model, plan), dataset)
     limit = max(_UNIT_SIZE, plan.models_per_call)
     return _Work(collection, dataset, manifest, metrics, list(units(manifest, dataset, limit)), plan)
 
 
+class _Failures:
+    """Metrics that raised: their rows say so, and where nothing else was measured the error is the user's."""
+
+    def __init__(self) -> None:
+        self._errors: dict[Metric, Exception] = {}
+
+    def rows(self, metric: Metric, models: Loaded, error: Exception) -> pd.DataFrame:
+        """The rows of a unit that failed: nothing but a status."""
+        self._errors.setdefault(metric, error)
+        status = Status(StatusCode.FAILED, f"{metric.name} failed: {_reason(error)}")
+        members = _members(metric, models.rows)
+        return pd.DataFrame([member_row(models.rows, member) | with_status({"status": status}) for member in members])
+
+    def tell(self, results: Mapping[Metric, Sequence[pd.DataFrame]]) -> None:
+        """Warn of each metric that failed; raise the error where all rows of all metrics did."""
+        frames = [part for parts in results.values() for part in parts if len(part)]
+        if self._errors and all((part["status_code"] == StatusCode.FAILED).all() for part in frames):
+            error = next(iter(self._errors.values()))
+            raise error if isinstance(error, InputError) else InputError(f"{_reason(error)}.") from error
+        for metric, error in self._errors.items():
+            _warn(f"{metric.name} failed: {_reason(error)}. Its rows say so in their status.")
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
+
+
 def _warn(text: str) -> None:
     console.print(f"warning: {text}", highlight=False, markup=False)
+
+
+def _left_out(work: _Work) -> Iterator[str]:
+    """Which configurations have more pairs of models than are compared."""
+    for unit in work.units:
+        for name, count in unit.rows["configuration"].value_counts(sort=False).items():
+            hit = [metric.name for metric in work.metrics if metric.leaves_out_pairs(count)]
+            if hit:
+                yield (
+                    f"{name} has {count:,} models, which make {math.comb(count, 2):,} pairs: {', '.join(hit)} compares "
+                    "each model with the next ones only. If they are no seeds of each other, name their configurations."
+                )
+
+
+def _narrowed(out: Path, table: Table) -> Iterator[str]:
+    """What the table in the folder holds and the new one does not."""
+    try:
+        old = read_table(out)
+    except InputError:
+        return
+    before, now = (
+        {str(name).removesuffix("_seconds") for name in (*one.models, *one.pairs) if str(name).endswith("_seconds")}
+        for one in (old, table)
+    )
+    if before - now:
+        yield (
+            f"The table {out} held {', '.join(sorted(before - now))} too, which this run was not asked for and leaves "
+            "out. Name them in --metrics: what was measured is kept and not measured again."
+        )
+    for column, what in (("preset", "preset"), ("measure_seed", "seed")):
+        was = sorted({str(value) for frame in (old.models, old.pairs) if column in frame for value in frame[column]})
+        new = {str(value) for value in table.models[column]}
+        if was and not set(was) <= new:
+            yield f"The table {out} held {what} {', '.join(was)}; it now holds {what} {', '.join(sorted(new))} alone."
 
 
 def _members(metric: Metric, rows: pd.DataFrame) -> list[tuple[int, ...]]:

@@ -95,6 +95,46 @@ def runner(architecture: Architecture | None, model: Any, plan: Plan) -> Model:
     return model if isinstance(model, Model) else FunctionModel(model)
 
 
+def check_model(given: GivenModels, model: Model, dataset: Dataset) -> None:
+    """InputError unless the model takes the data's inputs and gives logits [b, classes] for the data's labels.
+
+    By shapes alone, before anything runs; an architecture of a zoo is held against the data with its unit.
+    """
+    params, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), given.read_group(""))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputError(
+                f"The parameter {jax.tree_util.keystr(path)} holds {leaf.dtype}, but parameters are differentiated. "
+                "Put what is not trained into state."
+            )
+    inputs = jax.ShapeDtypeStruct((2, *dataset.input_shape), dataset.x_train.dtype)
+    told = f"inputs {inputs.dtype}{list(inputs.shape)} of {dataset.name}"
+    try:
+        outputs = jax.eval_shape(model.apply, params, state, inputs)
+    except InputError:
+        raise
+    except Exception as error:  # the model is the user's own: it can raise anything
+        raise InputError(
+            f"Cannot call the model on {told}: {type(error).__name__}: {first_line(error)}. "
+            "Give the data that it reads."
+        ) from error
+    if not hasattr(outputs, "shape") or len(outputs.shape) != 2 or outputs.shape[0] != 2:
+        found = str(list(outputs.shape)) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+        raise InputError(
+            f"The model returns {found} for {told}, but logits [2, classes] are expected. Wrap it so that apply "
+            "returns one array of logits."
+        )
+    labels = [int(end) for y in (dataset.y_train, dataset.y_test) for end in (np.min(y), np.max(y))]
+    if min(labels) < 0 or max(*labels, dataset.num_classes - 1) >= outputs.shape[1]:
+        given_outputs = f"{outputs.shape[1]} outputs"
+        if outputs.shape[1] == 1:
+            given_outputs = "1 output (a single logit z is the two logits 0 and z)"
+        raise InputError(
+            f"The model gives {given_outputs}, but the labels of {dataset.name} go from {min(labels)} to {max(labels)} "
+            f"in {dataset.num_classes} classes. Number the classes 0, 1, 2, ... and give each an output."
+        )
+
+
 class DeviceData:
     """The data on the device, once; labels once per noise level."""
 

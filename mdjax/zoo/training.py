@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from mdjax.columns import TRAINING
-from mdjax.engine.compilation import keep_compiled_programs
+from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
 from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import random_order
@@ -73,6 +73,7 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
     return groups
 
 
+@in_32_bits
 def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Zoo:
     """Grow the zoo of a grid in `out`; models that are there already are not trained again.
 
@@ -142,6 +143,7 @@ class _Examples(NamedTuple):
     num_used: jax.Array  # how many of the first examples: a number, traced
 
 
+@in_32_bits
 def train_stack(
     settings: Sequence[Setting], dataset: Dataset, *, advance: Callable[[float], None] = lambda units: None
 ) -> tuple[PyTree, PyTree]:

@@ -35,3 +35,16 @@ def test_a_metric_knows_its_members_and_its_runs(metric, members, runs):
     assert found == members
     assert metric.runs(found) == (runs or members)
     assert all(run in metric.runs(found) for member in found for run in metric.runs_of(member))
+
+
+def test_a_folder_of_many_models_is_compared_in_a_circle():
+    found = pairs_within(["c"] * 600, range(600), "all")
+    assert len(found) == 600
+    assert {index for pair in found for index in pair} == set(range(600))
+    some = pairs_within(["c"] * 100, range(100), "ordered")
+    assert len(some) == 2 * 100 * 10
+    assert len({tuple(sorted(pair)) for pair in some}) == 1000
+    assert len(pairs_within(["c"] * 45, range(45), "all")) == 990  # all of them
+    assert CKA().leaves_out_pairs(46)
+    assert not CKA().leaves_out_pairs(45)
+    assert not ModeConnectivity().leaves_out_pairs(600)

@@ -1,0 +1,54 @@
+"""What is measured: models given in Python are held against the data before anything runs."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdjax
+from mdjax.errors import InputError
+from mdjax.zoo.data import Dataset
+
+RANDOM = np.random.RandomState(0)
+X, Y = RANDOM.randn(60, 5).astype("f4"), (np.arange(60) % 3).astype("i4")
+
+
+def data(labels=Y, num_classes=None):
+    return Dataset("d", X, labels, X[:9], labels[:9], int(labels.max()) + 1 if num_classes is None else num_classes)
+
+
+def weights(outputs=3, **more):
+    return [({"w": RANDOM.randn(5, outputs).astype("f4"), **more}, {}) for _ in range(2)]
+
+
+def logits(params, state, inputs):
+    return inputs @ params["w"]
+
+
+@pytest.mark.parametrize(
+    ("models", "function", "labels", "message"),
+    [
+        (weights(3), logits, Y + 1, "gives 3 outputs, but the labels of d go from 1 to 3 in 4 classes"),
+        (weights(3), logits, Y - 1, "gives 3 outputs, but the labels of d go from -1 to 1"),
+        (weights(2), logits, Y, "gives 2 outputs, but the labels of d go from 0 to 2"),
+        (weights(1), logits, Y % 2, r"1 output \(a single logit z is the two logits 0 and z\), but the labels"),
+        (weights(), lambda p, s, x: logits(p, s, x)[:, 0], Y, r"returns \[2\] for inputs float32\[2, 5\] of d"),
+        (weights(), lambda p, s, x: (logits(p, s, x), x), Y, "returns a tuple for inputs"),
+        (weights(), lambda p, s, x: {"logits": logits(p, s, x)}, Y, "returns a dict for inputs"),
+        (weights(), lambda p, s, x: jnp.repeat(logits(p, s, x)[:, None], 5, 1), Y, r"returns \[2, 5, 3\]"),
+        (weights(), lambda p, s, x: logits(p, s, x).T, Y, r"returns \[3, 2\]"),
+        (weights(step=np.int32(3)), logits, Y, r"The parameter \['step'\] holds int32.* Put what is not trained into"),
+        (weights(mask=np.ones(3, bool)), logits, Y, r"The parameter \['mask'\] holds bool"),
+        (weights(), lambda p, s, x: x @ p["w"].T, Y, "Cannot call the model on inputs float32.*: TypeError"),
+        (weights(), lambda p, s, x: p["v"], Y, "Cannot call the model on inputs .*: KeyError"),
+    ],
+)
+@pytest.mark.parametrize("metrics", ["losses", "hessian"])
+def test_a_model_that_does_not_fit_the_data_is_refused_in_one_sentence(models, function, labels, message, metrics):
+    with pytest.raises(InputError, match=message):
+        mdjax.measure(models, model=function, data=data(labels), metrics=metrics)
+
+
+def test_more_outputs_than_classes_and_whole_numbers_in_the_state_are_fine():
+    models = [(params, {"calls": np.int32(0)}) for params, _ in weights(4)]
+    table = mdjax.measure(models, model=logits, data=data(), metrics="losses,hessian", preset="fast")
+    assert (table.models["status_code"] == "ok").all()

@@ -68,7 +68,7 @@ def convert_here(folder: Path, out: Path) -> dict:
     report = convert(folder, out, show_progress=False)
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    converted = len(report.with_status("converted"))
+    converted = len(report.converted)
     timing = {"seconds": round(seconds, 3), "cpu_seconds": round(used, 3)}
     return {"converted": converted, **timing, "peak_mib": peak, "base_mib": base}
 

@@ -39,7 +39,7 @@ def convert(src: Path, out: Path) -> converters.Report:
 
 
 def reasons(report: converters.Report) -> dict[str, str]:
-    return {outcome.path.name: outcome.reason for outcome in report.with_status("refused")}
+    return {outcome.path.name: outcome.reason for outcome in report.refused}
 
 
 def torch_logits(network: TorchResNet18, images: np.ndarray) -> np.ndarray:
@@ -110,8 +110,8 @@ def test_facts_come_from_the_folders(converted):
     assert manifest["epochs"].isna().all()
 
     assert report.exit_code == 0
-    assert [len(report.with_status(status)) for status in ("converted", "skipped", "refused")] == [4, 3, 0]
-    skipped = {outcome.path.name for outcome in report.with_status("skipped")}
+    assert [len(part) for part in (report.converted, report.skipped, report.refused)] == [4, 3, 0]
+    skipped = {outcome.path.name for outcome in report.skipped}
     assert skipped == {"net_exp_0.pkl", "net_exp_0_best.pkl", "hessian.pkl"}
 
 
@@ -287,7 +287,7 @@ def test_damaged_preferred_file_is_not_replaced_by_another(tmp_path, networks):
     (tmp_path / SUBSET / "net_exp_0_best.pkl").write_bytes(b"")
     report = convert(tmp_path, tmp_path / "zoo")
     assert reasons(report) == {"net_exp_0_best.pkl": "it is empty"}
-    assert not report.with_status("converted")
+    assert not report.converted
     assert len(Zoo(tmp_path / "zoo")) == 0
 
 
@@ -295,10 +295,10 @@ def test_same_model_in_two_trees_is_refused(tmp_path, networks):
     save(tmp_path, f"a/{SUBSET}/net_exp_0.pkl", networks[2, 0])
     second = save(tmp_path, f"b/{SUBSET}/net_exp_0.pkl", networks[2, 1])
     report = convert(tmp_path, tmp_path / "zoo")
-    (refused,) = report.with_status("refused")
+    (refused,) = report.refused
     assert refused.path == second
     assert "convert one tree at a time" in refused.reason
-    assert len(report.with_status("converted")) == 1
+    assert len(report.converted) == 1
 
 
 # Groups, and going on after a kill.
@@ -352,15 +352,15 @@ def test_killed_conversion_goes_on(tmp_path, published, converted, monkeypatch):
     assert len(Zoo(out)) == 2
 
     report = convert(published, out)
-    assert len(report.with_status("converted")) == 2
-    assert [o.reason for o in report.with_status("skipped")].count("already in the zoo") == 2
+    assert len(report.converted) == 2
+    assert [o.reason for o in report.skipped].count("already in the zoo") == 2
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
     _, uninterrupted = converted
     ours, theirs = (z.manifest.set_index("model_id")["weights_hash"].sort_index() for z in (Zoo(out), uninterrupted))
     assert ours.equals(theirs)
 
     report = convert(published, out)
-    assert not report.with_status("converted")
+    assert not report.converted
     assert report.exit_code == 0
 
 
@@ -369,7 +369,7 @@ def test_new_files_are_added_to_the_zoo(tmp_path, networks):
     save(src, f"{SUBSET}/net_exp_1.pkl", networks[2, 1])
     convert(src, out)
     save(src, f"{SUBSET}/net_exp_0.pkl", networks[2, 0])
-    assert len(convert(src, out).with_status("converted")) == 1
+    assert len(convert(src, out).converted) == 1
     zoo = Zoo(out)
     assert zoo.groups == ["resnet18-w2-d18-c10-0", "resnet18-w2-d18-c10-1"]
     assert sorted(zoo.manifest["seed"]) == [0, 1]

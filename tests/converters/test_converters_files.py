@@ -175,12 +175,12 @@ def test_a_prefix_that_not_all_share_stays(tmp_path):
 
 def test_averaged_weights_are_taken_on_request(tmp_path):
     torch.save(WRAPPERS["timm"](), tmp_path / "model.pth.tar")
-    assert_same(converters.read_state_dict(tmp_path / "model.pth.tar", ema=True), OTHERS)
+    assert_same(converters.read_state_dict(tmp_path / "model.pth.tar", converters.Reading(ema=True)), OTHERS)
     torch.save({"model": STATE, "model_ema": prefixed("module.")}, tmp_path / "other.pt")
-    assert_same(converters.read_state_dict(tmp_path / "other.pt", ema=True))
+    assert_same(converters.read_state_dict(tmp_path / "other.pt", converters.Reading(ema=True)))
     torch.save({"model": STATE}, tmp_path / "none.pt")
     with pytest.raises(converters.RefusedError, match="it holds no averaged weights"):
-        converters.read_state_dict(tmp_path / "none.pt", ema=True)
+        converters.read_state_dict(tmp_path / "none.pt", converters.Reading(ema=True))
 
 
 # Reparametrisations against torch's own result.
@@ -440,7 +440,7 @@ def test_torchscript_that_restores_itself_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(Restoring()), tmp_path / "model.pt")
     with pytest.raises(converters.RefusedError, match="TorchScript that refers to __setstate__, which would run code"):
         converters.read_state_dict(tmp_path / "model.pt")
-    assert list(converters.read_state_dict(tmp_path / "model.pt", trust=True)) == ["weight"]
+    assert list(converters.read_state_dict(tmp_path / "model.pt", converters.Reading(trust=True))) == ["weight"]
 
 
 @pytest.mark.parametrize("how", ["zip", "old", "raw", "wrapped", "shard"])
@@ -473,14 +473,14 @@ def test_trust_loads_whole_modules_namespaces_and_newer_pickles(tmp_path):
     for name in ("wrapped.pt", "module.pt", "protocol.pt"):
         with pytest.raises(converters.RefusedError):
             converters.read_state_dict(tmp_path / name)
-        assert_same(converters.read_state_dict(tmp_path / name, trust=True))
+        assert_same(converters.read_state_dict(tmp_path / name, converters.Reading(trust=True)))
 
 
 def test_trusted_file_whose_classes_are_not_there_is_refused(tmp_path, monkeypatch):
     torch.save(Network(), tmp_path / "module.pt")
     monkeypatch.delattr(sys.modules[__name__], "Network")
     with pytest.raises(converters.RefusedError, match=r"Network, .* and loading it failed: .*Network"):
-        converters.read_state_dict(tmp_path / "module.pt", trust=True)
+        converters.read_state_dict(tmp_path / "module.pt", converters.Reading(trust=True))
 
 
 # A sweep over all of it.
@@ -538,8 +538,8 @@ def test_an_unreadable_file_and_folder_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse("closed", scandir))
     monkeypatch.setattr(Path, "open", refuse("model.pt", opened))
     report = converters.convert(tmp_path, tmp_path / "zoo", show_progress=False)
-    assert {outcome.path.name: outcome.reason for outcome in report.with_status("refused")} == {
+    assert {outcome.path.name: outcome.reason for outcome in report.refused} == {
         "closed": "it cannot be opened: Permission denied",
         "model.pt": "it cannot be read: Permission denied",
     }
-    assert [outcome.path.name for outcome in report.with_status("converted")] == ["good.pt"]
+    assert [outcome.path.name for outcome in report.converted] == ["good.pt"]

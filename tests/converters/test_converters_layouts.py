@@ -54,7 +54,7 @@ def test_a_trial_gives_its_config_and_epochs(tmp_path):
     write_trial(zoo / "trial_b", config(model__nlin="tanh", model__dropout=0.5, seed=7), [2], padded=True)
     write_trial(zoo / "trial_c", config(model__nlin="tanh", model__dropout=0.5, optim__lr=0.01), [2])
     report = convert(tmp_path, tmp_path / "zoo")
-    assert not report.with_status("refused")
+    assert not report.refused
     manifest = Zoo(tmp_path / "zoo").manifest.set_index("model_id")
     assert sorted(manifest.index) == [f"tune_zoo/trial_{name}" for name in ("a/e0", "a/e2", "b/e2", "c/e2")]
 
@@ -125,7 +125,7 @@ def test_a_config_may_come_from_the_log_and_hold_anything(tmp_path):
     (tmp_path / "zoo" / "odd" / "params.json").unlink()
     (tmp_path / "zoo" / "odd" / "result.json").write_text(json.dumps({"config": config() | odd}) + "\nnot json\n3\n")
     report = convert(tmp_path / "zoo", tmp_path / "out")
-    assert len(report.with_status("converted")) == 2
+    assert len(report.converted) == 2
     manifest = Zoo(tmp_path / "out").manifest.set_index("model_id")
     row = manifest.loc["zoo/odd/e1"]
     assert row[["batch_size", "learning_rate", "weight_decay", "momentum", "initialisation"]].isna().all()
@@ -171,8 +171,8 @@ def test_runs_of_pytorch_cifar(tmp_path):
     content = {"net": {f"module.{name}": value for name, value in weights.items()}, "acc": 95.2, "epoch": 180}
     write(tmp_path, "pytorch-cifar_seed2/checkpoint/ckpt.pth", content=content)
     report = convert(tmp_path, tmp_path / "zoo")
-    assert not report.with_status("refused")
-    assert {outcome.path.name for outcome in report.with_status("converted")} == {
+    assert not report.refused
+    assert {outcome.path.name for outcome in report.converted} == {
         "resnet18-131-best.pth",
         "resnet18-200-regular.pth",
         "ckpt.pth",
@@ -224,7 +224,7 @@ def test_a_folder_with_two_networks_is_two_configurations(tmp_path):
 def test_a_single_file_of_any_name_is_converted(tmp_path):
     write(tmp_path, "weights")
     report = convert(tmp_path / "weights", tmp_path / "zoo")
-    assert [outcome.status for outcome in report.outcomes] == ["converted"]
+    assert [outcome.code for outcome in report.outcomes] == ["converted"]
     assert Zoo(tmp_path / "zoo").data == ""
 
 
@@ -235,7 +235,7 @@ def test_shards_are_taken_by_their_index_alone(tmp_path):
     places = {"linear.weight": "a-00001-of-00002.bin", "linear.bias": "a-00002-of-00002.bin"}
     (tmp_path / "a.bin.index.json").write_text(json.dumps({"weight_map": places}))
     report = convert(tmp_path, tmp_path / "zoo")
-    assert {outcome.path.name: (outcome.status, outcome.reason) for outcome in report.outcomes} == {
+    assert {outcome.path.name: (outcome.code, outcome.reason) for outcome in report.outcomes} == {
         "a-00001-of-00002.bin": ("skipped", "part of a sharded checkpoint"),
         "a-00002-of-00002.bin": ("skipped", "part of a sharded checkpoint"),
         "a.bin.index.json": ("converted", ""),
@@ -277,7 +277,7 @@ def test_averaged_weights_are_another_model(tmp_path):
     averaged = {name: value + 1 for name, value in LINEAR.items()}
     write(tmp_path / "src", "a.pt", content={"state_dict": LINEAR, "state_dict_ema": averaged})
     convert(tmp_path / "src", tmp_path / "zoo")
-    convert(tmp_path / "src", tmp_path / "zoo", ema=True)
+    convert(tmp_path / "src", tmp_path / "zoo", reading=converters.Reading(ema=True))
     zoo = Zoo(tmp_path / "zoo")
     assert zoo.manifest["model_id"].tolist() == ["src/a.pt", "src/a.pt-ema"]
     assert zoo.manifest["weights_hash"].nunique() == zoo.manifest["configuration"].nunique() == 2
@@ -303,12 +303,12 @@ def test_the_data_is_that_of_the_layout_or_as_given(tmp_path):
     assert digits.exit_code == 0
     assert (
         convert(src, tmp_path / "cifar", data="cifar10")
-        .with_status("refused")[0]
+        .refused[0]
         .reason.startswith("its first layer reads 64 numbers, but input_shape is (32, 32, 3)")
     )
     # A zoo that is there says what the data is, where the files do not.
     write(src, "b.pt", content={"fc.weight": torch.ones(10, 64)})
-    assert len(convert(src, tmp_path / "digits").with_status("converted")) == 1
+    assert len(convert(src, tmp_path / "digits").converted) == 1
     write(src, "run/checkpoint/ckpt.pth", "c/checkpoint-1.pt")
     (src / "c" / "command.sh").write_text("python train.py --dataset CIFAR10")
     with pytest.raises(InputError, match="holds models trained on 'digits', not 'cifar10'"):
@@ -327,7 +327,7 @@ def test_facts_that_weights_do_not_tell_may_be_given(tmp_path, capsys):
     zoo = Zoo(tmp_path / "zoo")
     assert zoo.manifest["input_shape"].tolist() == ["2x2x3"]
     assert "tanh" in zoo.architecture(zoo.groups[0]).variant
-    for fact in ("nonlinearity", "input_shape=2x", "=3"):
+    for fact in ("nonlinearity", "input_shape=2x", "=3", "nonlinearty=tanh"):
         with pytest.raises(SystemExit) as stopped:
             main([*command, "--fact", fact])
         assert stopped.value.code == 2
@@ -337,13 +337,13 @@ def test_facts_that_weights_do_not_tell_may_be_given(tmp_path, capsys):
 def test_dry_run_writes_nothing_and_counts_what_is_there(tmp_path):
     write(tmp_path / "src", "a.pt", "b.pt")
     report = convert(tmp_path / "src", None, dry_run=True)
-    assert (report.zoo, len(report.with_status("converted"))) == (None, 2)
+    assert (report.zoo, len(report.converted)) == (None, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
     convert(tmp_path / "src", tmp_path / "zoo")
     write(tmp_path / "src", "c.pt")
     before = sorted(tmp_path.rglob("*"))
     report = convert(tmp_path / "src", tmp_path / "zoo", dry_run=True)
-    assert [len(report.with_status(status)) for status in ("converted", "skipped")] == [1, 2]
+    assert [len(report.converted), len(report.skipped)] == [1, 2]
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -371,8 +371,8 @@ def test_a_process_that_is_killed_goes_on(tmp_path):
     there = len(Zoo(out))
     assert 16 <= there < 60
     report = convert(src, out)
-    assert len(report.with_status("converted")) == 60 - there
-    assert len(report.with_status("skipped")) == there
+    assert len(report.converted) == 60 - there
+    assert len(report.skipped) == there
     whole = Zoo(out).manifest
     convert(src, tmp_path / "undisturbed")
     columns = ["model_id", "configuration", "seed", "weights_hash"]

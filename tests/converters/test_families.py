@@ -377,6 +377,11 @@ def test_what_fits_no_family_is_refused_with_the_reason(name):
     assert reason in str(raised.value)
 
 
+def test_unknown_facts_are_refused():
+    with pytest.raises(InputError, match="Unknown fact 'nonlinearty'. Give some of nonlinearity, input_shape"):
+        converters.recognise(mlp_arrays(), {"nonlinearty": "tanh"})
+
+
 def test_trees_of_another_architecture_are_refused():
     architecture = Architecture("resnet", 2, depth=10)
     params, state = jax.tree.map(lambda leaf: floats(*leaf.shape), architecture.abstract)

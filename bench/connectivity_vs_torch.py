@@ -35,6 +35,7 @@ from torch.func import functional_call
 
 from mdjax.engine.plan import default_plan
 from mdjax.engine.programs import measure_pairs, memory_need
+from mdjax.files import write_file
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics import Examples
 from mdjax.metrics.connectivity import ModeConnectivity, PublishedModeConnectivity
@@ -235,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="2,4")
     parser.add_argument("--pairs", type=int, default=8, help="fits a width")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the published 50 epochs, in fifths")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the published 50 epochs, in fifths")
     parser.add_argument("--epochs", type=int, default=8, help="of training the networks")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
     arguments = parser.parse_args()
@@ -261,8 +262,7 @@ def main() -> None:
         "examples": len(dataset.x_train),
     }
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_file(arguments.out, json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
 
 

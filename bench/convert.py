@@ -31,6 +31,7 @@ from torch_zoo import config, network
 
 from converters import convert
 from converters.families import to_state_dict
+from mdjax.files import write_file
 from mdjax.zoo.store import Zoo
 
 SEEDS = 5
@@ -46,17 +47,17 @@ def weights(case: str, number: int) -> dict[str, torch.Tensor]:
 def write_tree(case: str, folder: Path, count: int) -> None:
     """`count` files in the layout of the case's published zoo, each network once."""
     for number in range(count):
-        seed, place = number % SEEDS, number // SEEDS
+        seed, configuration = number % SEEDS, number // SEEDS
         if case == "cnn":
             trial = folder / "tune_zoo" / f"trial_{number:05d}"
             file = trial / "checkpoint_50" / "checkpoints"
             file.parent.mkdir(parents=True)
-            fields = config(seed=seed, optim__lr=1e-5 * (place + 1))
+            fields = config(seed=seed, optim__lr=1e-5 * (configuration + 1))
             (trial / "params.json").write_text(json.dumps(fields))
             (trial / "result.json").write_text(json.dumps({"training_iteration": 50, "config": fields}) + "\n")
         else:
             # As many batch sizes as it takes; the published ones are 13.
-            file = folder / f"different_knobs_subset_10/bs_{place + 1}/normal/ResNet18_w2/net_exp_{seed}.pkl"
+            file = folder / f"different_knobs_subset_10/bs_{configuration + 1}/normal/ResNet18_w2/net_exp_{seed}.pkl"
             file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(weights(case, number), file)
 
@@ -68,7 +69,7 @@ def convert_here(folder: Path, out: Path) -> dict:
     report = convert(folder, out, show_progress=False)
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    converted = len(report.with_status("converted"))
+    converted = len(report.converted)
     timing = {"seconds": round(seconds, 3), "cpu_seconds": round(used, 3)}
     return {"converted": converted, **timing, "peak_mib": peak, "base_mib": base}
 
@@ -135,7 +136,7 @@ def main() -> None:
             growth[case] = round(peaks[1] / peaks[0], 3)
     result = {"rows": rows, "memory_growth": growth, **environment("torch")}
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_file(options.out, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

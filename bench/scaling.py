@@ -7,7 +7,7 @@ measured by a process of its own. Last line JSON:
 
 rows              models, examples, seconds (of the whole process's measuring, compiling included), compile_seconds and
                   compilations, seconds_per_model (run time of the metrics by the table's own account), peak_mib
-products          one Hessian product: gigaflops by count, seconds, and its share of the measured matmul peak
+products          one Hessian product: gigaflops by count, seconds, and its fraction of the measured matmul peak
 per_model_ratio   seconds per model of the largest zoo over those of the second smallest
 memory_ratio      peak memory of the same two
 per_example_ratio seconds per model and example of the largest data over those of the smallest
@@ -27,6 +27,7 @@ import numpy as np
 from environment import environment, large_digits, matmul_peak
 
 import mdjax
+from mdjax.files import write_file
 from mdjax.metrics import METRICS, select
 from mdjax.models import Architecture
 from mdjax.zoo.store import Zoo
@@ -88,7 +89,7 @@ def measure_here(folder: Path, data: Path, names: str) -> dict:
 
 
 def product_cost(folder: Path, data: Path, flops: float) -> dict:
-    """Seconds of one Hessian product in the middle of a long run, and its share of the matmul peak."""
+    """Seconds of one Hessian product in the middle of a long run, and its fraction of the matmul peak."""
     seconds = {}
     for probes in (8, 40):
         settings = ["hessian.num_samples=128", f"hessian.max_probes={probes}", "hessian.trace_tolerance=1e-9"]
@@ -163,7 +164,7 @@ def main() -> None:
         **environment(),
     }
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_file(options.out, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from converters.modules import from_exported as from_exported
     from converters.modules import from_module as from_module
     from converters.reports import Outcome as Outcome
+    from converters.reports import OutcomeCode as OutcomeCode
     from converters.reports import Report as Report
+    from converters.state_dicts import Reading as Reading
     from converters.state_dicts import read_state_dict as read_state_dict
 
 _PUBLIC = {
     "Converted": "converters.modules",
     "Outcome": "converters.reports",
+    "OutcomeCode": "converters.reports",
+    "Reading": "converters.state_dicts",
     "RefusedError": "converters.errors",
     "Report": "converters.reports",
     "convert": "converters.conversion",
@@ -40,6 +44,8 @@ _PUBLIC = {
 __all__ = [
     "Converted",
     "Outcome",
+    "OutcomeCode",
+    "Reading",
     "RefusedError",
     "Report",
     "convert",

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from converters.conversion import convert
+    from converters.state_dicts import Reading
 
     try:
         report = convert(
@@ -69,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             format=options.format,
             data=options.data,
             facts=dict(map(_fact, options.fact)),
-            ema=options.ema,
-            trust=options.trust,
+            reading=Reading(ema=options.ema, trust=options.trust),
             dry_run=options.dry_run,
         )
     except InputError as error:

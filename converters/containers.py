@@ -23,11 +23,13 @@ from mdjax.errors import first_line
 
 _INFLATION = 20
 _INFLATION_SLACK = 2**24
-"""An archive may unpack to its size times the one plus the other in bytes; weights are not compressed at all."""
+"""An archive of n bytes may unpack to _INFLATION · n + _INFLATION_SLACK bytes; weights are not compressed at all."""
 
-_SUFFIX = "_weights_config.json"
+_EXPORT_SUFFIX = "_weights_config.json"
 _OLD_EXPORT = "serialized_state_dict.pt"
-_TRUST = "Pass --trust (trust=True) to load it all the same, which runs whatever the file says"
+"""Entries by which archives of torch.export are known, since torch 2.8 and before."""
+
+_TRUST = "Pass --trust (in Python: Reading(trust=True)) to load it all the same, which runs whatever the file says"
 
 
 def read_content(path: Path, *, trust: bool = False) -> Any:
@@ -49,7 +51,7 @@ def read_content(path: Path, *, trust: bool = False) -> Any:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, size)
             names = archive.namelist()
-            if any(name.endswith(_SUFFIX) for name in names) or _OLD_EXPORT in names:
+            if any(name.endswith(_EXPORT_SUFFIX) for name in names) or _OLD_EXPORT in names:
                 return _exported(archive)
             if any(name.endswith("/constants.pkl") for name in names):
                 return _script(path, archive, trust=trust)
@@ -165,7 +167,7 @@ def _exported(archive: zipfile.ZipFile) -> Mapping[str, Any]:
     names = archive.namelist()
     if _OLD_EXPORT in names:
         return torch.load(io.BytesIO(archive.read(_OLD_EXPORT)), map_location="cpu", weights_only=True)
-    configs = [name for name in names if name.endswith(_SUFFIX)]
+    configs = [name for name in names if name.endswith(_EXPORT_SUFFIX)]
     if len(configs) != 1:
         raise RefusedError(f"it holds {len(configs)} exported programs, not one")
     folder = configs[0].rpartition("/")[0]

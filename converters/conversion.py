@@ -14,9 +14,8 @@ import numpy as np
 from converters import families, layouts
 from converters.errors import RefusedError
 from converters.layouts.contract import Candidate, known_facts
-from converters.reports import Outcome as Outcome
-from converters.reports import Report as Report
-from converters.state_dicts import read_checkpoint, require_torch
+from converters.reports import Outcome, OutcomeCode, Report
+from converters.state_dicts import USUAL, Reading, read_checkpoint, require_torch
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
 from mdjax.progress import progress
@@ -24,19 +23,22 @@ from mdjax.zoo.data import load
 from mdjax.zoo.store import Zoo
 
 MAX_MODELS = 256
+"""Most models of one architecture that are held in memory until they are written."""
+
 MAX_BYTES = 2**30
-"""Limits of what is held in memory until it is written: 256 models of one architecture, and one GiB of all together.
+"""Most bytes of all models that are held in memory until they are written.
 
 Writing a group copies it: with the widest published models (179 MB each) the whole process took 3.4 GB.
 """
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _COPIED = 2**23
-"""A smaller model is copied at once: as views, thousands of waiting files would each keep a mapping open."""
+"""A model of fewer bytes is copied when it is read. Larger ones stay views of their file, which keep its memory mapping
+open; of small ones thousands may wait, more than a process may have mappings."""
 
 _CIFAR_SHAPE = (32, 32, 3)
 _LONGEST = 16
-"""Longest variant of an architecture that is spelled out in its label."""
+"""Characters of the longest variant that is spelled out in an architecture's label."""
 
 
 def convert(
@@ -46,34 +48,39 @@ def convert(
     format: str = "auto",
     data: str | Path | None = None,
     facts: Mapping[str, Any] = _NOTHING,
-    ema: bool = False,
-    trust: bool = False,
+    reading: Reading = USUAL,
     dry_run: bool = False,
     show_progress: bool = True,
 ) -> Report:
     """Convert the checkpoints of `src`, a file, a folder or a tree, into the zoo `out`; what is there already stays.
 
-    `format` is a layout (see `converters.layouts`), or "auto": each file goes to the layout that knows it. `data` is
-    what the models were trained on, as `mdjax measure --data` takes it, where the layout does not say. `facts` are
-    what neither the weights nor the layout tell of the networks, such as `{"nonlinearity": "relu"}` (see
-    `converters.recognise`). `ema` takes the averaged weights that lie beside others. `trust` lets a file run code
-    where it holds classes of its own. With `dry_run` every file is read and recognised, and nothing written; `out`
-    may then be None.
+        src: where the checkpoints are.
+        out: the folder of the zoo; may be None with `dry_run`.
+        format: a layout (see `converters.layouts`), or "auto", where each file goes to the layout that knows it.
+        data: what the models were trained on, as `mdjax measure --data` takes it; by default what the layout says.
+        facts: what neither the weights nor the layout tell of the networks, such as `{"nonlinearity": "relu"}`; see
+            `converters.recognise`.
+        reading: whether averaged weights are taken, and whether files may run code.
+        dry_run: read and recognise every file, and write nothing.
+        show_progress: draw a bar of files.
 
     Of several checkpoints of one training run that a layout ranks, the first is taken; if it is damaged the model is
     refused rather than replaced by another of its checkpoints. Weights that are not finite are converted; the zoo's
     manifest says so in `status`. A killed run goes on where it stopped, and files added to `src` are added to the zoo.
     Memory: see MAX_BYTES.
 
-    Raises InputError where torch is missing, `src` holds no checkpoints, the data is unclear, or `out` cannot be
-    written or holds a zoo of other data.
+    Raises InputError where torch is missing, `src` holds no checkpoints, there is no such fact, the data is unclear,
+    or `out` cannot be written or holds a zoo of other data.
     """
     require_torch()
-    candidates, outcomes = _choose(layouts.find(src, format), ema=ema)
+    families.check_facts(facts)
+    candidates, outcomes = _choose(layouts.find(src, format), ema=reading.ema)
     trained = _trained_on(data, candidates)
     zoo = _open(out, trained, dry_run=dry_run)
     present = set() if zoo is None else set(zoo.manifest["model_id"])
-    outcomes += [Outcome(c.path, "skipped", "already in the zoo") for c in candidates if c.model_id in present]
+    outcomes += [
+        Outcome(c.path, OutcomeCode.SKIPPED, "already in the zoo") for c in candidates if c.model_id in present
+    ]
     remaining = [candidate for candidate in candidates if candidate.model_id not in present]
     shape = {} if trained.input_shape is None else {"input_shape": trained.input_shape}
     done = len(candidates) - len(remaining)
@@ -82,16 +89,16 @@ def convert(
         for candidate in remaining:
             try:
                 given = {**candidate.facts, **shape, **facts}
-                architecture, row, model = _read(candidate, given, ema=ema, trust=trust)
+                architecture, row, model = _read(candidate, given, reading)
             except RefusedError as error:
-                outcomes.append(Outcome(candidate.path, "refused", str(error)))
+                outcomes.append(Outcome(candidate.path, OutcomeCode.REFUSED, str(error)))
             else:
                 groups.add(architecture, row, model)
-                outcomes.append(Outcome(candidate.path, "converted", architecture=label(architecture)))
+                outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, architecture=label(architecture)))
             advance()
         groups.write_all()
-    place = None if dry_run or out is None else Path(out)
-    return Report(place, tuple(sorted(outcomes, key=lambda outcome: outcome.path)))
+    written = None if dry_run or out is None else Path(out)
+    return Report(written, tuple(sorted(outcomes, key=lambda outcome: outcome.path)))
 
 
 def label(architecture: Architecture) -> str:
@@ -154,10 +161,12 @@ def _choose(found: Iterable[Candidate | Outcome], *, ema: bool) -> tuple[list[Ca
         chosen.append(_averaged(first) if ema else first)
         for other in others:
             if other.path.parent == first.path.parent:
-                outcomes.append(Outcome(other.path, "skipped", "another checkpoint of its training run is preferred"))
+                outcomes.append(
+                    Outcome(other.path, OutcomeCode.SKIPPED, "another checkpoint of its training run is preferred")
+                )
             else:
                 reason = f"its folders and number are those of {first.path} too; convert one tree at a time"
-                outcomes.append(Outcome(other.path, "refused", reason))
+                outcomes.append(Outcome(other.path, OutcomeCode.REFUSED, reason))
     return sorted(chosen, key=lambda c: (c.configuration, c.seed, c.path)), outcomes
 
 
@@ -171,11 +180,9 @@ def _averaged(candidate: Candidate) -> Candidate:
     )
 
 
-def _read(
-    candidate: Candidate, facts: Mapping[str, Any], *, ema: bool, trust: bool
-) -> tuple[Architecture, dict[str, Any], Any]:
+def _read(candidate: Candidate, facts: Mapping[str, Any], reading: Reading) -> tuple[Architecture, dict[str, Any], Any]:
     """The architecture, manifest row and (params, state) of one file; raises RefusedError with the reason."""
-    checkpoint = read_checkpoint(candidate.path, ema=ema, trust=trust)
+    checkpoint = read_checkpoint(candidate.path, reading)
     try:
         architecture = families.recognise(checkpoint.arrays, facts)
         if candidate.width not in (None, architecture.width):
@@ -187,7 +194,7 @@ def _read(
         raise RefusedError(f"its entries make no network: {first_line(error)}") from None
     row = candidate.row
     row |= {name: value for name, value in known_facts(checkpoint.facts).items() if row.get(name) is None}
-    # Seeds are compared with each other, so that a folder with two kinds of network is two configurations.
+    # The seeds of a configuration are compared with each other: two kinds of network in a folder are two of them.
     if candidate.width is None:
         row["configuration"] = f"{candidate.configuration}-{label(architecture)}"
     return architecture, row, model
@@ -207,10 +214,10 @@ class _Groups:
         members = self._waiting.setdefault(architecture, [])
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
         if len(members) >= MAX_MODELS:
-            self._write(architecture, self._boundary(members, row))
+            self._write(architecture, self._num_complete(members, row))
         while self._bytes and sum(self._bytes.values()) + size > MAX_BYTES:
             largest = max(self._bytes, key=lambda key: self._bytes[key])
-            self._write(largest, self._boundary(self._waiting[largest], row))
+            self._write(largest, self._num_complete(self._waiting[largest], row))
         if size < _COPIED:
             model = jax.tree.map(np.array, model)
         self._waiting.setdefault(architecture, []).append((row, model))
@@ -220,10 +227,14 @@ class _Groups:
         for architecture in list(self._waiting):
             self._write(architecture, len(self._waiting[architecture]))
 
-    def _boundary(self, members: list[tuple[Mapping[str, Any], Any]], following: Mapping[str, Any]) -> int:
-        """How many of the models to write: a configuration's seeds, which are measured together, stay together."""
+    def _num_complete(self, members: list[tuple[Mapping[str, Any], Any]], following: Mapping[str, Any]) -> int:
+        """How many of the waiting models to write before `following` is added.
+
+        A configuration's seeds are measured together and stay together: those of `following` wait for it, unless they
+        are all there are.
+        """
         last = following["configuration"]
-        before = [place for place, (row, _) in enumerate(members) if row["configuration"] != last]
+        before = [index for index, (row, _) in enumerate(members) if row["configuration"] != last]
         return before[-1] + 1 if before else len(members)
 
     def _write(self, architecture: Architecture, count: int) -> None:

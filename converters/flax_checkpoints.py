@@ -45,15 +45,17 @@ def from_flax(
 ) -> Converted:
     """The model and arrays of a Flax checkpoint, given the module that it is of.
 
-    `path` is an Orbax folder (a checkpoint, or one step of a CheckpointManager) or a msgpack file
-    (`flax.serialization.to_bytes`), of variables, of params or of a whole training state, whose optimizer is left
-    out. `module` is a linen module or an nnx module with any weights; `example_inputs[b, ...]` an array of inputs.
-    `arguments` go to a linen module's `__call__`; by default those among train, training, is_training, deterministic
-    and use_running_average that it has, for evaluation. Checkpoints of the same module come from
-    `model.arrays(path)` and stack.
+        path: an Orbax folder (a checkpoint, or one step of a CheckpointManager) or a msgpack file
+            (`flax.serialization.to_bytes`), of variables, of params, or of a whole training state, whose optimizer is
+            left out.
+        module: linen or nnx, the latter with any weights.
+        example_inputs: an array [b, ...] of inputs.
+        arguments: for a linen module's `__call__`; by default those among train, training, is_training,
+            deterministic and use_running_average that it has, set to evaluation.
 
-    Raises RefusedError for a checkpoint that cannot be read, lacks an array, or has one left over or of another
-    shape; InputError for a module that is neither.
+    Arrays of further checkpoints of the module come from `model.arrays(path)` and can be measured together. Raises
+    RefusedError for a checkpoint that cannot be read, lacks an array, or has one left over or of another shape;
+    InputError for a module that is neither.
     """
     inputs = jax.eval_shape(lambda: jnp.asarray(example_inputs))
     if isinstance(module, nn.Module):
@@ -78,12 +80,21 @@ class LinenModel:
     variables: PyTree  # shapes
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        """Logits [b, classes], with the stored statistics."""
         return self.module.apply({"params": params, **state}, inputs, **self.arguments)  # pyright: ignore[reportReturnType]
 
     def batch_apply(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """Logits normalised by the batch and its statistics; RefusedError for statistics of no nn.BatchNorm."""
+        """Logits normalised by the batch, and the state with its statistics.
+
+            params: as `arrays` gives them.
+            state: the same; collections other than batch_stats are returned as they are.
+            inputs: [b, ...].
+            weights: of the examples [b]; 0 leaves one out of the statistics.
+
+        Raises RefusedError for statistics that no nn.BatchNorm used.
+        """
         found: set[tuple[str, ...]] = set()
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -116,7 +127,7 @@ class LinenModel:
         """(params, state) of a checkpoint of this module."""
         readings = []
         for content in _contents(_read(Path(path))):
-            # Whole variables; in some training states they are called params; or params alone.
+            # `content` may be the variables, hold them under "params" as some training states do, or be params alone.
             for variables in (content, content.get("params"), {"params": content}):
                 if isinstance(variables, Mapping):
                     readings.append(_flat({name: variables.get(name) for name in self.variables}))
@@ -134,16 +145,25 @@ class NnxModel:
     rest: Any
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        """Logits [b, classes], with the stored statistics."""
         return self._merged(params, state)(inputs)
 
     def batch_apply(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """Logits normalised by the batch and its statistics; RefusedError for statistics of no nnx.BatchNorm."""
+        """Logits normalised by the batch, and its statistics.
+
+            params: as `arrays` gives them.
+            state: the same.
+            inputs: [b, ...].
+            weights: of the examples [b]; 0 leaves one out of the statistics.
+
+        Raises RefusedError for statistics that no nnx.BatchNorm used.
+        """
         module = self._merged(params, state)
         norms = {path: node for path, node in nnx.iter_graph(module) if type(node) is nnx.BatchNorm}
         for norm in norms.values():
-            # The instance lives in this call only; its class computes what its arrays are for.
+            # `module` was merged for this call alone, so that its layers may be made to compute something else.
             norm.__class__ = _WeightedNorm
         used: list[int] = []
         token = _EXAMPLES.set((weights, used))
@@ -163,8 +183,8 @@ class NnxModel:
         params, statistics, rest = (_flat(nnx.to_pure_dict(part)) for part in (self.params, self.statistics, self.rest))
         readings = []
         for content in _contents(_read(Path(path))):
-            # A stored State has one entry, the value, for each variable. Keys and counts of random numbers are not
-            # used when evaluating.
+            # A stored nnx.State wraps every array in a dict {"value": array}. `rest`, the keys and counts of random
+            # numbers, is not used when evaluating.
             flat = {name[:-1] if name[-1] == "value" else name: array for name, array in _flat(content).items()}
             readings.append({name: array for name, array in flat.items() if name not in rest})
         tree = _flat(_fitted(readings, params | statistics))
@@ -180,7 +200,7 @@ class NnxModel:
 
 
 _EXAMPLES: contextvars.ContextVar[tuple[jax.Array, list[int]]] = contextvars.ContextVar("examples")
-"""The weights of the examples that a network is run on, and the layers that have used them."""
+"""For _WeightedNorm, while a network runs: the weights of the examples [b], and the ids of layers that used them."""
 
 
 class _WeightedNorm(nnx.BatchNorm):

@@ -20,9 +20,9 @@ _PARAMETRIZED = re.compile(r"(?:(?P<layer>.*)\.)?parametrizations\.(?P<name>[^.]
 def fold(entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of a network from its state_dict of tensors; arrays are views wherever nothing had to change.
 
-    Prefixes that all names share go, as often as they occur, and AveragedModel's counter with its prefix. Weight
-    normalisation and pruning are multiplied out, in float64. Half-precision numbers are widened to float32. Raises
-    RefusedError for a quantized network, a curve, or an entry that is no dense tensor.
+    Prefixes that all names share are taken off, as often as they occur, and with the one of torch's AveragedModel its
+    counter. Weight normalisation and pruning are multiplied out, in float64. Half-precision numbers are widened to
+    float32. Raises RefusedError for a quantized network, a curve, or an entry that is no dense tensor.
     """
     for name in entries:
         if _QUANTIZED.search(str(name)):
@@ -59,13 +59,14 @@ def _strip(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         prefix = next((text for text in PREFIXES if names and all(name.startswith(text) for name in names)), None)
         if prefix is None or prefix in names:
             return arrays
-        if prefix != "module." and _COUNTER in arrays:  # only AveragedModel counts, and it calls its network module
+        # AveragedModel puts its network under "module."; beside another prefix, n_averaged is the network's own entry.
+        if prefix != "module." and _COUNTER in arrays:
             return arrays
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name != _COUNTER}
 
 
 def _fold_weight_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """w = g v / |v|, in its old form (weight_g, weight_v) and its new one (parametrizations.weight.original0, 1)."""
+    """weight = g v / |v|, stored as weight_g and weight_v, or as parametrizations.weight.original0 and original1."""
     folded: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if match := _PARAMETRIZED.match(name):

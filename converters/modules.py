@@ -1,8 +1,8 @@
 """Any torch.nn.Module → a model that the engine measures, computed in JAX by torchax.
 
-The module's own code runs on JAX arrays, in eval mode: without dropout, with stored statistics. BatchNorm is caught
-where it is called, by the statistics that it is given, so that statistics can be re-estimated whatever the module
-around it looks like. torchax does not update running statistics in train mode.
+The module's own code runs on JAX arrays, in eval mode: without dropout, with stored statistics. torchax does not update
+running statistics in train mode. So that they can be re-estimated, every call of BatchNorm is intercepted
+(`torchax_modes`), and the buffers it is given as statistics say which of the module's they are.
 """
 
 import copy
@@ -54,7 +54,7 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
 
     `example_inputs` is a tensor as the module takes it, at least one example. With `images` (default: where it has
     four axes) examples are stored channels last here and channels first there. The module is copied and left as it
-    is. Arrays of further checkpoints come from `model.arrays(state_dict)` and stack.
+    is. Arrays of further checkpoints come from `model.arrays(state_dict)` and can be measured together.
 
     Params are nested by the module's names; a weight's outputs are its last axis, as in Flax. State holds the
     floating-point buffers. Costs one forward pass of the module and one, op by op, in JAX, whose logits must agree
@@ -96,12 +96,17 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
     return Converted(model, params, state)
 
 
-def from_exported(path: str | Path, example_inputs: Any = None, *, trust: bool = False, **options: Any) -> Converted:
+def from_exported(
+    path: str | Path, example_inputs: Any = None, *, trust: bool = False, images: bool | None = None
+) -> Converted:
     """The model and arrays of a `.pt2` file (`torch.export.save`); see `from_module`.
 
-    Loading such a file evaluates text from it and may unpickle, so `trust` says that you know where it comes from.
-    It must have been exported in eval mode with batches of any size: `dynamic_shapes=({0: Dim("batch")},)`.
-    `example_inputs` default to those in the file. Raises InputError without `trust`, RefusedError with the reason.
+        path: of a program exported in eval mode, for batches of any size: `dynamic_shapes=({0: Dim("batch")},)`.
+        example_inputs: a tensor [b, ...] as the program takes it; by default the one in the file.
+        trust: that you know where the file comes from; loading it evaluates text from it and may unpickle.
+        images: whether examples are stored channels last here; by default where they have four axes.
+
+    Raises InputError without `trust`, RefusedError, with the reason, for a file that cannot be taken.
     """
     require_torchax()
     import torch
@@ -122,37 +127,46 @@ def from_exported(path: str | Path, example_inputs: Any = None, *, trust: bool =
                 "it was exported for batches of one size. Export it with "
                 'dynamic_shapes=({0: torch.export.Dim("batch")},)'
             )
-    return from_module(program.module(check_guards=False), example_inputs, **options)
+    return from_module(program.module(check_guards=False), example_inputs, images=images)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Name:
-    """An entry of a state_dict, where its array lies among params or state, and which of its axes are the outputs."""
+    """An entry of a state_dict and the array that it becomes."""
 
     torch: str
-    path: tuple[str, ...]
+    path: tuple[str, ...]  # in params or state
     is_param: bool
     shape: tuple[int, ...]
-    outputs: int = 0
+    outputs: int = 0  # the axis of outputs, in PyTorch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TorchModel:
-    """A module as a `mdjax.models.Model`; each object compiles its own programs."""
+    """A module as a `mdjax.models.Model`.
+
+    Compared by identity: a program compiled for one object is not reused for another.
+    """
 
     module: Any
     names: tuple[_Name, ...]
     images: bool
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        """Logits [b, classes], with the stored statistics."""
         return self._run(params, state, inputs, None)[0]
 
     def batch_apply(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
     ) -> tuple[jax.Array, PyTree]:
-        """Logits normalised by the batch, and its statistics; buffers that are no statistics stay. Without dropout.
+        """Logits normalised by the batch, and the state with its statistics. Without dropout.
 
-        Raises RefusedError for running statistics that no BatchNorm took, which nothing is known about.
+            params: as `arrays` gives them.
+            state: the same; buffers that are no statistics are returned as they are.
+            inputs: [b, ...], images with the channels last.
+            weights: of the examples [b]; 0 leaves one out of the statistics.
+
+        Raises RefusedError for running statistics that no BatchNorm used, so that there is no rule to estimate them.
         """
         logits, found = self._run(params, state, inputs, weights)
         entries = {name.torch: name for name in self.names if not name.is_param}

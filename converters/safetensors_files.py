@@ -1,4 +1,4 @@
-"""safetensors files and sharded checkpoints, single or listed in an index."""
+"""safetensors files, and checkpoints in several files (shards) that an index lists."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -60,18 +60,18 @@ def shards(path: Path) -> dict[Path, list[str]]:
     try:
         if path.stat().st_size > MAX_HEADER:
             raise RefusedError(f"it has {path.stat().st_size} bytes, but at most {MAX_HEADER} are expected of an index")
-        places = json.loads(path.read_bytes())["weight_map"]
-        if not places or not all(isinstance(place, str) for place in places.values()):
+        names = json.loads(path.read_bytes())["weight_map"]
+        if not names or not all(isinstance(name, str) for name in names.values()):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RefusedError("it is no index of shards: no weight_map from entries to files") from None
-    if len(places) > MAX_ENTRIES:
-        raise RefusedError(f"it has {len(places)} entries, but at most {MAX_ENTRIES} are expected")
+    if len(names) > MAX_ENTRIES:
+        raise RefusedError(f"it has {len(names)} entries, but at most {MAX_ENTRIES} are expected")
     found: dict[Path, list[str]] = {}
-    for name, place in places.items():
-        if {PurePosixPath(place).name, PureWindowsPath(place).name} != {place} or place == "..":
-            raise RefusedError(f"it names the file {place!r}, which is not simply the name of one in its folder")
-        found.setdefault(path.parent / place, []).append(name)
+    for entry, name in names.items():
+        if {PurePosixPath(name).name, PureWindowsPath(name).name} != {name} or name == "..":
+            raise RefusedError(f"it names the file {name!r}, which is not simply the name of one in its folder")
+        found.setdefault(path.parent / name, []).append(entry)
     return found
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,21 @@ from converters import containers, folding, safetensors_files, wrappers
 from mdjax.errors import InputError
 
 _INSTALL = "Run pip install 'mdjax[torch]'."
+
+
+class Reading(NamedTuple):
+    """How a checkpoint file is read.
+
+    `ema` takes the averaged weights that lie beside the others. `trust` loads files that hold classes of their own,
+    such as whole modules, which runs whatever they say.
+    """
+
+    ema: bool = False
+    trust: bool = False
+
+
+USUAL = Reading()
+"""The weights that were trained, from files in which nothing is run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,26 +49,26 @@ def require_torch() -> None:
         )
 
 
-def read_state_dict(path: str | Path, *, ema: bool = False, trust: bool = False) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path, reading: Reading = USUAL) -> dict[str, np.ndarray]:
     """The arrays of the one network in a checkpoint file, by their PyTorch names, on the CPU.
 
     `path` is a file of torch.save (zip or older, bare or wrapped in a dict), TorchScript, an exported program (.pt2),
     safetensors, or a sharded checkpoint's `*.index.json`. Wrappers and shared prefixes are taken off, weight
-    normalisation and pruning multiplied out, half-precision numbers widened to float32. `ema` takes the averaged
-    weights beside the others. Nothing in the file is run, unless `trust` says so and it holds classes of its own.
+    normalisation and pruning multiplied out, half-precision numbers widened to float32. Nothing in the file is run,
+    unless `reading` trusts it and it holds classes of its own.
 
     Raises InputError where torch is missing, and RefusedError, with the reason, for a file that cannot be taken.
     """
     require_torch()
-    return read_checkpoint(Path(path), ema=ema, trust=trust).arrays
+    return read_checkpoint(Path(path), reading).arrays
 
 
-def read_checkpoint(path: Path, *, ema: bool = False, trust: bool = False) -> Checkpoint:
+def read_checkpoint(path: Path, reading: Reading = USUAL) -> Checkpoint:
     """As `read_state_dict`, with the training facts found in the file, and without looking for torch first."""
     if path.name.endswith(safetensors_files.INDEX_SUFFIX):
         containers.check_file(path)
-        content = safetensors_files.read_shards(path, lambda shard: containers.read_content(shard, trust=trust))
+        content = safetensors_files.read_shards(path, lambda shard: containers.read_content(shard, trust=reading.trust))
     else:
-        content = containers.read_content(path, trust=trust)
-    entries, facts = wrappers.unwrap(content, ema=ema)
+        content = containers.read_content(path, trust=reading.trust)
+    entries, facts = wrappers.unwrap(content, ema=reading.ema)
     return Checkpoint(folding.fold(entries), facts)

@@ -1,4 +1,4 @@
-"""What is done between a module's calls and torchax: BatchNorm by the batch, and arguments left to their defaults."""
+"""What happens to a module's calls before torchax gets them: BatchNorm by the batch, missing arguments filled in."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +22,10 @@ _ARGUMENTS = {
 
 
 class Interception(TorchFunctionMode):
-    """While it is entered, BatchNorm normalises by the batch, examples weighted by `weights`; by its own if None.
+    """A context in which BatchNorm normalises by the batch, examples weighted by `weights` [b].
 
-    `statistics` names the tensors of running statistics by identity. `found` are the batch's mean and unbiased
-    variance under those names.
+    `statistics` maps the identity (`id`) of each running statistic's tensor to its name; under those names the batch's
+    mean and unbiased variance are in `found` afterwards. With `weights` None, BatchNorm uses its stored statistics.
     """
 
     def __init__(self, statistics: Mapping[int, str], weights: jax.Array | None):
@@ -73,6 +73,6 @@ class Interception(TorchFunctionMode):
 
 
 def _with_defaults(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """All arguments that may be given by position, taken out of kwargs where they are there."""
+    """All arguments that may be given by position, defaults included; those given by name are taken out of kwargs."""
     positional = [argument for argument in func._schema.arguments if not argument.kwarg_only]
     return [*args, *(kwargs.pop(argument.name, argument.default_value) for argument in positional[len(args) :])]

@@ -8,7 +8,7 @@ from converters.errors import RefusedError
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "model_ema_state_dict")
 _OPTIMIZERS = ("optimizer_state", "optimizer_state_dict", "optimizer", "optimizer_states")
-_FEW = 5
+_MOST_LISTED = 5
 
 
 def unwrap(content: Any, *, ema: bool = False) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -31,7 +31,7 @@ def unwrap(content: Any, *, ema: bool = False) -> tuple[Mapping[str, Any], dict[
     names = _AVERAGES if ema else _WRAPPERS
     found = {name: inner for name in names if (inner := _inner(content.get(name))) is not None}
     if not found and not ema:
-        # Under a name of its own, as long as nothing else could be meant.
+        # Under any other name, where there is only one.
         others = {name: _inner(value) for name, value in content.items() if name not in (*_AVERAGES, *_OPTIMIZERS)}
         found = {str(name): inner for name, inner in others.items() if inner is not None}
     if len(found) != 1:
@@ -60,7 +60,7 @@ def _inner(value: Any) -> Mapping[str, Any] | None:
 
 
 def _is_state_dict(value: Any) -> bool:
-    """Mostly tensors by name: an odd entry among them is then told by name."""
+    """Whether most entries are tensors, all under texts: folding then names an entry that is none in its refusal."""
     import torch
 
     if not isinstance(value, Mapping) or not value:
@@ -73,7 +73,9 @@ def _missing(content: Mapping[Any, Any], found: list[str], *, ema: bool) -> str:
     if found:
         return f"it holds {len(found)} state_dicts: {', '.join(found)}"
     names = [str(name) for name in content]
-    listed = ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
+    listed = ", ".join(names[:_MOST_LISTED]) + (
+        f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    )
     what = f"averaged weights (none of {', '.join(_AVERAGES)})" if ema else "state_dict"
     return f"it holds no {what}; its entries are {listed}"
 

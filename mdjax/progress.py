@@ -18,7 +18,12 @@ console = Console(stderr=True)
 
 @contextlib.contextmanager
 def progress(title: str, total: int, *, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar of `total` units, `done` of them already; yields `advance(units=1, title=None)`.
+    """A bar on standard error; yields `advance(units=1, title=None)`, which moves it and may change its title.
+
+        title: what is being done, before the bar.
+        total: how many units there are.
+        done: how many of them were finished before.
+        show: draw it at all.
 
     Where standard error is no terminal, only the finished bar is printed.
     """

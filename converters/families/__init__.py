@@ -1,7 +1,9 @@
 """state_dicts ↔ mdjax's own networks: which family a state_dict is of, and which of its entries is which array.
 
-Names of modules → one small table a family (`resnets`, `mode_connectivity`, `sequences`); every entry is used, or is a
-counter and dropped. Entries come as `read_arrays` gives them, without prefixes, with weight norm folded in.
+Each module here (`resnets`, `mode_connectivity`, `sequences`) knows some families: what their layers are called in
+PyTorch (`LAYER_NAMES`), and which networks a state_dict may be (`guesses`). Every entry is used, or is a counter of
+batches and dropped. Entries come as `read_state_dict` gives them: without prefixes, weight normalisation multiplied
+out.
 """
 
 import functools
@@ -13,7 +15,7 @@ import numpy as np
 
 from converters.errors import RefusedError
 from converters.families import mode_connectivity, resnets, sequences
-from converters.families.keys import Arrays, Facts, Layout, layout_of, placed, problems_of, stored
+from converters.families.keys import Arrays, Facts, Schema, placed, problems_of, schema_of, stored
 from mdjax.errors import InputError
 from mdjax.models import Architecture
 
@@ -22,7 +24,9 @@ __all__ = ["recognise", "to_flax", "to_state_dict", "to_torch"]
 PyTree = Any
 
 _GROUPS = (resnets, mode_connectivity, sequences)
-_TABLES = {family: table for group in _GROUPS for family, table in group.TABLES.items()}
+_LAYER_NAMES = {family: layer_names for group in _GROUPS for family, layer_names in group.LAYER_NAMES.items()}
+
+_FACTS = ("nonlinearity", "input_shape", "max_pool", "specification")
 _USUAL_WIDTHS = {
     "resnet18": 64,
     "resnet": 64,
@@ -35,8 +39,8 @@ _USUAL_WIDTHS = {
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(architecture: Architecture) -> Layout:
-    return layout_of(_TABLES[architecture.family], architecture)
+def _schema(architecture: Architecture) -> Schema:
+    return schema_of(_LAYER_NAMES[architecture.family], architecture)
 
 
 def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architecture:
@@ -46,20 +50,28 @@ def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architectu
     `nonlinearity` ("relu", "tanh", ...: the ModelZoos' CNNs and MLPs need it), `input_shape` (height, width, channels;
     default 28×28, 32×32 or 224×224 pixels by the family, and (n,) for an MLP of n inputs), `max_pool` (whether a 3×3
     stem is followed by one; default no), `specification` (the layers of a plain network, see
-    `mdjax.models.sequences`). Others are ignored.
+    `mdjax.models.sequences`).
 
-    Raises RefusedError where no family fits, naming the entries left over and the closest family.
+    Raises InputError for facts of other names, and RefusedError where no family fits, naming the entries left over
+    and the closest family.
     """
+    check_facts(facts)
     guesses = [
         architecture
         for group in ((sequences,) if facts.get("specification") is not None else _GROUPS)
         for architecture in _guesses(group, arrays, facts)
     ]
-    candidates = [(problems_of(arrays, _layout(guess)), guess) for guess in guesses]
+    candidates = [(problems_of(arrays, _schema(guess)), guess) for guess in guesses]
     for problems, guess in candidates:
         if not problems:
             return guess
     raise RefusedError(_reason(arrays, candidates))
+
+
+def check_facts(facts: Facts) -> None:
+    """Raise InputError where a fact is none of those that `recognise` reads, as a misspelled one."""
+    if unknown := sorted(map(str, facts.keys() - set(_FACTS))):
+        raise InputError(f"Unknown fact {unknown[0]!r}. Give some of {', '.join(_FACTS)}.")
 
 
 def _guesses(group: Any, arrays: Arrays, facts: Facts) -> list[Architecture]:
@@ -67,7 +79,7 @@ def _guesses(group: Any, arrays: Arrays, facts: Facts) -> list[Architecture]:
         return group.guesses(arrays, facts)
     except RefusedError:
         raise
-    except InputError as error:  # an architecture that there is not
+    except InputError as error:  # a family has no network of the depth or size that the weights suggest
         raise RefusedError(str(error).rstrip(".")) from None
 
 
@@ -92,9 +104,9 @@ def _described(architecture: Architecture) -> str:
 
 
 def _shared(arrays: Arrays, family: str) -> float:
-    """The share of names that a state_dict has in common with the family's usual network."""
-    layout = _layout(Architecture(family, _USUAL_WIDTHS[family]))
-    names = layout.names | layout.counters
+    """The fraction of names that a state_dict has in common with the family's usual network."""
+    schema = _schema(Architecture(family, _USUAL_WIDTHS[family]))
+    names = schema.names | schema.counters
     return len(names & arrays.keys()) / len(names | arrays.keys())
 
 
@@ -104,7 +116,7 @@ def to_flax(arrays: Arrays, architecture: Architecture) -> tuple[PyTree, PyTree]
     Kernels go from OIHW to HWIO and from [out, in] to [in, out], most of them as views. Raises RefusedError for an
     entry that is missing or left over, or is not float32 of the expected shape.
     """
-    return placed(arrays, _layout(architecture))
+    return placed(arrays, _schema(architecture))
 
 
 def to_state_dict(params: PyTree, state: PyTree, architecture: Architecture) -> dict[str, np.ndarray]:
@@ -113,7 +125,7 @@ def to_state_dict(params: PyTree, state: PyTree, architecture: Architecture) -> 
     Counters of batches, which no function depends on, are 0. Raises RefusedError where the trees do not fit the
     architecture.
     """
-    return stored(params, state, _layout(architecture))
+    return stored(params, state, _schema(architecture))
 
 
 def to_torch(params: PyTree, state: PyTree, architecture: Architecture) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
-"""Entries of a state_dict ↔ leaves of a Flax tree, one by one: names, shapes and the order of axes.
+"""Entries of a state_dict ↔ leaves of (params, state), one by one: names, shapes and the order of axes.
 
-A family says by what name a layer of its Flax module goes among PyTorch's modules; the rest is the same for all:
-kernels are OIHW or [out, in] there and HWIO or [in, out] here, BatchNorm's scale is a weight, and what reads a
-flattened image reads it channels first there and last here.
+A family says what its layers are called in PyTorch (`LayerNames`); the rest is the same for all: kernels are OIHW or
+[out, in] in PyTorch and HWIO or [in, out] here, BatchNorm's scale is called a weight there, and a layer that reads a
+flattened image reads it channels first there and channels last here.
 """
 
 import dataclasses
@@ -25,10 +25,12 @@ _COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """The names of one family's layers: `layers` and, within the block "layerS_B", `block`; `stage` names the block.
+class LayerNames:
+    """What the layers of one family are called in PyTorch, by their names in the Flax module.
 
-    `torch_name` and `flattened` may be replaced for families whose names or inputs depend on the architecture.
+    `layers` are those outside blocks. The layer NAME in block B of stage S, "layerS_B/NAME" in Flax, is
+    `stage(S, B)`.`block[NAME]`. A family whose names or inputs depend on the architecture derives a class from this
+    one, with a `torch_name` or `flattened` of its own.
     """
 
     layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -36,7 +38,7 @@ class Table:
     stage: Callable[[int, int], str] = lambda stage, block: f"layer{stage}.{block}"
 
     def torch_name(self, architecture: Architecture, layer: str) -> str:
-        """The PyTorch module that the Flax module `layer` ("layer2_0/conv1") corresponds to."""
+        """The PyTorch module that the layer ("conv1", "layer2_0/conv1") corresponds to."""
         outer, _, inner = layer.partition("/")
         if not inner:
             return self.layers[outer]
@@ -44,7 +46,7 @@ class Table:
         return f"{self.stage(int(stage), int(block))}.{self.block[inner]}"
 
     def flattened(self, architecture: Architecture, layer: str) -> tuple[int, ...]:
-        """The (height, width, channels) of the image that the layer reads as a vector; () where it reads no such."""
+        """The (height, width, channels) of the image that the layer reads as a vector; () for any other layer."""
         return ()
 
 
@@ -73,44 +75,44 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """All entries of one architecture, in the order of the leaves of (params, state), which have this structure."""
+class Schema:
+    """Which entries a state_dict of one architecture has, and where they go."""
 
-    entries: tuple[Entry, ...]
-    counters: frozenset[str]  # of batches seen in training, which nothing depends on
-    structure: Any
+    entries: tuple[Entry, ...]  # in the order of the leaves of (params, state)
+    counters: frozenset[str]  # names of the entries that count batches in training, which nothing depends on
+    structure: Any  # the pytree structure of (params, state)
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
         return frozenset(entry.name for entry in self.entries)
 
 
-def layout_of(table: Table, architecture: Architecture) -> Layout:
+def schema_of(names: LayerNames, architecture: Architecture) -> Schema:
     """Which entry of a state_dict is which leaf of the architecture's (params, state)."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(architecture.abstract)
     # A path is (params or state, layers..., leaf).
-    places = ["/".join(str(key.key) for key in path[1:]).rpartition("/") for path, _ in leaves]
-    weighted = {layer for layer, _, leaf in places if leaf == "kernel"}
+    paths = ["/".join(str(key.key) for key in path[1:]).rpartition("/") for path, _ in leaves]
+    weighted = {layer for layer, _, leaf in paths if leaf == "kernel"}
     entries = []
-    for (layer, _, leaf), (_, abstract) in zip(places, leaves, strict=True):
+    for (layer, _, leaf), (_, abstract) in zip(paths, leaves, strict=True):
         order = (3, 2, 0, 1) if len(abstract.shape) == 4 else range(len(abstract.shape))[::-1]
-        # A bias beside a kernel goes with the outputs; BatchNorm's arrays all go with the inputs.
-        image = table.flattened(architecture, layer) if leaf == "kernel" or layer not in weighted else ()
-        name = f"{table.torch_name(architecture, layer)}.{_LEAVES[leaf]}"
+        # In a layer with a kernel only the kernel runs over the inputs; without one (BatchNorm) every array does.
+        image = names.flattened(architecture, layer) if leaf == "kernel" or layer not in weighted else ()
+        name = f"{names.torch_name(architecture, layer)}.{_LEAVES[leaf]}"
         entries.append(Entry(name, tuple(abstract.shape[axis] for axis in order), image))
     means = [entry.name for entry in entries if entry.name.endswith("running_mean")]
-    return Layout(tuple(entries), frozenset(name.replace("running_mean", _COUNTER) for name in means), structure)
+    return Schema(tuple(entries), frozenset(name.replace("running_mean", _COUNTER) for name in means), structure)
 
 
-def problems_of(arrays: Arrays, layout: Layout) -> list[str]:
-    """What keeps a state_dict from being one of this layout: entries that are missing, left over or of another form.
+def problems_of(arrays: Arrays, schema: Schema) -> list[str]:
+    """What keeps a state_dict from having this schema: entries that are missing, left over or of another form.
 
     Counters of batches may be missing all together: PyTorch before 0.4.1 wrote none.
     """
-    counted = layout.counters
-    if layout.names <= arrays.keys() and not counted & arrays.keys():
+    counted = schema.counters
+    if schema.names <= arrays.keys() and not counted & arrays.keys():
         counted = frozenset()
-    expected = layout.names | counted
+    expected = schema.names | counted
     problems = []
     if missing := expected - arrays.keys():
         problems.append(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
@@ -119,7 +121,7 @@ def problems_of(arrays: Arrays, layout: Layout) -> list[str]:
     for name in sorted(counted & arrays.keys()):
         if arrays[name].shape != () or arrays[name].dtype.kind != "i":
             problems.append(f"its entry {name} is no whole number, but {_form(arrays[name])}")
-    for entry in layout.entries:
+    for entry in schema.entries:
         array = arrays.get(entry.name)
         if array is not None and (array.shape != entry.shape or array.dtype != np.float32):
             problems.append(f"its entry {entry.name} is {_form(array)}, but float32{list(entry.shape)} was expected")
@@ -127,26 +129,26 @@ def problems_of(arrays: Arrays, layout: Layout) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """first a, b, c and 12 more"""
+    """Names in a sentence, the first `most` of them: "first a, b, c and 12 more"."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return f"first {', '.join(names[:most])}{rest}"
 
 
-def placed(arrays: Arrays, layout: Layout) -> tuple[PyTree, PyTree]:
+def placed(arrays: Arrays, schema: Schema) -> tuple[PyTree, PyTree]:
     """(params, state) of numpy arrays, most of them views; RefusedError where an entry is not as expected."""
-    if problems := problems_of(arrays, layout):
+    if problems := problems_of(arrays, schema):
         raise RefusedError(problems[0])
-    leaves = [entry.leaf(arrays[entry.name]) for entry in layout.entries]
-    return jax.tree.unflatten(layout.structure, leaves)
+    leaves = [entry.leaf(arrays[entry.name]) for entry in schema.entries]
+    return jax.tree.unflatten(schema.structure, leaves)
 
 
-def stored(params: PyTree, state: PyTree, layout: Layout) -> dict[str, np.ndarray]:
-    """The state_dict of (params, state), counters 0; RefusedError where they are not trees of this layout."""
+def stored(params: PyTree, state: PyTree, schema: Schema) -> dict[str, np.ndarray]:
+    """The state_dict of (params, state), counters 0; RefusedError where the schema is not theirs."""
     leaves, structure = jax.tree.flatten((params, state))
-    if structure != layout.structure:
-        raise RefusedError(f"its parameters are {structure}, but {layout.structure} was expected")
+    if structure != schema.structure:
+        raise RefusedError(f"its parameters are {structure}, but {schema.structure} was expected")
     arrays = {}
-    for entry, leaf in zip(layout.entries, map(np.asarray, leaves), strict=True):
+    for entry, leaf in zip(schema.entries, map(np.asarray, leaves), strict=True):
         array = entry.stored(leaf) if leaf.size == np.prod(entry.shape, dtype=int) else leaf
         if array.shape != entry.shape or array.dtype != np.float32:
             raise RefusedError(
@@ -154,7 +156,7 @@ def stored(params: PyTree, state: PyTree, layout: Layout) -> dict[str, np.ndarra
             )
         arrays[entry.name] = array
         counter = entry.name.replace("running_var", _COUNTER)
-        if counter in layout.counters:
+        if counter in schema.counters:
             arrays[counter] = np.zeros((), np.int64)
     return arrays
 

@@ -6,35 +6,35 @@ every weight several times over, are no networks and are refused.
 
 import itertools
 
-from converters.families.keys import Arrays, Facts, Table, image_shape, nonlinearity, rows
+from converters.families.keys import Arrays, Facts, LayerNames, image_shape, nonlinearity, rows
 from mdjax.models import Architecture
 from mdjax.models.preactivation import BOTTLENECK_DEPTH, preresnet_blocks, wideresnet_blocks
 from mdjax.models.vgg import STAGES
 
 _CONVOLUTIONS = {name: name for number in (1, 2, 3) for name in (f"conv{number}", f"bn{number}")}
 
-_PRERESNET = Table(
+_PRERESNET = LayerNames(
     layers={"conv1": "conv1", "bn": "bn", "linear": "fc"}, block=_CONVOLUTIONS | {"shortcut_conv": "downsample.0"}
 )
 
-_WIDERESNET = Table(
+_WIDERESNET = LayerNames(
     layers={"conv1": "conv1", "bn": "bn1", "linear": "linear"}, block=_CONVOLUTIONS | {"shortcut_conv": "shortcut.0"}
 )
 
 
-class _VGG(Table):
-    """layer_blocks.STAGE.PLACE, where BatchNorm takes every second place if there is any."""
+class _VGG(LayerNames):
+    """layer_blocks.STAGE.INDEX: convolutions in order, each with its BatchNorm after it where there is any."""
 
     def torch_name(self, architecture: Architecture, layer: str) -> str:
         if layer in self.layers:
             return self.layers[layer]
         stage, kind = layer.removeprefix("stage").split("_")
         number = int(kind.removeprefix("conv").removeprefix("bn"))
-        place = 2 * number + kind.startswith("bn") if architecture.variant == "bn" else number
-        return f"layer_blocks.{stage}.{place}"
+        index = 2 * number + kind.startswith("bn") if architecture.variant == "bn" else number
+        return f"layer_blocks.{stage}.{index}"
 
 
-TABLES = {
+LAYER_NAMES = {
     "vgg": _VGG(layers={"hidden0": "classifier.1", "hidden1": "classifier.4", "linear": "classifier.6"}),
     "preresnet": _PRERESNET,
     "wideresnet": _WIDERESNET,
@@ -50,7 +50,7 @@ def guesses(arrays: Arrays, facts: Facts) -> list[Architecture]:
 def _vgg(arrays: Arrays, facts: Facts) -> Architecture | None:
     width, classes = rows(arrays, "layer_blocks.0.0.weight", 4), rows(arrays, "classifier.6.weight", 2)
     stages = tuple(
-        sum(rows(arrays, f"layer_blocks.{stage}.{place}.weight", 4) > 0 for place in range(8)) for stage in range(5)
+        sum(rows(arrays, f"layer_blocks.{stage}.{index}.weight", 4) > 0 for index in range(8)) for stage in range(5)
     )
     depth = next((depth for depth in STAGES if STAGES[depth] == stages), None)
     if not width or not classes or depth is None:
@@ -66,7 +66,7 @@ def _preresnet(arrays: Arrays, facts: Facts) -> Architecture | None:
     depth = 9 * blocks + 2 if "layer1.0.conv3.weight" in arrays else 6 * blocks + 2
     if not width or not classes or preresnet_blocks(depth) != blocks or "bn.weight" not in arrays:
         return None
-    # Below 44 there are basic blocks only, from there on bottlenecks only.
+    # A PreResNet has basic blocks below BOTTLENECK_DEPTH, and bottlenecks from there on.
     if (depth >= BOTTLENECK_DEPTH) != ("layer1.0.conv3.weight" in arrays):
         return None
     nonlinearity(facts, ["relu"])

@@ -8,18 +8,18 @@ for a network with a 3×3 stem and no max-pool.
 import itertools
 
 from converters.errors import RefusedError
-from converters.families.keys import Arrays, Facts, Table, image_shape, nonlinearity, rows
+from converters.families.keys import Arrays, Facts, LayerNames, image_shape, nonlinearity, rows
 from mdjax.models import Architecture
 from mdjax.models.resnets import BASIC, BLOCKS
 
 _CONVOLUTIONS = {name: name for number in (1, 2, 3) for name in (f"conv{number}", f"bn{number}")}
 
-_CIFAR = Table(
+_CIFAR = LayerNames(
     layers={"conv1": "conv1", "bn1": "bn1", "linear": "linear"},
     block=_CONVOLUTIONS | {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"},
 )
 
-_CIFAR100 = Table(
+_CIFAR100 = LayerNames(
     layers={"conv1": "conv1.0", "bn1": "conv1.1", "linear": "fc"},
     block={
         "conv1": "residual_function.0",
@@ -34,12 +34,12 @@ _CIFAR100 = Table(
     stage=lambda stage, block: f"conv{stage + 1}_x.{block}",
 )
 
-_TORCHVISION = Table(
+_TORCHVISION = LayerNames(
     layers={"conv1": "conv1", "bn1": "bn1", "linear": "fc"},
     block=_CONVOLUTIONS | {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1"},
 )
 
-TABLES = {"resnet18": _CIFAR, "resnet": _CIFAR, "resnet_cifar100": _CIFAR100, "resnet_torchvision": _TORCHVISION}
+LAYER_NAMES = {"resnet18": _CIFAR, "resnet": _CIFAR, "resnet_cifar100": _CIFAR100, "resnet_torchvision": _TORCHVISION}
 
 
 def guesses(arrays: Arrays, facts: Facts) -> list[Architecture]:
@@ -49,11 +49,11 @@ def guesses(arrays: Arrays, facts: Facts) -> list[Architecture]:
 
 
 def _guess(family: str, arrays: Arrays, facts: Facts) -> Architecture | None:
-    table = TABLES[family]
-    stem, head = f"{table.layers['conv1']}.weight", f"{table.layers['linear']}.weight"
+    called = LAYER_NAMES[family]
+    stem, head = f"{called.layers['conv1']}.weight", f"{called.layers['linear']}.weight"
     width, classes = rows(arrays, stem, 4), rows(arrays, head, 2)
-    blocks = tuple(_count_blocks(arrays, table, stage) for stage in (1, 2, 3, 4))
-    basic = f"{table.stage(1, 0)}.{table.block['conv3']}.weight" not in arrays
+    blocks = tuple(_count_blocks(arrays, called, stage) for stage in (1, 2, 3, 4))
+    basic = f"{called.stage(1, 0)}.{called.block['conv3']}.weight" not in arrays
     depth = next((depth for depth in BLOCKS if BLOCKS[depth] == blocks and (depth in BASIC) == basic), None)
     if not width or not classes or depth is None:
         return None
@@ -61,7 +61,7 @@ def _guess(family: str, arrays: Arrays, facts: Facts) -> Architecture | None:
     _, channels, size, _ = arrays[stem].shape
     variant = ""
     if family == "resnet_torchvision":
-        # Both stems of 3×3 have the same weights; without a pool is how they are used on small images.
+        # With and without a pool the 3×3 stem has the same weights; small images, the usual ones, are not pooled.
         variant = "7x7" if size == 7 else "3x3-pool" if facts.get("max_pool", False) else "3x3"
     if facts.get("max_pool") is not None and facts["max_pool"] != (variant in ("7x7", "3x3-pool")):
         raise RefusedError(f"max_pool is {facts['max_pool']}, but a {family} with a {size}×{size} stem has none such")
@@ -71,6 +71,6 @@ def _guess(family: str, arrays: Arrays, facts: Facts) -> Architecture | None:
     return Architecture(family, width, shape, classes, depth, variant)
 
 
-def _count_blocks(arrays: Arrays, table: Table, stage: int) -> int:
-    names = (f"{table.stage(stage, block)}.{table.block['conv1']}.weight" for block in itertools.count())
+def _count_blocks(arrays: Arrays, called: LayerNames, stage: int) -> int:
+    names = (f"{called.stage(stage, block)}.{called.block['conv1']}.weight" for block in itertools.count())
     return next(number for number, name in enumerate(names) if name not in arrays)

@@ -1,8 +1,8 @@
 """Plain networks, one layer after another: the published ModelZoos' CNNs, MLPs of any names, and given specifications.
 
 The ModelZoos (Schürholt et al., "Model zoos: a dataset of diverse populations of neural network models", NeurIPS 2022;
-github.com/ModelZoos/ModelZooDataset) keep a list `module_list` in which dropout has a place of its own; the
-nonlinearity stands in the zoo's configuration only.
+github.com/ModelZoos/ModelZooDataset) number the layers of a `module_list`, dropout among them, so that the names of
+the weights tell whether there is dropout; the nonlinearity stands in the zoo's configuration only.
 """
 
 import itertools
@@ -10,28 +10,29 @@ import math
 import re
 
 from converters.errors import RefusedError
-from converters.families.keys import Arrays, Facts, Table, image_shape, nonlinearity, rows
+from converters.families.keys import Arrays, Facts, LayerNames, image_shape, nonlinearity, rows
 from mdjax.errors import InputError
 from mdjax.models import Architecture, sequence
 from mdjax.models.sequences import NONLINEARITIES, layers_of, shapes_of
 
-_CNN = "module_list: conv8k5 max2 {0} {1} conv6k5 max2 {0} {1} conv4k2 {0} flatten dense20 {0} {1} dense{2}"
+_CNN_SMALL = "module_list: conv8k5 max2 {0} {1} conv6k5 max2 {0} {1} conv4k2 {0} flatten dense20 {0} {1} dense{2}"
 _CNN_LARGE = "module_list: conv6k5 max2 {0} {1} conv9k5 max2 {0} {1} conv6k2 {0} flatten dense20 {0} {1} dense{2}"
 _CNN3 = (
     "module_list: conv16k3 max2 {0} dropout conv32k3 max2 {0} dropout conv15k3 max2 {0} dropout flatten dense20 {0} "
     "dropout dense{2}"
 )
-MODEL_ZOOS = {"CNN-s": (_CNN, 28), "CNN-l": (_CNN_LARGE, 28), "CNN3": (_CNN3, 32)}
-"""Name → layers, with places for the nonlinearity, dropout and the classes, and the side of its images in pixels."""
+MODEL_ZOOS = {"CNN-s": (_CNN_SMALL, 28), "CNN-l": (_CNN_LARGE, 28), "CNN3": (_CNN3, 32)}
+"""Name → its layers, with {0} for the nonlinearity, {1} for dropout or nothing, {2} for the number of classes; and the
+side of its images in pixels."""
 
 _IMAGES = {784: (28, 28, 1), 3072: (32, 32, 3)}
-"""Numbers of inputs that are taken for images, of MNIST's and CIFAR's shape."""
+"""Number of inputs of an MLP → the images that it is taken to read, MNIST's and CIFAR's; other inputs are vectors."""
 
 _NUMBER = re.compile(r"\d+")
 
 
-class _Sequence(Table):
-    """Names are part of a sequence's text; what lies between flatten and the next linear layer reads an image."""
+class _Sequence(LayerNames):
+    """Names stand in the specification; the layers from flatten to the first linear one read a flattened image."""
 
     def torch_name(self, architecture: Architecture, layer: str) -> str:
         return next(found.key for found in layers_of(architecture.variant) if found.name == layer)
@@ -50,8 +51,8 @@ class _Sequence(Table):
         return image
 
 
-class _MLP(Table):
-    """mdjax's own MLP, which flattens images."""
+class _MLP(LayerNames):
+    """mdjax's own MLP: layers are called as in Flax, and the first one reads a flattened image."""
 
     def torch_name(self, architecture: Architecture, layer: str) -> str:
         return layer
@@ -60,14 +61,14 @@ class _MLP(Table):
         return architecture.input_shape if layer == "hidden0" and len(architecture.input_shape) == 3 else ()
 
 
-class _Own(Table):
-    """Names as in the Flax module."""
+class _CNN(LayerNames):
+    """mdjax's own CNN: layers are called as in Flax."""
 
     def torch_name(self, architecture: Architecture, layer: str) -> str:
         return layer
 
 
-TABLES = {"sequence": _Sequence(), "mlp": _MLP(), "cnn": _Own()}
+LAYER_NAMES = {"sequence": _Sequence(), "mlp": _MLP(), "cnn": _CNN()}
 
 
 def guesses(arrays: Arrays, facts: Facts) -> list[Architecture]:
@@ -78,7 +79,7 @@ def guesses(arrays: Arrays, facts: Facts) -> list[Architecture]:
     if facts.get("specification") is not None:
         return [_specified(arrays, facts)]
     found = [_own_mlp(arrays, facts), _own_cnn(arrays, facts)]
-    found += [_model_zoo(arrays, facts, *MODEL_ZOOS[name], dropout) for name in MODEL_ZOOS for dropout in (False, True)]
+    found += [_model_zoo(arrays, facts, name, dropout) for name in MODEL_ZOOS for dropout in (False, True)]
     known = [architecture for architecture in found if architecture is not None]
     return known or [architecture for architecture in [_mlp(arrays, facts)] if architecture is not None]
 
@@ -122,7 +123,8 @@ def _own_cnn(arrays: Arrays, facts: Facts) -> Architecture | None:
     return Architecture("cnn", width, image_shape(facts, arrays["conv0.weight"].shape[1], 32), classes, depth)
 
 
-def _model_zoo(arrays: Arrays, facts: Facts, layers: str, side: int, dropout: bool) -> Architecture | None:
+def _model_zoo(arrays: Arrays, facts: Facts, name: str, dropout: bool) -> Architecture | None:
+    layers, side = MODEL_ZOOS[name]
     described = [layer for layer in layers_of(layers.format("relu", "dropout" if dropout else "", 1)) if layer.features]
     weights = [arrays.get(f"{layer.key}.weight") for layer in described]
     if any(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converters.layouts import cifar, files, mode_connectivity, modelzoos, taxonomy
 from converters.layouts.contract import Candidate, Layout, forget
-from converters.reports import Outcome
+from converters.reports import Outcome, OutcomeCode
 from mdjax.errors import InputError, first_line
 
 _LAYOUTS: tuple[Layout, ...] = (taxonomy, modelzoos, mode_connectivity, cifar, files)
@@ -70,6 +70,8 @@ def _walk(root: Path) -> Iterator[Path | Outcome]:
         for name in sorted(members):
             path = Path(folder, name)
             shown = str(path).encode("utf-8", "replace").decode()
-            yield path if shown == str(path) else Outcome(Path(shown), "refused", "its name is no valid UTF-8")
+            yield (
+                path if shown == str(path) else Outcome(Path(shown), OutcomeCode.REFUSED, "its name is no valid UTF-8")
+            )
     for error in unreadable:
-        yield Outcome(Path(str(error.filename)), "refused", f"it cannot be opened: {first_line(error)}")
+        yield Outcome(Path(str(error.filename)), OutcomeCode.REFUSED, f"it cannot be opened: {first_line(error)}")

@@ -14,15 +14,17 @@ NAME = "cifar"
 SUMMARY = "checkpoint/ckpt.pth, checkpoint/NET/TIME/NET-EPOCH-{best|regular}.pth"
 
 _FILE = re.compile(r"(?P<net>[a-z][a-z0-9_]*)-(?P<epoch>\d{1,6})-(?P<kind>best|regular)\.pth")
-_LAST = 10**6
+_NUM_EPOCHS = 10**6  # more than a file's name can tell
 _SHAPE = {"input_shape": (32, 32, 3)}
 
 
 def claim(path: Path, root: Path) -> Candidate | Outcome | None:
-    """The model of a run: of pytorch-cifar100's the last best checkpoint, else the last regular one.
+    """The model of a run.
 
-    Runs of one network there, a folder each, count as its seeds, by their time. pytorch-cifar keeps one checkpoint,
-    of the best epoch, in a folder of the fixed name `checkpoint`; the folder above tells one run from another.
+    pytorch-cifar100 keeps a folder for each run, named after its time, with checkpoints of epochs that were the best
+    so far and of regular ones: the last best one is taken, else the last regular one. The runs of a network count as
+    its seeds, in the order of their names. pytorch-cifar keeps one checkpoint, of the best epoch, in a folder of the
+    fixed name `checkpoint`; the folder above tells one run from another.
     """
     if path.name in ("ckpt.pth", "ckpt.t7") and path.parent.name == "checkpoint":
         run = path.parent.parent.name
@@ -43,19 +45,19 @@ def claim(path: Path, root: Path) -> Candidate | Outcome | None:
         path=path,
         model_id=f"{run.parent.name}/{run.name}/{file['net']}",
         configuration=f"{run.parent.name}/{file['net']}",
-        seed=_place(run),
+        seed=_index(run),
         known={
             "dataset": "cifar100",
             "checkpoint": "best" if best else "last",
             "epochs": int(file["epoch"]),
         },
         facts=_SHAPE,
-        rank=(0 if best else _LAST) - int(file["epoch"]),
+        rank=(0 if best else _NUM_EPOCHS) - int(file["epoch"]),
     )
 
 
 @remembered
-def _place(run: Path) -> int:
+def _index(run: Path) -> int:
     """A run's number among those beside it, the earliest being 0."""
     try:
         runs = sorted(entry.name for entry in run.parent.iterdir() if entry.is_dir())

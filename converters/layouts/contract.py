@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from converters.reports import Outcome
+from mdjax.columns import TRAINING
 
 _COLUMNS: Mapping[str, type] = {
-    "epochs": int,
+    **{name: int if name in ("batch_size", "epochs") else float for name in TRAINING},
     "epoch": int,
-    "batch_size": int,
-    "data_share": float,
-    "label_noise": float,
-    "learning_rate": float,
-    "momentum": float,
-    "weight_decay": float,
     "schedule": str,
     "optimizer": str,
     "initialisation": str,
@@ -29,7 +24,7 @@ _COLUMNS: Mapping[str, type] = {
     "logged_test_loss": float,
     "logged_test_acc": float,
 }
-"""Known configuration: columns of a zoo's manifest, each of one type, since every file's config is free text."""
+"""Columns of a zoo's manifest that a layout may fill, with their types: a config's values are whatever was typed."""
 
 
 _Found = TypeVar("_Found")
@@ -37,7 +32,7 @@ _remembered: list[Callable[[], None]] = []
 
 
 def remembered(function: Callable[[Path], _Found]) -> Callable[[Path], _Found]:
-    """What a folder's own files say, read once for all the files in it; forgotten at the next search."""
+    """Makes a function of a folder remember what it found, until the next search: it is asked for every file there."""
     cached = functools.lru_cache(maxsize=64)(function)
     _remembered.append(cached.cache_clear)
     return cached
@@ -54,10 +49,10 @@ class Candidate:
     """One model, as the names of its file and folders and the configs beside it describe it.
 
     `model_id`, `configuration` (everything but the seed) and `seed` are the model's names in the zoo; `known` its
-    training facts (see `known_facts`). `facts` are what only a config carries and the network's definition needs:
-    `nonlinearity`, `dropout`, `input_shape` (height, width, channels). `width` is what the layout says that the
-    weights must agree with, and `data` what the model was trained on, as `mdjax measure --data` would name it. Of
-    several checkpoints of one model that of the lowest `rank` is taken.
+    training facts (see `known_facts`). `facts` are what the weights do not tell of the network, as
+    `converters.recognise` takes them. `width` is the network's where the layout says it, and the weights must agree;
+    `data` is what the model was trained on, as `mdjax measure --data` would name it. Of several checkpoints of one
+    model that of the lowest `rank` is taken.
     """
 
     path: Path
@@ -118,5 +113,5 @@ def _fitting(kind: type, value: Any) -> Any:
 
 
 def _storable(text: str) -> str:
-    """Half of a surrogate pair, which JSON can spell, cannot be written to a table."""
+    """The text as UTF-8 can write it: JSON may spell half of a surrogate pair, which becomes a question mark."""
     return text.encode("utf-8", "replace").decode()

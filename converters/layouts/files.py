@@ -5,7 +5,7 @@ from pathlib import Path
 
 from converters.errors import RefusedError
 from converters.layouts.contract import Candidate, remembered
-from converters.reports import Outcome
+from converters.reports import Outcome, OutcomeCode
 from converters.safetensors_files import INDEX_SUFFIX, shards
 
 NAME = "files"
@@ -20,24 +20,24 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
 
 def claim(path: Path, root: Path) -> Candidate | Outcome | None:
-    """A model by its place below `root`. Its configuration is its folder, together with an epoch in its name.
+    """A model by its path below `root`. Its configuration is its folder, together with an epoch in its name.
 
-    Its seed is the number after "seed" in its name or its folder's, else its place among the files beside it.
+    Its seed is the number after "seed" in its name or its folder's, else its index among the files beside it.
     """
     if not path.name.endswith(SUFFIXES) and path.name != "checkpoints":
         return None
     if path.name in _members(path.parent):
-        return Outcome(path, "skipped", "part of a sharded checkpoint")
+        return Outcome(path, OutcomeCode.SKIPPED, "part of a sharded checkpoint")
     if _SHARD.search(path.name):
-        return Outcome(path, "refused", "it is one of several shards, but no index beside it names it")
+        return Outcome(path, OutcomeCode.REFUSED, "it is one of several shards, but no index beside it names it")
     return named(path, root)
 
 
 def named(path: Path, root: Path | None = None) -> Candidate:
-    """A model by its place, whatever the ending of its name."""
+    """A model by its path, whatever the ending of its name."""
     root = root or path.parent
-    place = path.relative_to(root)
-    folders = [root.name, *place.parent.parts]
+    below = path.relative_to(root)
+    folders = [root.name, *below.parent.parts]
     stem, number = path.name.split(".")[0], seed_in(path.name)
     epoch = _EPOCH.search(stem)
     if number is None and len(folders) > 1 and (number := seed_in(folders[-1])) is not None:
@@ -45,9 +45,9 @@ def named(path: Path, root: Path | None = None) -> Candidate:
         folders = [*folders[:-1], without_seed(folders[-1]), "" if epoch else stem]
     return Candidate(
         path=path,
-        model_id=f"{root.name}/{place.as_posix()}",
+        model_id=f"{root.name}/{below.as_posix()}",
         configuration="/".join(filter(None, folders)) + (f"-e{int(epoch[1])}" if epoch else ""),
-        seed=_place(path.parent, path.name) if number is None else number,
+        seed=_indices(path.parent).get(path.name, 0) if number is None else number,
         known={"epochs": int(epoch[1])} if epoch else {},
     )
 
@@ -64,16 +64,13 @@ def without_seed(name: str) -> str:
 
 
 @remembered
-def _places(folder: Path) -> dict[str, int]:
+def _indices(folder: Path) -> dict[str, int]:
+    """Name → index, of the checkpoints in a folder."""
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(SUFFIXES))
     except OSError:
         return {}
-    return {name: place for place, name in enumerate(names)}
-
-
-def _place(folder: Path, name: str) -> int:
-    return _places(folder).get(name, 0)
+    return {name: index for index, name in enumerate(names)}
 
 
 @remembered

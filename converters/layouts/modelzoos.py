@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.layouts.contract import Candidate, known_facts, remembered
-from converters.reports import Outcome
+from converters.reports import Outcome, OutcomeCode
 
 NAME = "modelzoos"
 SUMMARY = "TRIAL/params.json, TRIAL/result.json, TRIAL/checkpoint_N/checkpoints"
@@ -69,10 +69,12 @@ def claim(path: Path, root: Path) -> Candidate | Outcome | None:
     config = _config(trial)
     if config is None:
         reason = f"its trial {trial.name} has neither a params.json nor a result.json with its config"
-        return Outcome(path, "refused", reason)
+        return Outcome(path, OutcomeCode.REFUSED, reason)
     seed = config.get("seed")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
-        return Outcome(path, "refused", f"its trial's config has the seed {str(seed)[:40]!r}, not a whole number")
+        return Outcome(
+            path, OutcomeCode.REFUSED, f"its trial's config has the seed {str(seed)[:40]!r}, not a whole number"
+        )
     known = {name: config[key] for key, name in _KNOWN.items() if key in config}
     known |= {"epochs": epoch, "dataset": _dataset(config, trial)}
     known |= {f"logged_{name}": value for name, value in _logged(trial).get(epoch, {}).items()}
@@ -87,14 +89,9 @@ def claim(path: Path, root: Path) -> Candidate | Outcome | None:
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the network's definition needs and its weights do not tell."""
-    facts: dict[str, Any] = {}
-    if isinstance(nonlinearity := config.get("model::nlin"), str):
-        facts["nonlinearity"] = nonlinearity
-    dropout = config.get("model::dropout")
-    if isinstance(dropout, int | float) and not isinstance(dropout, bool):
-        facts["dropout"] = float(dropout)
-    return facts
+    """What the weights do not tell of the network."""
+    nonlinearity = config.get("model::nlin")
+    return {"nonlinearity": nonlinearity} if isinstance(nonlinearity, str) else {}
 
 
 def _name(config: Mapping[str, Any]) -> str:

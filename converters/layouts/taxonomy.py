@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from converters.layouts.contract import Candidate
-from converters.reports import Outcome
+from converters.reports import Outcome, OutcomeCode
 
 NAME = "taxonomy"
 SUMMARY = "different_knobs_KIND_NN/bs_B/SCHEDULE/ResNet18_wK/net_exp_SEED.pkl"
@@ -31,34 +31,34 @@ def claim(path: Path, root: Path) -> Candidate | Outcome | None:
 
     `seed` is the run's index: the published scripts set no seed. The learning rate and the number of epochs are
     stored nowhere, so they are None; momentum and weight decay are those of the published scripts. The folder's own
-    name for the data stays in the configuration: `subset_noisy_10` and `random_label_01` are the same share and
-    noise, but different training runs.
+    name for the data stays in the configuration: `subset_noisy_10` and `random_label_01` are the same fraction of the
+    data and the same noise, but different training runs.
     """
     folders = "/".join(path.parts[-5:-1])
-    file, place = _FILE.fullmatch(path.name), _FOLDERS.fullmatch(folders)
+    file, folder = _FILE.fullmatch(path.name), _FOLDERS.fullmatch(folders)
     if path.suffix != ".pkl" or not (file or any(part.startswith(_TOP) for part in path.parts[:-1])):
         return None
     if path.parent.name == "metrics":
-        return Outcome(path, "skipped", "a file of measurements, not of weights")
+        return Outcome(path, OutcomeCode.SKIPPED, "a file of measurements, not of weights")
     if not file:
         reason = "its name is not net_exp_SEED.pkl, net_exp_SEED_best.pkl or net_exp_SEED_early_stopped_model.pkl"
-        return Outcome(path, "refused", reason)
-    if not place:
-        return Outcome(path, "refused", f"its folders {folders} are not named as in {SUMMARY}")
-    kind, number, schedule = place["kind"], place["number"], place["schedule"]
-    share = _fraction(number)
-    if kind != "random_label" and share == 0:
-        return Outcome(path, "refused", f"its folder {path.parts[-5]} says that it was trained on no data")
-    configuration = f"resnet18-w{place['width']}-bs{place['batch_size']}-{kind}_{number}-{schedule}"
+        return Outcome(path, OutcomeCode.REFUSED, reason)
+    if not folder:
+        return Outcome(path, OutcomeCode.REFUSED, f"its folders {folders} are not named as in {SUMMARY}")
+    kind, number, schedule = folder["kind"], folder["number"], folder["schedule"]
+    fraction = _fraction(number)
+    if kind != "random_label" and fraction == 0:
+        return Outcome(path, OutcomeCode.REFUSED, f"its folder {path.parts[-5]} says that it was trained on no data")
+    configuration = f"resnet18-w{folder['width']}-bs{folder['batch_size']}-{kind}_{number}-{schedule}"
     return Candidate(
         path=path,
         model_id=f"{configuration}-s{file[1]}",
         configuration=configuration,
         seed=int(file[1]),
         known={
-            "batch_size": int(place["batch_size"]),
-            "data_share": 1.0 if kind == "random_label" else share,
-            "label_noise": {"subset": 0.0, "subset_noisy": _SUBSET_NOISE, "random_label": share}[kind],
+            "batch_size": int(folder["batch_size"]),
+            "data_share": 1.0 if kind == "random_label" else fraction,
+            "label_noise": {"subset": 0.0, "subset_noisy": _SUBSET_NOISE, "random_label": fraction}[kind],
             "learning_rate": None,
             "momentum": 0.9,
             "weight_decay": 5e-4,
@@ -67,7 +67,7 @@ def claim(path: Path, root: Path) -> Candidate | Outcome | None:
             "checkpoint": _CHECKPOINTS[file[2]],
         },
         facts={"input_shape": (32, 32, 3)},
-        width=int(place["width"]),
+        width=int(folder["width"]),
         data="cifar10",
         rank=list(_CHECKPOINTS).index(file[2]),
     )

@@ -23,6 +23,7 @@ _FORMS = "[n, height, width, channels], [n, height, width] or [n, features]"
 _CIFAR_PREFIX = "cifar10:"
 
 Numbers = float | Sequence[float]
+"""One number for all channels, or one per channel."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,13 +57,13 @@ class Dataset:
         return digest.hexdigest()
 
     def train_labels(self, label_noise: float) -> np.ndarray:
-        """Train labels [n] int32, a share `label_noise` of them (chosen at random) redrawn over all classes.
+        """Train labels [n] int32, a fraction `label_noise` of them (chosen at random) redrawn over all classes.
 
         So about `label_noise · (1 - 1/num_classes)` change. The recipe and its seed are the published zoo's: the
         same labels for every model, noise before any subset is taken. Raises InputError outside [0, 1].
         """
         if not 0 <= label_noise <= 1:
-            raise InputError(f"label_noise is {label_noise}. Give a share from 0 to 1.")
+            raise InputError(f"label_noise is {label_noise}. Give a fraction from 0 to 1.")
         labels = self.y_train.copy()
         if label_noise > 0:
             # The legacy generator is part of the recipe: a newer one would draw other labels.
@@ -72,14 +73,14 @@ class Dataset:
         return labels
 
     def subset_size(self, data_share: float) -> int:
-        """How many of the first training examples make up `data_share` of them: the published `int(n · share)`.
+        """How many of the first training examples make up `data_share` of them: the published `int(n · data_share)`.
 
         The product is rounded to 1e-6 first, because 0.29 · 100 is 28.999999999999996 in floating point; for the
-        published shares of 50,000 images that changes nothing. Raises InputError for a share outside (0, 1] or so
+        published fractions of 50,000 images that changes nothing. Raises InputError for a fraction outside (0, 1] or so
         small that nothing is left.
         """
         if not 0 < data_share <= 1:
-            raise InputError(f"data_share is {data_share}. Give a share above 0 and at most 1.")
+            raise InputError(f"data_share is {data_share}. Give a fraction above 0 and at most 1.")
         size = int(round(len(self.y_train) * data_share, 6))
         if size == 0:
             raise InputError(

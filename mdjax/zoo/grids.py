@@ -110,7 +110,7 @@ def _axis(name: str, values: Any) -> tuple[Any, ...]:
             noun = "a whole number" if kind is int else "a number"
             raise InputError(f"{name} holds {value!r}. Give {noun} of {limits}, or a list of them.")
         if name == "data_share" and value == 0:
-            raise InputError("data_share holds 0. Give a share above 0 and at most 1.")
+            raise InputError("data_share holds 0. Give a fraction above 0 and at most 1.")
     if len(set(values)) < len(values):
         raise InputError(f"{name} holds a value twice: {list(values)}. Give each value once.")
     return tuple(kind(value) for value in values)

@@ -45,7 +45,7 @@ def architecture_of(setting: Setting, dataset: Dataset) -> Architecture:
 
 
 def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list[Setting]]:
-    """Group name → its settings: equal architecture, batch size and data share, at most MAX_STACK of them.
+    """Group name → its settings: equal architecture, batch size and fraction of the data, at most MAX_STACK of them.
 
     A name ends with a digest of its members' ids: where a grid has grown, its new groups get names of their own.
     Raises InputError for a batch size larger than the data it is drawn from.
@@ -55,11 +55,11 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
     def stack(setting: Setting) -> tuple[Any, ...]:
         return (setting.width, setting.depth, setting.batch_size, setting.data_share)
 
-    for (width, depth, batch_size, share), members in itertools.groupby(sorted(settings, key=stack), stack):
-        count = dataset.subset_size(share)
+    for (width, depth, batch_size, data_share), members in itertools.groupby(sorted(settings, key=stack), stack):
+        count = dataset.subset_size(data_share)
         if batch_size > count:
             raise InputError(
-                f"batch_size {batch_size} exceeds the {count} training examples that data_share {share:g} of "
+                f"batch_size {batch_size} exceeds the {count} training examples that data_share {data_share:g} of "
                 f"{dataset.name} leaves. Lower batch_size or raise data_share."
             )
         alike = list(members)
@@ -69,7 +69,7 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
         for start in range(0, len(alike), limit):
             part = alike[start : start + limit]
             digest = hashlib.blake2b("\n".join(setting.model_id for setting in part).encode(), digest_size=4)
-            groups[f"{name}-bs{batch_size}-data{readable(share)}-{digest.hexdigest()}"] = part
+            groups[f"{name}-bs{batch_size}-data{readable(data_share)}-{digest.hexdigest()}"] = part
     return groups
 
 
@@ -147,7 +147,7 @@ class _Examples(NamedTuple):
 def train_stack(
     settings: Sequence[Setting], dataset: Dataset, *, advance: Callable[[float], None] = lambda units: None
 ) -> tuple[PyTree, PyTree]:
-    """Train models of one architecture, batch size and data share together; returns stacked (params, state).
+    """Train models of one architecture, batch size and fraction of the data together; returns stacked (params, state).
 
     `advance` is called with the work done since the last call, one model's whole training being 1. Memory:
     parameters, momentum and gradients of every model, and the activations of one mini-batch of each.
@@ -201,7 +201,7 @@ def _train_epochs(
 ) -> PyTree:
     """The carry (params, state, optimizer's state), stacked, after the epochs `start` to `stop - 1` of every model.
 
-    Counts are traced: one program serves all data shares and numbers of epochs.
+    Counts are traced: one program serves all fractions of the data and numbers of epochs.
     """
     inputs, labels, num_used = examples
 

@@ -74,15 +74,15 @@ def test_subset_size_is_the_published_rule_without_its_float_error():
     assert dataset(num_train=10).subset_size(0.19) == 1
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan"), 1e-7])
-def test_bad_share_is_refused(share):
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan"), 1e-7])
+def test_bad_fraction_is_refused(fraction):
     with pytest.raises(InputError, match=r"data_share is .*\. Give "):
-        dataset().subset_size(share)
+        dataset().subset_size(fraction)
 
 
 @pytest.mark.parametrize("noise", [-0.1, 1.1, float("nan")])
 def test_bad_noise_is_refused(noise):
-    with pytest.raises(InputError, match=r"label_noise is .* Give a share from 0 to 1"):
+    with pytest.raises(InputError, match=r"label_noise is .* Give a fraction from 0 to 1"):
         dataset().train_labels(noise)
 
 

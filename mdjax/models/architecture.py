@@ -7,6 +7,7 @@ so models stack on a leading axis and equal architectures share one compiled pro
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,10 +60,13 @@ class FlaxModel:
         return logits, mutated.get("batch_stats", {})
 
     def layer_outputs(self, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
-        """What the module named `layer` returns for inputs[b, ...]: an array [b, ...], before any ReLU outside it.
+        """What a layer's module returns: an array [b, ...], before any ReLU outside the module.
 
-        `layer` is a top-level module ("hidden0", "layer2_0") or one inside, joined by slashes ("layer2_0/conv1").
-        Evaluates with stored statistics; cost: one forward pass, of which the compiler drops what comes after the
+            params, state: one model's; statistics stay as stored.
+            inputs: examples [b, ...].
+            layer: a top-level module ("hidden0", "layer2_0") or one inside, joined by slashes ("layer2_0/conv1").
+
+        Cost: one forward pass, of which the compiler drops what comes after the
         layer. Raises InputError, naming the top-level modules, where there is no such layer.
         """
 
@@ -181,6 +185,18 @@ class Architecture:
     def num_params(self) -> int:
         """How many trainable parameters the network has (statistics not counted)."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract[0]))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """An input shape as tables and commands spell it: (28, 28, 1) as "28x28x1"."""
+    return "x".join(map(str, shape))
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The input shape that `shape_text` spells so. Raises InputError for any other text."""
+    if not re.fullmatch(r"\d+(x\d+)*", text):
+        raise InputError(f"input_shape is {text!r}. Give height, width and channels, like 28x28x1.")
+    return tuple(map(int, text.split("x")))
 
 
 @functools.lru_cache(maxsize=256)

@@ -27,6 +27,7 @@ import pandas as pd
 
 from mdjax.errors import InputError
 from mdjax.models import Architecture
+from mdjax.models.architecture import shape_text
 
 PyTree = Any
 
@@ -183,7 +184,7 @@ class Zoo:
         frame["position"] = np.arange(len(frame))
         fields = dataclasses.asdict(architecture)
         for name, value in fields.items():
-            frame[name] = "x".join(map(str, value)) if isinstance(value, tuple) else value
+            frame[name] = shape_text(value) if isinstance(value, tuple) else value
         frame["num_params"] = architecture.num_params
         frame["weights_hash"] = weights_hash(params, state)
         finite = _finite_models(params, state)

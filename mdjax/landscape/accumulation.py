@@ -15,6 +15,7 @@ from mdjax.landscape.limits import ProductLimits, current_limits
 
 PyTree = Any
 VectorFunction = Callable[[jax.Array], jax.Array]
+"""v[p] → an array, the same shape for every vector."""
 
 _MOST_LINEARIZED = 4
 """Batches that keep their residuals, at most: each adds its own linear map to the program, and compile time."""

@@ -100,10 +100,12 @@ def gauss_newton_factors(
 ) -> tuple[Matvec, Matvec]:
     """One batch's Gauss–Newton matrix Jᵀ (∇²ℓ) J as its factors: products with J, and with ∇²ℓ at the outputs.
 
-    outputs, loss: as for `curvature_operator`.
-    unravel: flat parameters [p] → params.
-    flat: the parameters [p].
-    batch: one batch.
+        outputs, loss: as for `curvature_operator`.
+        unravel: flat parameters [p] → params.
+        flat: the parameters [p].
+        batch: one batch.
+
+    Cost: one forward pass; of a product with J another one.
     """
     values, jacobian = jax.linearize(lambda flat: outputs(unravel(flat), batch), flat)
     return jacobian, jax.linearize(jax.grad(lambda values: loss(values, batch)), values)[1]

@@ -21,7 +21,7 @@ Start = Literal["midpoint", "random"]
 Recipe = Literal["steps", "published"]
 
 EVALUATED_TOGETHER = 128
-"""Examples of a forward pass along a curve."""
+"""Examples in one forward pass when a curve is evaluated."""
 
 _SCALES, _SHIFTS = ("scale", "gamma"), ("bias", "beta", "shift")
 
@@ -37,13 +37,13 @@ class CurveSettings:
     Trained by momentum SGD with one t per mini-batch; `weight_decay` penalises the curve's point, ½·wd·‖w(t)‖².
     `recipe` "steps": `num_steps` mini-batches drawn with replacement, whatever the amount of data, and a t that is
     uniform on [0, 1] and evenly spread over consecutive steps (golden-ratio sequence), which halves the spread of
-    the result over keys. "published": `epoch_factor` · int(10/s) epochs in random order, s the share of the examples
-    that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is constant for
-    half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
+    the result over keys. "published": `epoch_factor` · int(10/s) epochs in random order, s the fraction of the
+    examples that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is
+    constant for half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
 
-    The defaults are fewer, larger and cheaper steps than the published ones: on small networks of the digits their
-    highest training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for a seventh
-    of the examples. `published()` gives the published values.
+    The defaults are fewer steps than published, of fewer examples, at a higher learning rate: on small networks of the
+    digits the highest training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for
+    a seventh of the examples. `published()` gives the published values.
 
     InputError for values that mean nothing. Source of the published ones: Zhou et al., "MD tree", ICML 2024.
     """
@@ -151,7 +151,7 @@ def random_bends(params: PyTree, num_bends: int, key: jax.Array) -> PyTree:
 
 
 def _bounds(index: int, leaves: list[tuple[Any, jax.Array]]) -> tuple[float, float]:
-    """The range of a random start for the leaf at `index`."""
+    """The range (low, high) of `random_bends` for the leaf at `index`."""
     path, leaf = leaves[index]
     kernels = [index] if leaf.ndim > 1 else []
     if leaf.ndim == 1:

@@ -49,9 +49,11 @@ def loss_quadratic_forms(
     matrix: CurvatureMatrix = "hessian",
     loss: Loss = cross_entropy,
 ) -> QuadraticForms:
-    """V[k, p] → the quadratic forms vᵢᵀ A vᵢ [k] of the matrix A of `loss_curvature`, at half a product's cost each.
+    """V[k, p] → the quadratic forms vᵢᵀ A vᵢ [k] of the matrix A of `loss_curvature`.
 
-    model, params, state, examples, batch_size, matrix, loss: as for `loss_curvature`.
+        model, params, state, examples, batch_size, matrix, loss: as for `loss_curvature`.
+
+    Cost of a vector: half that of a product.
     """
     return quadratic_forms(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
 

@@ -13,7 +13,7 @@ import jax.extend.core
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from mdjax.landscape.accumulation import summed_over_batches
+from mdjax.landscape.accumulation import VectorFunction, summed_over_batches
 from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, check_matrix, gauss_newton_factors
 from mdjax.landscape.limits import ProductLimits
 from mdjax.linalg.operators import Matvec
@@ -48,13 +48,15 @@ def quadratic_forms(
     return summed_over_batches(linearized, batches, limits)[1]
 
 
-def _hessian_form(outputs: Outputs, loss: Contribution, unravel: Callable, flat: jax.Array, batch: PyTree) -> Matvec:
+def _hessian_form(
+    outputs: Outputs, loss: Contribution, unravel: Callable, flat: jax.Array, batch: PyTree
+) -> VectorFunction:
     return second_derivative(lambda flat: loss(outputs(unravel(flat), batch), batch), flat)
 
 
 def _gauss_newton_form(
     outputs: Outputs, loss: Contribution, unravel: Callable, flat: jax.Array, batch: PyTree
-) -> Matvec:
+) -> VectorFunction:
     def form(jacobian: Matvec, loss_hessian: Matvec, vector: jax.Array) -> jax.Array:
         tangent = jacobian(vector)
         return jnp.vdot(tangent, loss_hessian(tangent))
@@ -62,15 +64,15 @@ def _gauss_newton_form(
     return jax.tree_util.Partial(form, *gauss_newton_factors(outputs, loss, unravel, flat, batch))
 
 
-def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> Matvec:
+def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> VectorFunction:
     """v[p] → d²/dt² function(point + t v) at t = 0, for a scalar `function`, without a backward pass per vector.
 
     With z̄ₑ the adjoint of the result of elementary operation fₑ, the second derivative of the composition is
     Σₑ ⟨z̄ₑ, fₑ''[zₑ', zₑ']⟩, where zₑ' are the tangents of fₑ's inputs. Adjoints belong to the point alone, so a
-    vector costs one forward pass of tangents and one evaluation of fₑ'' per curved operation: for a layer 3 matrix
-    products, as many as a gradient, where a Hessian-vector product takes 6. Calls are taken apart; loops, branches
-    and functions with a derivative of their own (`scan`, `cond`, `custom_jvp`, ...) count as one operation each, which
-    is right too, but saves nothing inside them.
+    vector costs one forward pass of tangents and one evaluation of fₑ'' per operation that is not linear in its
+    inputs (a "curved" one): for a layer 3 matrix products, as many as a gradient, where a Hessian-vector product
+    takes 6. Calls are taken apart; loops, branches and functions with a derivative of their own (`scan`, `cond`,
+    `custom_jvp`, ...) count as one operation each, which is right too, but saves nothing inside them.
     Source: the second-order chain rule (Griewank & Walther, Evaluating Derivatives, 2008, section 5).
     """
     program = jax.make_jaxpr(function)(point)
@@ -108,7 +110,7 @@ def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Arr
     adjoints = jax.grad(lambda shifts: run(point, shifts)[0])(jax.tree.map(jnp.zeros_like, record.results))
     frozen = tuple(operations)
 
-    def form(tangents: Matvec, inputs: list, adjoints: list, vector: jax.Array) -> jax.Array:
+    def form(tangents: Callable[[jax.Array], list], inputs: list, adjoints: list, vector: jax.Array) -> jax.Array:
         total = jnp.zeros((), vector.dtype)
         for operation, *arrays in zip(frozen, inputs, tangents(vector), adjoints, strict=True):
             total += operation.form(*arrays)

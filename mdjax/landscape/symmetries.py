@@ -43,7 +43,11 @@ class Specification:
 
 
 def specification(model: Model, params: PyTree, state: PyTree, inputs: Any) -> Specification:
-    """The permutation symmetries of `model.apply` for arrays, or shapes, like these.
+    """The permutation symmetries of `model.apply`.
+
+        model: its `apply` is traced.
+        params, state: one model's arrays, or their shapes.
+        inputs: an array of examples [b, ...], or its shape.
 
     Costs one trace and computes no numbers. Follows matrix products, ungrouped convolutions, pooling, elementwise
     functions, sums, reshapes and the like; weights that reach an output through anything else (loops, gathers) keep

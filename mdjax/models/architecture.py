@@ -30,16 +30,25 @@ GROWN = families.GROWN
 class Model(Protocol):
     """What the engine measures: a hashable object with a pure `apply`.
 
-    `apply(params, state, inputs[b, ...]) -> logits[b, classes]` evaluates with stored statistics.
-    `batch_apply(params, state, inputs[b, ...], weights[b]) -> (logits, state)` normalises by the batch itself,
-    ignoring examples of weight 0, and returns that batch's statistics; a model without state returns `state`.
+    Equal models, by `==` and `hash`, share their compiled programs.
     """
 
-    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array: ...
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        """The logits [b, classes] of inputs[b, ...], with the statistics stored in `state`."""
+        ...
 
     def batch_apply(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, PyTree]: ...
+    ) -> tuple[jax.Array, PyTree]:
+        """The logits [b, classes] and the batch's own statistics, by which it is normalised.
+
+            params, state: one model's.
+            inputs: examples [b, ...].
+            weights: [b], 1 or 0: an example of weight 0 does not count.
+
+        A model without state returns `state`.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,10 +27,12 @@ def fan_in_uniform(fan_in: int):
 def dense(features: int, inputs: jax.Array, name: str, *, use_bias: bool = True) -> jax.Array:
     """The outputs [b, features] of a linear layer of the calling module.
 
-    features: how many outputs it has.
-    inputs: [b, n].
-    name: of the layer within the calling module.
-    use_bias: whether a bias is added.
+        features: how many outputs it has.
+        inputs: [b, n].
+        name: of the layer within the calling module.
+        use_bias: whether a bias is added.
+
+    Weights and bias start from U(±1/√n).
     """
     init = fan_in_uniform(inputs.shape[-1])
     return nn.Dense(features, use_bias=use_bias, kernel_init=init, bias_init=init, name=name)(inputs)
@@ -39,10 +41,12 @@ def dense(features: int, inputs: jax.Array, name: str, *, use_bias: bool = True)
 def lax_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """XLA's own convolution → [b, rows', columns', features].
 
-    inputs: images [b, rows, columns, c].
-    kernel: [size, size, c, features].
-    stride: pixels between windows, both ways.
-    padding: zeros added on every side.
+        inputs: images [b, rows, columns, c].
+        kernel: [size, size, c, features].
+        stride: pixels between windows, both ways.
+        padding: zeros added on every side.
+
+    Slow in a loop on CPU where weights are differentiated, see `patches_convolution`.
     """
     return jax.lax.conv_general_dilated(
         inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -173,9 +177,11 @@ def max_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax
 
 
 def mean_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
-    """The mean of each window [b, rows', columns', c], the padding counted as zeros, as in PyTorch.
+    """The mean of each window [b, rows', columns', c].
 
-    inputs, size, stride, padding: as for `max_pool`.
+        inputs, size, stride, padding: as for `max_pool`; but padding counts as zeros, as in PyTorch.
+
+    Cost: size² additions an output.
     """
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return sum(_windows(padded, size, stride)) / size**2  # pyright: ignore[reportReturnType]

@@ -28,7 +28,8 @@ from environment import environment, matmul_peak
 from jax.flatten_util import ravel_pytree
 
 from mdjax.landscape import losses
-from mdjax.landscape.curvature import curvature_products
+from mdjax.landscape.curvature import curvature_operator
+from mdjax.landscape.limits import ProductLimits
 from mdjax.models import Architecture
 
 FORMS = {
@@ -46,17 +47,17 @@ def program(architecture: Architecture, form: str):
 
     def run(count, params, state, x, y, vectors):
         def one(params, state, vector):
-            products = curvature_products(
+            hessian = curvature_operator(
                 lambda params, batch: model.apply(params, state, batch[0]),
                 lambda logits, batch: jnp.mean(losses.cross_entropy(logits, batch[1])),
                 params,
                 (x[None], y[None]),
-                max_bytes=2**36,
+                limits=ProductLimits(residual_bytes=2**36),
             )
 
             def step(_, vector):
                 # Neither growing nor vanishing: no product runs on infinities or denormals.
-                return vector + 1e-6 * products.matvec(vector)
+                return vector + 1e-6 * hessian.matvec(vector)
 
             return jax.lax.fori_loop(0, count, step, vector)
 

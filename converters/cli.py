@@ -1,7 +1,6 @@
 """The command mdjax-convert: arguments → one call; no logic of its own."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ def _fact(text: str) -> tuple[str, Any]:
     if not equals or not name or not value:
         raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
     if name == "input_shape":
-        if not re.fullmatch(r"\d+(x\d+)*", value):
-            raise InputError(f"input_shape is {value!r}. Give height, width and channels, like 28x28x1.")
-        return name, tuple(map(int, value.split("x")))
+        from mdjax.models.architecture import parse_shape
+
+        return name, parse_shape(value)
     return name, {"true": True, "false": False}.get(value.lower(), value)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from mdjax.errors import InputError
-from mdjax.landscape.budgets import USUAL, Budget
+from mdjax.landscape.limits import USUAL_LIMITS, ProductLimits
 from mdjax.models.layers import Convolution
 
 MODELS, DATA = "models", "data"
@@ -26,17 +26,20 @@ class Plan:
 
     `chunk_size` models go through one compiled call on each device, batched by "vmap" or one after another inside
     it by "map" (`jax.lax.map`); with a `chunk_size` of 1 both are the plain program of one model. `convolution`
-    says how convolutions are computed. Products with a curvature matrix may keep `kept_bytes` of intermediates (of at
-    most four batches) on each device, for all models of a call together, and run `probes_at_once` at a time. A `mesh`
-    has the axis "models" and perhaps "data".
+    says how convolutions are computed. A `mesh` has the axis "models" and perhaps "data".
+
+    The Hessian's products can be taken from intermediates of one forward and backward pass, the residuals, kept in
+    memory: `residual_bytes` is how much of each device's memory all models of a call may together use for that; with
+    less than they need every product computes them anew, which costs half as much again. `vectors_at_once` is how
+    many vectors are multiplied side by side (`mdjax.landscape.limits`).
     """
 
     batching: Literal["vmap", "map"] = "vmap"
     chunk_size: int = 32
     convolution: Convolution = "lax"
     mesh: Mesh | None = None
-    kept_bytes: int = USUAL.kept_bytes
-    probes_at_once: int = USUAL.probes_at_once
+    residual_bytes: int = USUAL_LIMITS.residual_bytes
+    vectors_at_once: int = USUAL_LIMITS.vectors_at_once
 
     def __post_init__(self) -> None:
         if self.mesh is None:
@@ -58,10 +61,10 @@ class Plan:
         on_hosts = self.mesh is not None and self.mesh.devices.flat[0].platform == "cpu"
         return "map" if on_hosts else self.batching
 
-    def budget_of(self, num_models: int) -> Budget:
-        """What each of that many models of one call on a device may keep between products."""
+    def limits_of(self, num_models: int) -> ProductLimits:
+        """The limits for the curvature products of each of that many models of one call on a device."""
         together = num_models if self.batching_of(num_models) == "vmap" else 1
-        return Budget(self.kept_bytes // together, self.probes_at_once)
+        return ProductLimits(self.residual_bytes // together, self.vectors_at_once)
 
     @property
     def num_shards(self) -> int:
@@ -82,12 +85,12 @@ def default_plan(mesh: Mesh | None = None) -> Plan:
     batching only at mini-batches far smaller than those measured with here; and a model's row is then the same to
     the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there;
     `bench/convolutions.py` measures that choice, which has not been done yet. For the same reason a block of four
-    products runs side by side there, and a quarter of the memory may hold their intermediates.
+    products runs side by side there, and a quarter of the memory may hold their residuals.
     """
     if jax.default_backend() == "cpu":
         return Plan("vmap", 1, "patches", mesh)
     limit = (_device(mesh).memory_stats() or {}).get("bytes_limit", 2**32)
-    return Plan("vmap", 32, "lax", mesh, kept_bytes=limit // 4, probes_at_once=4)
+    return Plan("vmap", 32, "lax", mesh, residual_bytes=limit // 4, vectors_at_once=4)
 
 
 def device_mesh(devices: str | int) -> Mesh | None:

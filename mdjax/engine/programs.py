@@ -12,8 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax.engine.plan import MODELS, Plan, default_plan, memory_budget
-from mdjax.landscape import budgets
-from mdjax.landscape.budgets import Budget
+from mdjax.landscape.limits import ProductLimits, limited
 from mdjax.metrics import Examples, Metric
 from mdjax.models import Model
 
@@ -56,7 +55,7 @@ class Programs:
                 lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), run
             )
             leaves, structure = jax.tree.flatten((stacked, shared))
-            how = plan.batching_of(chunk), plan.budget_of(chunk), plan.mesh
+            how = plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
             program = _compiled(metric, model, *how, structure, tuple(leaves))
             account = program.memory_analysis()
             size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
@@ -106,14 +105,14 @@ def _compiled(
     metric: Metric,
     model: Model,
     batching: str,
-    budget: Budget,
+    limits: ProductLimits,
     mesh: Mesh | None,
     structure: Any,
     shapes: tuple[Any, ...],
 ) -> Any:
     stacked, shared = jax.tree.unflatten(structure, shapes)
     # TF32 and bf16 silently spoil second derivatives.
-    with jax.default_matmul_precision("highest"), budgets.using(budget):
+    with jax.default_matmul_precision("highest"), limited(limits):
         if mesh is None:
             return jax.jit(_over_runs(metric, model, batching)).lower(stacked, shared).compile()
         split, whole = PartitionSpec(MODELS), PartitionSpec()

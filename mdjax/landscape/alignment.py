@@ -27,10 +27,11 @@ __all__ = ["Specification", "aligned", "matching", "permuted", "random_permutati
 
 PyTree = Any
 Permutations = tuple[jax.Array, ...]
-"""For each group of units, int32[units]: place i is taken by the unit that was at permutation[i]."""
+"""For each group of units, int32[units]: the unit at index permutation[i] moves to index i."""
 
 _LARGEST = 2.0**30
-"""Weights from here on count as 0, and units whose weights are all below the inverse for less than they are."""
+"""Weights of this size or more count as 0 in the match, and a unit whose weights are all below 1/_LARGEST is rounded as
+coarsely as one whose largest weight is that, perhaps to 0: float32 then holds the product of any two rounding steps."""
 
 
 def aligned(
@@ -38,9 +39,13 @@ def aligned(
 ) -> tuple[PyTree, PyTree]:
     """(params, state) of the second model, its units in the order that matches the first model's.
 
-    `inputs[b, ...]` is an array or shape of examples; its values are not used. A model with no units to reorder is
-    returned as it is, and weights that are not finite count as 0 in the match. For the cost see `matching`.
-    InputError where the two models differ in shape.
+        model: its `apply` tells which units there are.
+        first_params: of the model that stays as it is.
+        second_params, second_state: of the model whose units are reordered.
+        inputs: an array or shape of examples [b, ...]; its values are not used.
+
+    A model with no units to reorder is returned as it is, and weights that are not finite count as 0 in the match.
+    For the cost see `matching`. InputError where the two models differ in shape.
     """
     _check_shapes(first_params, second_params)
     found = specification(model, second_params, second_state, inputs)
@@ -50,11 +55,18 @@ def aligned(
 def permuted(
     specification: Specification, permutations: Permutations, params: PyTree, state: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """(params, state) with the units of every group reordered: the same function of the inputs."""
+    """(params, state) with the units of every group reordered: the same function of the inputs.
+
+        specification: of the model's groups of units.
+        permutations: their new orders, one for each group.
+        params, state: one model's.
+
+    Cost: a copy of every array.
+    """
     leaves, structure = jax.tree.flatten((params, state))
     reordered = [
-        _reordered(leaf.reshape(layout.shape), layout.groups, permutations).reshape(leaf.shape)
-        for leaf, layout in zip(leaves, specification.layouts, strict=True)
+        _reordered(leaf.reshape(axes.shape), axes.groups, permutations).reshape(leaf.shape)
+        for leaf, axes in zip(leaves, specification.axes, strict=True)
     ]
     return jax.tree.unflatten(structure, reordered)
 
@@ -71,6 +83,12 @@ def verify(
 ) -> jax.Array:
     """The largest change of a logit under random permutations, relative to the largest logit: 0 up to rounding.
 
+        model: its `apply` is used.
+        specification: what is put to the test.
+        params, state: one model's.
+        inputs: examples [b, ...].
+        key: for the permutations.
+
     Costs two forward passes. Anything above 1e-5 in float32 means that the specification is wrong for the model.
     """
     logits = model.apply(params, state, inputs)
@@ -82,6 +100,11 @@ def matching(
     specification: Specification, first_params: PyTree, second_params: PyTree, *, max_sweeps: int = 100
 ) -> Permutations:
     """Orders of the second model's units that make ⟨first, permuted second⟩, summed over all weights, large.
+
+        specification: of the groups of units, the same for both models.
+        first_params: of the model that stays as it is.
+        second_params: of the model whose units are reordered.
+        max_sweeps: turns of all groups at most.
 
     Coordinate ascent, group by group from the inputs on: with the other groups held, a group's best order is a linear
     assignment problem. Ends with a sweep that finds nothing better, at a local optimum, or after `max_sweeps`; starts
@@ -96,9 +119,9 @@ def matching(
         return ()
     # State comes after the parameters: statistics go with their units and have no say in the match.
     arrays = [
-        _Array(first.reshape(layout.shape), second.reshape(layout.shape), layout.groups)
-        for first, second, layout in zip(
-            jax.tree.leaves(first_params), jax.tree.leaves(second_params), specification.layouts
+        _Array(first.reshape(axes.shape), second.reshape(axes.shape), axes.groups)
+        for first, second, axes in zip(
+            jax.tree.leaves(first_params), jax.tree.leaves(second_params), specification.axes
         )
     ]
     sizes, width = jnp.asarray(specification.sizes), max(specification.sizes)
@@ -108,8 +131,7 @@ def matching(
         for once in (False, True)
     )
     quadratic = any(
-        len(set(layout.groups) - {None}) < sum(group is not None for group in layout.groups)
-        for layout in specification.layouts
+        len(set(axes.groups) - {None}) < sum(group is not None for group in axes.groups) for axes in specification.axes
     )
 
     # One assignment problem for all groups, padded to the largest: most of the program is the solver, which then is
@@ -162,7 +184,7 @@ def _similarity(arrays: list[_Array], sizes: tuple[int, ...], group: int, once: 
     total = jnp.zeros((sizes[group], sizes[group]), jnp.float32)
     for array in arrays:
         for axis in [axis for axis, other in enumerate(array.groups) if other == group][: 1 if once else None]:
-            others = tuple(None if place == axis else other for place, other in enumerate(array.groups))
+            others = tuple(None if i == axis else other for i, other in enumerate(array.groups))
             units = [array.first, _reordered(array.second, others, permutations)]
             total += _inner_products(*(jnp.moveaxis(unit, axis, 0).reshape(sizes[group], -1) for unit in units))
     return jnp.pad(total, (0, max(sizes) - sizes[group]))
@@ -171,9 +193,9 @@ def _similarity(arrays: list[_Array], sizes: tuple[int, ...], group: int, once: 
 def _partners(similarity: jax.Array, size: jax.Array) -> jax.Array:
     """int32[n]: for each of the first model's units (rows) the second's that it goes with; those from `size` on are
     padding and stay where they are."""
-    place = jnp.arange(len(similarity))
-    real = place < size
-    padding = jnp.where(place[:, None] == place, 0.0, jnp.inf)
+    index = jnp.arange(len(similarity))
+    real = index < size
+    padding = jnp.where(index[:, None] == index, 0.0, jnp.inf)
     cost = jnp.where(real[:, None] & real, -similarity, padding)
     # The solver names a row for each column.
     return optax.assignment.hungarian_algorithm(cost.T)[0].astype(jnp.int32)

@@ -1,12 +1,28 @@
 """Examples → batches: slices of equal shape, random orders, and the split over a mesh's "data" axis."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 PyTree = Any
+
+
+class LabelledExamples(NamedTuple):
+    """The first `num_examples` (may be traced) of inputs[n, ...] and labels[n]; those after them do not count.
+
+    A traced count lets one compiled program serve every amount of data.
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+    num_examples: jax.Array | int
+
+    def first(self, number: int) -> "LabelledExamples":
+        """The first `number` of them; all, where there are fewer."""
+        number = min(number, len(self.inputs))
+        return LabelledExamples(self.inputs[:number], self.labels[:number], jnp.minimum(self.num_examples, number))
 
 
 def over_data(batch: PyTree, axis: int = 0) -> PyTree:
@@ -28,8 +44,15 @@ def over_data(batch: PyTree, axis: int = 0) -> PyTree:
     return jax.tree.map(split, batch)
 
 
-def slice_batch(array: jax.Array, start: jax.Array, num_examples: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Examples `start … start+size` of `array` and their weights: 0 from `num_examples` on.
+def slice_batch(
+    array: jax.Array, start: jax.Array, num_examples: jax.Array | int, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """A batch of consecutive examples, and their weights [size]: 1, or 0 for what does not count.
+
+        array: examples [n, ...].
+        start: index of the batch's first example.
+        num_examples: how many of the array count; from this index on weights are 0.
+        size: examples in a batch.
 
     Indices past the end are clipped, so the last batch has the same shape as the others.
     """
@@ -38,7 +61,7 @@ def slice_batch(array: jax.Array, start: jax.Array, num_examples: jax.Array, siz
     return over_data((array[jnp.minimum(index, array.shape[0] - 1)], weights))
 
 
-def random_order(key: jax.Array, size: int, num_examples: jax.Array) -> jax.Array:
-    """A random order of 0 … num_examples−1 in the first places of an array of static `size`."""
+def random_order(key: jax.Array, size: int, num_examples: jax.Array | int) -> jax.Array:
+    """A random order of 0 … num_examples−1 as the first entries of an array of static `size`."""
     ranks = jnp.where(jnp.arange(size) < num_examples, jax.random.uniform(key, (size,)), jnp.inf)
     return jnp.argsort(ranks)

@@ -1,6 +1,7 @@
 """Two models → a curve of low loss between them, its training, and loss and error along it."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ import optax
 
 from mdjax.errors import InputError
 from mdjax.landscape import losses
-from mdjax.landscape.batches import over_data, random_order, slice_batch
+from mdjax.landscape.batches import LabelledExamples, over_data, random_order, slice_batch
 from mdjax.models import Model
 
 PyTree = Any
@@ -20,7 +21,7 @@ Start = Literal["midpoint", "random"]
 Recipe = Literal["steps", "published"]
 
 EVALUATED_TOGETHER = 128
-"""Examples of a forward pass along a curve."""
+"""Examples in one forward pass when a curve is evaluated."""
 
 _SCALES, _SHIFTS = ("scale", "gamma"), ("bias", "beta", "shift")
 
@@ -36,13 +37,13 @@ class CurveSettings:
     Trained by momentum SGD with one t per mini-batch; `weight_decay` penalises the curve's point, ½·wd·‖w(t)‖².
     `recipe` "steps": `num_steps` mini-batches drawn with replacement, whatever the amount of data, and a t that is
     uniform on [0, 1] and evenly spread over consecutive steps (golden-ratio sequence), which halves the spread of
-    the result over keys. "published": `epoch_factor` · int(10/s) epochs in random order, s the share of the examples
-    that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is constant for
-    half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
+    the result over keys. "published": `epoch_factor` · int(10/s) epochs in random order, s the fraction of the
+    examples that is trained on, the partial last mini-batch kept, t ~ U(0, 1) independently. The learning rate is
+    constant for half of the training (of its epochs, as published), falls linearly to 1 % at 90 %, and stays.
 
-    The defaults are fewer, larger and cheaper steps than the published ones: on small networks of the digits their
-    highest training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for a seventh
-    of the examples. `published()` gives the published values.
+    The defaults are fewer steps than published, of fewer examples, at a higher learning rate: on small networks of the
+    digits the highest training error along the curve is below that of 500 steps of 128 examples at a rate of 0.01, for
+    a seventh of the examples. `published()` gives the published values.
 
     InputError for values that mean nothing. Source of the published ones: Zhou et al., "MD tree", ICML 2024.
     """
@@ -77,6 +78,26 @@ class CurveSettings:
         return cls(**fields | changes)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("start", "bends", "end"), meta_fields=("kind",))
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A curve between the parameters of two models; a pytree of its arrays, whose `kind` is static.
+
+    `start` and `end` are the models' parameters; `bends` has the same structure, with the control points between them
+    stacked on axis 0 of every array: none of them for a "line".
+    """
+
+    kind: Kind
+    start: PyTree
+    bends: PyTree
+    end: PyTree
+
+    @property
+    def num_bends(self) -> int:
+        """How many control points lie between the ends."""
+        return len(jax.tree.leaves(self.bends)[0])
+
+
 def point_weights(kind: str, t: jax.Array, num_points: int) -> list[jax.Array]:
     """The weight of each of `num_points` control points at t in [0, 1]; they sum to 1.
 
@@ -89,23 +110,25 @@ def point_weights(kind: str, t: jax.Array, num_points: int) -> list[jax.Array]:
     return [jnp.maximum(0.0, 1 - jnp.abs(t * degree - i)) for i in range(num_points)]
 
 
-def curve_point(kind: str, t: jax.Array, start: PyTree, bends: PyTree, end: PyTree) -> PyTree:
-    """The parameters w(t); `bends` has the bends stacked on axis 0 (none of them for the straight line)."""
-    num_bends = len(jax.tree.leaves(bends)[0])
-    middle = [jax.tree.map(lambda leaf, i=i: leaf[i], bends) for i in range(num_bends)]
-    weights = point_weights(kind, t, num_bends + 2)
+def curve_point(curve: Curve, t: jax.Array) -> PyTree:
+    """The parameters w(t) for t in [0, 1]."""
+    middle = [jax.tree.map(lambda leaf, i=i: leaf[i], curve.bends) for i in range(curve.num_bends)]
+    weights = point_weights(curve.kind, t, curve.num_bends + 2)
     return jax.tree.map(
-        lambda *leaves: sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True)), start, *middle, end
+        lambda *leaves: sum(weight * leaf for weight, leaf in zip(weights, leaves, strict=True)),
+        curve.start,
+        *middle,
+        curve.end,
     )
 
 
 def straight_bends(start: PyTree, end: PyTree, num_bends: int) -> PyTree:
     """Bends evenly spaced on the line from start to end, stacked on axis 0."""
-    shares = jnp.arange(1, num_bends + 1) / (num_bends + 1)
+    fractions = jnp.arange(1, num_bends + 1) / (num_bends + 1)
 
     def between(a: jax.Array, b: jax.Array) -> jax.Array:
-        share = shares.astype(a.dtype).reshape(-1, *[1] * a.ndim)
-        return (1 - share) * a + share * b
+        fraction = fractions.astype(a.dtype).reshape(-1, *[1] * a.ndim)
+        return (1 - fraction) * a + fraction * b
 
     return jax.tree.map(between, start, end)
 
@@ -119,25 +142,25 @@ def random_bends(params: PyTree, num_bends: int, key: jax.Array) -> PyTree:
     published (PyTorch < 1.2). InputError, with its path, for an array that is none of these.
     """
     leaves, structure = jax.tree.flatten_with_path(params)
-    bounds = [_bounds(place, leaves) for place in range(len(leaves))]
+    bounds = [_bounds(index, leaves) for index in range(len(leaves))]
     drawn = [
-        jax.random.uniform(jax.random.fold_in(key, place), (num_bends, *leaf.shape), leaf.dtype, low, high)
-        for place, ((_, leaf), (low, high)) in enumerate(zip(leaves, bounds))
+        jax.random.uniform(jax.random.fold_in(key, index), (num_bends, *leaf.shape), leaf.dtype, low, high)
+        for index, ((_, leaf), (low, high)) in enumerate(zip(leaves, bounds))
     ]
     return jax.tree.unflatten(structure, drawn)
 
 
-def _bounds(place: int, leaves: list[tuple[Any, jax.Array]]) -> tuple[float, float]:
-    """The range of a random start for the leaf at `place`."""
-    path, leaf = leaves[place]
-    kernels = [place] if leaf.ndim > 1 else []
+def _bounds(index: int, leaves: list[tuple[Any, jax.Array]]) -> tuple[float, float]:
+    """The range (low, high) of `random_bends` for the leaf at `index`."""
+    path, leaf = leaves[index]
+    kernels = [index] if leaf.ndim > 1 else []
     if leaf.ndim == 1:
         beside = [
             i
             for i, (other, kernel) in enumerate(leaves)
             if other[:-1] == path[:-1] and kernel.ndim > 1 and kernel.shape[-1] == leaf.shape[0]
         ]
-        kernels = sorted(beside, key=lambda i: (i > place, abs(i - place)))
+        kernels = sorted(beside, key=lambda i: (i > index, abs(i - index)))
     if kernels:
         bound = 1 / math.sqrt(math.prod(leaves[kernels[0]][1].shape[:-1]))
         return -bound, bound
@@ -152,25 +175,30 @@ def _bounds(place: int, leaves: list[tuple[Any, jax.Array]]) -> tuple[float, flo
     )
 
 
-def train_bends(
+def trained_curve(
     model: Model,
     settings: CurveSettings,
     start: PyTree,
     end: PyTree,
     state: PyTree,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array,
+    examples: LabelledExamples,
     key: jax.Array,
-) -> PyTree:
-    """Train the bends between two models' parameters, the ends fixed; returns them stacked on axis 0.
+) -> Curve:
+    """A curve between two models' parameters, its bends trained and its ends fixed.
 
-    Mini-batches come from the first `num_examples` (may be traced) of inputs[n, ...] and labels[n]; BatchNorm
-    normalises by the mini-batch. Cost: one gradient of `batch_size` examples a step; memory: two copies of the
-    bends, three of the parameters and one mini-batch's activations.
+        model: its `batch_apply` is used: BatchNorm normalises by the mini-batch.
+        settings: the curve's shape and training; a "line" is not trained.
+        start, end: the two models' parameters.
+        state: any of the two models' statistics; only its structure matters.
+        examples: where mini-batches come from.
+        key: for the bends' random start, the mini-batches and t.
+
+    Cost: one gradient of `settings.batch_size` examples a step; memory: two copies of the bends, three of the
+    parameters and one mini-batch's activations.
     """
     if settings.kind == "line":
-        return straight_bends(start, end, 0)
+        return Curve("line", start, straight_bends(start, end, 0), end)
+    inputs, labels, num_examples = examples
     start_key, key = jax.random.split(key)
     if settings.start == "random":
         bends = random_bends(start, settings.num_bends, start_key)
@@ -190,12 +218,12 @@ def train_bends(
 
     def step(carry: PyTree, t: jax.Array, index: jax.Array, weights: jax.Array) -> PyTree:
         bends, optimizer_state = carry
-        params = curve_point(settings.kind, t, start, bends, end)
+        params = curve_point(Curve(settings.kind, start, bends, end), t)
         gradient = jax.grad(loss)(params, inputs[index], labels[index], weights)
         # By the chain rule each bend's gradient is the point's times the bend's weight in it.
-        share = jnp.stack(point_weights(settings.kind, t, settings.num_bends + 2)[1:-1])
+        own = jnp.stack(point_weights(settings.kind, t, settings.num_bends + 2)[1:-1])
         gradient = jax.tree.map(
-            lambda g, w: jnp.multiply.outer(share, g + settings.weight_decay * w).astype(g.dtype), gradient, params
+            lambda g, w: jnp.multiply.outer(own, g + settings.weight_decay * w).astype(g.dtype), gradient, params
         )
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, bends)
         return optax.apply_updates(bends, updates), optimizer_state
@@ -217,15 +245,16 @@ def train_bends(
         return jax.lax.fori_loop(0, steps_per_epoch, epoch_step, carry)
 
     carry = (bends, optimizer.init(bends))
-    return jax.lax.fori_loop(0, num_epochs, epoch if published else drawn_step, carry)[0]
+    bends = jax.lax.fori_loop(0, num_epochs, epoch if published else drawn_step, carry)[0]
+    return Curve(settings.kind, start, bends, end)
 
 
 def _schedule(learning_rate: float, steps_per_epoch: Any, num_epochs: Any) -> optax.Schedule:
     """α = epoch/E, epochs from 1: constant to α = ½, linear to 1 % at α = 0.9, constant."""
 
     def schedule(step: jax.Array) -> jax.Array:
-        share = (step // steps_per_epoch + 1) / num_epochs
-        return learning_rate * jnp.clip(1 - (share - 0.5) / 0.4 * 0.99, 0.01, 1.0)
+        alpha = (step // steps_per_epoch + 1) / num_epochs
+        return learning_rate * jnp.clip(1 - (alpha - 0.5) / 0.4 * 0.99, 0.01, 1.0)
 
     return schedule  # pyright: ignore[reportReturnType]
 
@@ -239,67 +268,71 @@ def _spread(first: jax.Array, number: jax.Array) -> jax.Array:
 
 def evaluate_curve(
     model: Model,
-    kind: str,
-    start: PyTree,
-    bends: PyTree,
-    end: PyTree,
+    curve: Curve,
     state: PyTree,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array,
+    examples: LabelledExamples,
     *,
     points: jax.Array,
     batch_size: int = EVALUATED_TOGETHER,
     statistics_batch_size: int = 128,
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss (nats) and error (percent) over the first `num_examples` at each t of points[k]: two arrays [k].
+    """Loss (nats) and error (percent) over the examples at points of a curve: two arrays [k].
+
+        model: its `apply` and, where it has statistics, its `batch_apply` are used.
+        curve: between two models' parameters.
+        state: statistics of the curve's models; only their structure matters.
+        examples: what loss and error are means over, and statistics re-estimated on.
+        points: t[k] in [0, 1].
+        batch_size: examples in one forward pass of the evaluation.
+        statistics_batch_size: examples in one batch of `reestimate_statistics`.
 
     At every point, the ends included, BatchNorm statistics are re-estimated on the same examples first.
     Cost per point: two forward passes, or one where the model has no statistics. Memory: one point's parameters and
     one batch's activations at a time, and the statistics of all points.
     """
-    statistics = reestimate_statistics(
-        model, kind, start, bends, end, state, inputs, num_examples, points=points, batch_size=statistics_batch_size
-    )
+    statistics = reestimate_statistics(model, curve, state, examples, points=points, batch_size=statistics_batch_size)
 
     def evaluate_point(point: tuple[jax.Array, PyTree]) -> tuple[jax.Array, jax.Array]:
         t, statistics = point
-        params = curve_point(kind, t, start, bends, end)
-        return losses.evaluate(model, params, statistics, inputs, labels, num_examples, batch_size=batch_size)
+        return losses.evaluate(model, curve_point(curve, t), statistics, examples, batch_size=batch_size)
 
     return jax.lax.map(evaluate_point, (points, statistics))
 
 
 def reestimate_statistics(
     model: Model,
-    kind: str,
-    start: PyTree,
-    bends: PyTree,
-    end: PyTree,
+    curve: Curve,
     state: PyTree,
-    inputs: jax.Array,
-    num_examples: jax.Array,
+    examples: LabelledExamples,
     *,
     points: jax.Array,
     batch_size: int = 128,
 ) -> PyTree:
-    """BatchNorm statistics at each t of points[k], on the first `num_examples` of inputs[n, ...], stacked on axis 0.
+    """BatchNorm statistics at points of a curve, those of all points stacked on axis 0.
+
+        model: its `batch_apply` is used.
+        curve: between two models' parameters.
+        state: statistics of one model; only their structure matters, and an empty one is returned as it is.
+        examples: what the statistics are taken over; labels are not used.
+        points: t[k] in [0, 1].
+        batch_size: examples in one batch.
 
     Sample-weighted means of the batches' means and unbiased variances, as published, in one pass over the data for
     all points. Cost: one forward pass a point.
     """
     if not jax.tree.leaves(state):
         return state
+    inputs, _, num_examples = examples
     size = min(batch_size, inputs.shape[0])
 
     def add_batch(batch: jax.Array, totals: PyTree) -> PyTree:
         x, weights = slice_batch(inputs, batch * size, num_examples, size)
-        share = jnp.sum(weights) / num_examples
+        fraction = jnp.sum(weights) / num_examples
 
         def add_point(point: tuple[jax.Array, PyTree]) -> PyTree:
             t, total = point
-            _, statistics = model.batch_apply(curve_point(kind, t, start, bends, end), state, x, weights)
-            return jax.tree.map(lambda old, new: old + share * new, total, statistics)
+            _, statistics = model.batch_apply(curve_point(curve, t), state, x, weights)
+            return jax.tree.map(lambda old, new: old + fraction * new, total, statistics)
 
         return jax.lax.map(add_point, (points, totals))
 

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mdjax.landscape.batches import slice_batch
+from mdjax.landscape.batches import LabelledExamples, slice_batch
 from mdjax.models import Model
 
 PyTree = Any
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""(logits[b, c], labels[b]) → the loss of each example [b]."""
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -18,29 +21,25 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def mean_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted mean cross-entropy in nats; weights[b] are 1, or 0 for padding."""
+    """Weighted mean cross-entropy in nats of logits[b, c] and labels[b]; weights[b] are 1, or 0 for padding."""
     return jnp.sum(weights * cross_entropy(logits, labels)) / jnp.sum(weights)
 
 
 def evaluate(
-    model: Model,
-    params: PyTree,
-    state: PyTree,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array | int,
-    *,
-    batch_size: int = 512,
+    model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, batch_size: int = 512
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy (nats) and error (percent) over the first `num_examples` of inputs[n, ...], labels[n].
+    """Mean cross-entropy (nats) and error (percent) over the examples, with stored statistics.
 
-    Evaluates with stored statistics. Cost: one forward pass over `num_examples`, in batches of `batch_size`.
-    `num_examples` may be traced: one compiled program serves every share of the data.
+        model: its `apply` is used.
+        params, state: one model's.
+        examples: what the means are taken over.
+        batch_size: examples in one forward pass.
+
+    Cost: one forward pass over the examples.
     """
     zeros = jnp.zeros(()), jnp.zeros(())
-    arrays = inputs, labels, num_examples
-    loss, wrong = _sum_over_batches(model, params, state, *arrays, batch_size, _loss_and_wrong, zeros)
-    return loss / num_examples, 100 * wrong / num_examples
+    loss, wrong = _sum_over_batches(model, params, state, examples, batch_size, _loss_and_wrong, zeros)
+    return loss / examples.num_examples, 100 * wrong / examples.num_examples
 
 
 class Evaluation(NamedTuple):
@@ -55,16 +54,17 @@ def evaluate_calibration(
     model: Model,
     params: PyTree,
     state: PyTree,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array | int,
+    examples: LabelledExamples,
     *,
     num_bins: int = 15,
     batch_size: int = 512,
 ) -> Evaluation:
     """As `evaluate`, with the expected calibration error, from the same forward pass.
 
-    The examples are put into `num_bins` equal bins by the probability p of the predicted class, bin b holding
+        model, params, state, examples, batch_size: as for `evaluate`.
+        num_bins: equal bins of confidence.
+
+    The examples are put into the bins by the probability p of the predicted class, bin b holding
     (b/num_bins, (b+1)/num_bins]; the error is the mean over examples of their bin's |accuracy − mean p|, 0 to 100.
     An estimate with a positive bias of order √(num_bins/n) for a calibrated model.
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
@@ -74,15 +74,15 @@ def evaluate_calibration(
         loss, wrong = _loss_and_wrong(logits, labels, weights)
         confidence = jnp.max(jax.nn.softmax(logits), -1)
         right = jnp.argmax(logits, -1) == labels
-        place = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+        index = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
         # A sum of masks rather than a scatter: on accelerators that would add in any order.
-        excess = jnp.where(place[:, None] == jnp.arange(num_bins), (weights * (right - confidence))[:, None], 0.0)
+        excess = jnp.where(index[:, None] == jnp.arange(num_bins), (weights * (right - confidence))[:, None], 0.0)
         return loss, wrong, jnp.where(jnp.isfinite(loss), jnp.sum(excess, 0), jnp.nan)
 
     zeros = jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_bins)
-    arrays = inputs, labels, num_examples
-    loss, wrong, excess = _sum_over_batches(model, params, state, *arrays, batch_size, sums, zeros)
-    return Evaluation(loss / num_examples, 100 * wrong / num_examples, 100 * jnp.sum(jnp.abs(excess)) / num_examples)
+    loss, wrong, excess = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
+    number = examples.num_examples
+    return Evaluation(loss / number, 100 * wrong / number, 100 * jnp.sum(jnp.abs(excess)) / number)
 
 
 def _loss_and_wrong(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,14 +97,13 @@ def _sum_over_batches(
     model: Model,
     params: PyTree,
     state: PyTree,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array | int,
+    examples: LabelledExamples,
     batch_size: int,
     sums: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]],
     zeros: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, ...]:
     """`zeros` + Σ over batches of sums(logits[b, c], labels[b], weights[b]), with stored statistics."""
+    inputs, labels, num_examples = examples
     size = min(batch_size, inputs.shape[0])
     num_examples = jnp.asarray(num_examples)
 

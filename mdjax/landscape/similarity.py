@@ -59,80 +59,14 @@ def gram_cka(gram: Array, other: Array) -> Alignment:
     return _alignment(float((K * L).sum()), float((K * K).sum()), float((L * L).sum()), np.diag(K), np.diag(L))
 
 
-class StreamedCKA:
-    """CKA over batches of examples, exact, in memory independent of how many there are.
-
-    Keeps sums over examples (d·e + d² + e² numbers) from which both estimators follow exactly; cost of a batch of b:
-    b·(d² + e² + d·e) multiplications.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._shifts: tuple[Array, Array] | None = None
-        self._sums: list[_Sums] = []
-
-    def add(self, features: Array, other: Array) -> None:
-        """Add features[b, d] and other[b, e] of the next b examples. Raises InputError where b differs."""
-        x, y = (np.asarray(array, np.float64) for array in (features, other))
-        _check_examples(len(x), len(y))
-        if not len(x):
-            return
-        if self._shifts is None:
-            # CKA does not depend on an offset, and sums of nearly centred numbers keep their digits.
-            self._shifts = x.mean(0), y.mean(0)
-        x, y = x - self._shifts[0], y - self._shifts[1]
-        new = [_Sums.of(*pair) for pair in ((x, y), (x, x), (y, y))]
-        self._sums = [old + more for old, more in zip(self._sums, new)] if self._sums else new
-        self._count += len(x)
-
-    def value(self) -> Alignment:
-        """CKA of all examples so far; undefined without any."""
-        if not self._sums:
-            return Alignment(math.nan, math.nan)
-        (xy, xx, yy), n = self._sums, self._count
-        return Alignment(
-            _ratio(xy.biased(n), xx.biased(n), yy.biased(n)),
-            _ratio(xy.debiased(n), xx.debiased(n), yy.debiased(n)) if n > 3 else math.nan,
-        )
-
-
-class _Sums(NamedTuple):
-    """Sums over examples of two sets of features: Σ x yᵀ, Σ x, Σ y, Σ x‖y‖², Σ y‖x‖², Σ ‖x‖²‖y‖², Σ ‖x‖², Σ ‖y‖²."""
-
-    cross: Array
-    x: Array
-    y: Array
-    x_weighted: Array
-    y_weighted: Array
-    norms: Array
-    x_norms: Array
-    y_norms: Array
-
-    @classmethod
-    def of(cls, x: Array, y: Array) -> "_Sums":
-        a, b = np.square(x).sum(1), np.square(y).sum(1)
-        return cls(x.T @ y, x.sum(0), y.sum(0), b @ x, a @ y, a @ b, a.sum(), b.sum())
-
-    def __add__(self, other: "_Sums") -> "_Sums":  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Sums(*(mine + more for mine, more in zip(self, other)))
-
-    def biased(self, n: int) -> float:
-        return float(np.square(self.cross - np.outer(self.x, self.y) / n).sum())
-
-    def debiased(self, n: int) -> float:
-        """n(n−3) times the U-statistic: with K, L of zero diagonal, tr KL + 1ᵀK11ᵀL1/((n−1)(n−2)) − 2·1ᵀKL1/(n−2)."""
-        trace = np.square(self.cross).sum() - self.norms
-        totals = (self.x @ self.x - self.x_norms) * (self.y @ self.y - self.y_norms)
-        rows = self.x @ self.cross @ self.y - self.x @ self.x_weighted - self.y @ self.y_weighted + self.norms
-        return float(trace + totals / ((n - 1) * (n - 2)) - 2 * rows / (n - 2))
-
-
 def _alignment(xy: float, xx: float, yy: float, x_norms: Array, y_norms: Array) -> Alignment:
     """CKA from ⟨K, L⟩, ⟨K, K⟩, ⟨L, L⟩ and the diagonals of the Gram matrices of *centred* features."""
     n = len(x_norms)
 
     def debiased(inner: float, a: Array, b: Array) -> float:
-        # Centred rows sum to 0, so that without its diagonal K 1 = −a: `_Sums.debiased` with Σx = 0.
+        """n(n−3) times the U-statistic, from ⟨K, L⟩ and the diagonals a of K and b of L."""
+        # It is tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2·1ᵀK̃L̃1/(n−2) for the matrices K̃, L̃ without their diagonals. Rows of
+        # K sum to 0 for centred features, so K̃1 = −a: tr K̃L̃ = ⟨K, L⟩ − a·b, 1ᵀK̃1 = −Σa and 1ᵀK̃L̃1 = a·b.
         return float(inner - (a * b).sum() * n / (n - 2) + a.sum() * b.sum() / ((n - 1) * (n - 2)))
 
     if n <= 3:
@@ -161,7 +95,7 @@ def _check_examples(count: int, other: int) -> None:
 
 
 def agreement(logits: Array, other: Array) -> float:
-    """Share of examples, in percent, that two models put into the same class: logits[n, c], other[n, c]."""
+    """Examples, in percent, that two models put into the same class: logits[n, c], other[n, c]."""
     return float(100 * (np.argmax(logits, 1) == np.argmax(other, 1)).mean())
 
 

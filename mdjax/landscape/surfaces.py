@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mdjax.landscape import losses
-from mdjax.landscape.batches import over_data, slice_batch
-from mdjax.landscape.curvature import Products, curvature_products
+from mdjax.landscape.batches import LabelledExamples
 from mdjax.linalg.krylov import Wanted, block_lanczos, ritz_vectors
+from mdjax.linalg.operators import LinearOperator
 from mdjax.models import Model
 
 PyTree = Any
@@ -49,16 +49,27 @@ def filter_directions(params: PyTree, key: jax.Array, num_directions: int) -> ja
 
 
 def hessian_directions(
-    products: Products, key: jax.Array, num_directions: int, *, tolerance: float, max_steps: int, block_size: int = 4
+    hessian: LinearOperator,
+    key: jax.Array,
+    num_directions: int,
+    *,
+    tolerance: float,
+    max_steps: int,
+    block_size: int = 4,
 ) -> jax.Array:
     """Unit eigenvectors [k, p] of the largest eigenvalues, in descending order; the longest component is positive.
 
-    Cost: up to `block_size`·`max_steps` products, until the relative residuals are `tolerance`; memory as many
-    vectors of p numbers.
+        hessian: of the loss, on the raveled parameters [p].
+        key: for the random vectors that the search begins with.
+        num_directions: k.
+        tolerance: residuals ‖Hv − λv‖ to be reached, in units of |λ|.
+        max_steps: blocks of products to take at most.
+        block_size: products in a block.
+
+    Cost: up to `block_size`·`max_steps` products; memory as many vectors of p numbers.
     """
     krylov = block_lanczos(
-        products.block,
-        products.size,
+        hessian,
         key,
         block_size=block_size,
         max_steps=max_steps,
@@ -77,41 +88,15 @@ class DirectionalCurvature(NamedTuple):
     residuals: jax.Array
 
 
-def directional_curvature(products: Products, directions: jax.Array) -> DirectionalCurvature:
-    """The curvature of the loss along each of directions[k, p]. Cost: k products."""
-    images = products.block(directions)
+def directional_curvature(hessian: LinearOperator, directions: jax.Array) -> DirectionalCurvature:
+    """The curvature of the loss along each of directions[k, p]. Cost: k products.
+
+    Without the residuals `mdjax.landscape.quadratic_forms` gives the values for half of that.
+    """
+    images = hessian.matmat(directions)
     values = jnp.sum(directions * images, axis=1)
     quotients = values / jnp.sum(jnp.square(directions), axis=1)
     return DirectionalCurvature(values, jnp.linalg.norm(images - quotients[:, None] * directions, axis=1))
-
-
-def loss_products(
-    model: Model,
-    params: PyTree,
-    state: PyTree,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array | int,
-    *,
-    batch_size: int,
-) -> Products:
-    """Products with the Hessian of the mean cross-entropy over the first `num_examples`, with stored statistics."""
-    size = min(batch_size, len(inputs))
-    num_batches = -(-len(inputs) // size)
-    start, count = jnp.zeros((), int), num_batches * size
-    x, weights = slice_batch(inputs, start, jnp.asarray(num_examples), count)
-    y, _ = slice_batch(labels, start, jnp.asarray(num_examples), count)
-
-    def contribution(logits: jax.Array, batch: PyTree) -> jax.Array:
-        _, y, weights = batch
-        return jnp.sum(weights * losses.cross_entropy(logits, y)) / num_examples
-
-    return curvature_products(
-        lambda params, batch: model.apply(params, state, over_data(batch[0])),
-        contribution,
-        params,
-        jax.tree.map(lambda leaf: leaf.reshape(num_batches, size, *leaf.shape[1:]), (x, y, weights)),
-    )
 
 
 def loss_surface(
@@ -120,21 +105,25 @@ def loss_surface(
     state: PyTree,
     directions: jax.Array,
     coordinates: jax.Array,
-    inputs: jax.Array,
-    labels: jax.Array,
-    num_examples: jax.Array | int,
+    examples: LabelledExamples,
     *,
     batch_size: int = 512,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy (nats) [m] and error (percent) [m] at params + coordinates[m, k] @ directions[k, p].
+    """Mean cross-entropy (nats) [m] and error (percent) [m] at the points params + coordinates @ directions.
 
-    Over the first `num_examples` of inputs[n, ...] and labels[n], with stored statistics.
-    Cost: m forward passes over them.
+        model: its `apply` is used.
+        params, state: one model's, with p parameters; statistics stay as stored.
+        directions: [k, p], steps of 1.
+        coordinates: [m, k], one row a point.
+        examples: what the means are taken over.
+        batch_size: examples in one forward pass.
+
+    Cost: m forward passes over the examples.
     """
     flat, unravel = ravel_pytree(params)
 
     def at(point: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = unravel(flat + point @ directions)
-        return losses.evaluate(model, moved, state, inputs, labels, num_examples, batch_size=batch_size)
+        return losses.evaluate(model, moved, state, examples, batch_size=batch_size)
 
     return jax.lax.map(at, coordinates)

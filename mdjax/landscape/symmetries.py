@@ -25,7 +25,7 @@ Value = tuple[Axis, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class AxisGroups:
     """How one array is reordered: reshape to `shape`, reorder axis i by the permutation of group `groups[i]` where
     that is not None, reshape back."""
 
@@ -36,14 +36,18 @@ class Layout:
 @dataclasses.dataclass(frozen=True)
 class Specification:
     """The permutation symmetries of a model: `sizes` of its groups of hidden units, in the order in which the network
-    uses them, and one layout for each leaf of (params, state)."""
+    uses them, and the `axes` of each leaf of (params, state) with the groups that they go by."""
 
     sizes: tuple[int, ...]
-    layouts: tuple[Layout, ...]
+    axes: tuple[AxisGroups, ...]
 
 
 def specification(model: Model, params: PyTree, state: PyTree, inputs: Any) -> Specification:
-    """The permutation symmetries of `model.apply` for arrays, or shapes, like these.
+    """The permutation symmetries of `model.apply`.
+
+        model: its `apply` is traced.
+        params, state: one model's arrays, or their shapes.
+        inputs: an array of examples [b, ...], or its shape.
 
     Costs one trace and computes no numbers. Follows matrix products, ungrouped convolutions, pooling, elementwise
     functions, sums, reshapes and the like; weights that reach an output through anything else (loops, gathers) keep
@@ -59,23 +63,23 @@ def specification(model: Model, params: PyTree, state: PyTree, inputs: Any) -> S
 
     groups: dict[int, int] = {}
     resolved = [[digits.resolved(axis) for axis in value] for value in weights]
-    for place in _order_of_use(closed.jaxpr, len(weights)):
-        for axis in resolved[place]:
+    for index in _order_of_use(closed.jaxpr, len(weights)):
+        for axis in resolved[index]:
             for digit in axis:
                 if not digits.fixed[digit]:
                     groups.setdefault(digit, len(groups))
-    layouts = []
+    axes = []
     for value in resolved:
         flat = [digit for axis in value for digit in axis]
-        layouts.append(Layout(tuple(digits.size[digit] for digit in flat), tuple(groups.get(digit) for digit in flat)))
-    return Specification(tuple(digits.size[digit] for digit in groups), tuple(layouts))
+        axes.append(AxisGroups(tuple(digits.size[digit] for digit in flat), tuple(groups.get(digit) for digit in flat)))
+    return Specification(tuple(digits.size[digit] for digit in groups), tuple(axes))
 
 
 def _order_of_use(jaxpr: Jaxpr, num_weights: int) -> list[int]:
-    """The places of the weights in the order in which the network reads them, the unused ones last."""
-    place = {variable: index for index, variable in enumerate(jaxpr.invars[:num_weights])}
+    """The indices of the weights in the order in which the network reads them, the unused ones last."""
+    index = {variable: number for number, variable in enumerate(jaxpr.invars[:num_weights])}
     read = [variable for equation in jaxpr.eqns for variable in equation.invars if not isinstance(variable, Literal)]
-    return list(dict.fromkeys([*(place[variable] for variable in read if variable in place), *range(num_weights)]))
+    return list(dict.fromkeys([*(index[variable] for variable in read if variable in index), *range(num_weights)]))
 
 
 class _Digits:
@@ -208,11 +212,11 @@ def _call(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
 
 
 def _reduction(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    return [tuple(axis for place, axis in enumerate(read[0]) if place not in equation.params["axes"])]
+    return [tuple(axis for index, axis in enumerate(read[0]) if index not in equation.params["axes"])]
 
 
 def _position(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    digits.fix(*(read[0][place] for place in equation.params["axes"]))
+    digits.fix(*(read[0][index] for index in equation.params["axes"]))
     return _reduction(digits, equation, read)
 
 
@@ -222,7 +226,7 @@ def _cumulation(digits: _Digits, equation: Any, read: list[Value]) -> list[Value
 
 
 def _reversal(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    digits.fix(*(read[0][place] for place in equation.params["dimensions"]))
+    digits.fix(*(read[0][index] for index in equation.params["dimensions"]))
     return [read[0]]
 
 
@@ -230,11 +234,11 @@ def _broadcast(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]
     shape = equation.params["shape"]
     # Copies may come in any order: a new axis is free.
     axes = list(digits.value(shape))
-    for axis, size, place in zip(
+    for axis, size, index in zip(
         read[0], equation.invars[0].aval.shape, equation.params["broadcast_dimensions"], strict=True
     ):
-        if size == shape[place]:
-            axes[place] = axis
+        if size == shape[index]:
+            axes[index] = axis
     return [tuple(axes)]
 
 
@@ -245,23 +249,23 @@ def _reshape(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
 
 
 def _squeeze(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    return [tuple(axis for place, axis in enumerate(read[0]) if place not in equation.params["dimensions"])]
+    return [tuple(axis for index, axis in enumerate(read[0]) if index not in equation.params["dimensions"])]
 
 
 def _transpose(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    return [tuple(read[0][place] for place in equation.params["permutation"])]
+    return [tuple(read[0][index] for index in equation.params["permutation"])]
 
 
 def _concatenation(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
     joined = equation.params["dimension"]
     for value in read[1:]:
-        for place, axis in enumerate(value):
-            if place != joined:
-                digits.unify(read[0][place], axis)
+        for index, axis in enumerate(value):
+            if index != joined:
+                digits.unify(read[0][index], axis)
     axes = list(read[0])
     sizes = {atom.aval.shape[joined] for atom in equation.invars}
     if len(sizes) == 1:
-        # Pieces alike in size, as the patches of a convolution: (piece, place in the piece).
+        # Pieces alike in size, as the patches of a convolution: (piece, index in the piece).
         for value in read[1:]:
             digits.unify(read[0][joined], value[joined])
         axes[joined] = (*digits.new(len(read), fixed=True), *read[0][joined])
@@ -283,7 +287,7 @@ def _window(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
             for start, limit, step, size in zip(params["start_indices"], params["limit_indices"], steps, shape)
         ]
     elif equation.primitive.name == "split":
-        whole = [place != params["axis"] for place in range(len(shape))]
+        whole = [index != params["axis"] for index in range(len(shape))]
     else:
         whole = [
             size == step == dilation == 1 and padding == (0, 0)
@@ -305,9 +309,9 @@ def _product(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
     (left, right), (contracted, batched) = read, equation.params["dimension_numbers"]
     for a, b in (*zip(*contracted), *zip(*batched)):
         digits.unify(left[a], right[b])
-    axes = [left[place] for place in batched[0]]
+    axes = [left[index] for index in batched[0]]
     for value, used in zip((left, right), zip(contracted, batched)):
-        axes += [axis for place, axis in enumerate(value) if place not in (*used[0], *used[1])]
+        axes += [axis for index, axis in enumerate(value) if index not in (*used[0], *used[1])]
     return [tuple(axes)]
 
 
@@ -318,7 +322,7 @@ def _convolution(digits: _Digits, equation: Any, read: list[Value]) -> list[Valu
     (images, kernel), numbers = read, params["dimension_numbers"]
     (batch, channels, *rows), (features, kernel_channels, *kernel_rows) = numbers.lhs_spec, numbers.rhs_spec
     digits.unify(images[channels], kernel[kernel_channels])
-    digits.fix(*(images[place] for place in rows), *(kernel[place] for place in kernel_rows))
+    digits.fix(*(images[index] for index in rows), *(kernel[index] for index in kernel_rows))
     axes = list(digits.value(equation.outvars[0].aval.shape, fixed=True))
     axes[numbers.out_spec[0]], axes[numbers.out_spec[1]] = images[batch], kernel[features]
     return [tuple(axes)]

@@ -1,4 +1,4 @@
-"""A symmetric matrix known by its products → its spectral density by stochastic Lanczos quadrature."""
+"""A symmetric linear operator → its spectral density by stochastic Lanczos quadrature."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,8 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from mdjax.linalg.krylov import Block, Tridiagonal, lanczos
+from mdjax.linalg.krylov import Tridiagonal, lanczos
+from mdjax.linalg.operators import LinearOperator
 
 
 class Quadrature(NamedTuple):
@@ -26,16 +27,21 @@ class Density(NamedTuple):
     standard_error: np.ndarray
 
 
-def quadrature_runs(block: Block, size: int, key: jax.Array, *, num_runs: int, num_steps: int) -> Tridiagonal:
-    """`num_runs` Lanczos runs of `num_steps` from random unit vectors, for `quadrature`; p = `size`.
+def quadrature_runs(operator: LinearOperator, key: jax.Array, *, num_runs: int, num_steps: int) -> Tridiagonal:
+    """Lanczos runs from random unit vectors, for `quadrature`.
 
-    The quadrature's moments of degree up to 2·num_steps − 1 are those of the run's vector exactly.
-    Cost: num_steps products with blocks of num_runs; memory num_runs·num_steps·p floats.
+        operator: A[p, p].
+        key: for the vectors.
+        num_runs: k, vectors that the density is averaged over.
+        num_steps: m, products with each.
+
+    The quadrature's moments of degree up to 2m − 1 are those of the run's vector exactly.
+    Cost: m products with blocks of k; memory k·m·p floats.
     Source: Ubaru, Chen & Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal.
     Appl. 2017; Ghorbani, Krishnan & Xiao, "An investigation into neural net optimization via Hessian eigenvalue
     density", ICML 2019.
     """
-    return lanczos(block, jax.random.normal(key, (num_runs, size)), num_steps=num_steps)
+    return lanczos(operator, jax.random.normal(key, (num_runs, operator.size)), num_steps=num_steps)
 
 
 def quadrature(alpha: np.ndarray, beta: np.ndarray) -> Quadrature:
@@ -63,40 +69,21 @@ def moments(runs: Quadrature, highest: int) -> tuple[np.ndarray, np.ndarray]:
     return _mean_over_runs(np.sum(runs.weights[..., None] * powers, axis=1))
 
 
-def smoothed(runs: Quadrature, *, num_bins: int = 10_000, variance: float | None = None) -> Density:
-    """The density smoothed by Gaussians of that `variance`, on `num_bins` equally spaced eigenvalues.
-
-    As published with PyHessian: the grid reaches 0.01 beyond the outermost nodes, the variance is
-    1e-5·max(1, λmax − λmin), and each run's density is normalised to a sum of one over the grid, times its step.
-    Source: Yao, Gholami, Keutzer & Mahoney, "PyHessian", 2020.
-    """
-    lowest, highest, variance = _extent(runs, variance)
-    grid = np.linspace(lowest, highest, num_bins)
-    curves = np.zeros((len(runs.nodes), num_bins))
-    for nodes, weights, curve in zip(runs.nodes, runs.weights, curves):
-        for node, weight in zip(nodes, weights):
-            curve += weight * np.exp(-((grid - node) ** 2) / (2 * variance))
-        curve /= curve.sum() * (grid[1] - grid[0])
-    return Density(grid, *_mean_over_runs(curves))
-
-
 def binned(runs: Quadrature, *, num_bins: int, variance: float | None = None) -> Density:
-    """The density of `smoothed` integrated over few bins, as a table holds it: no mass is lost between points.
+    """The density, smoothed by Gaussians of that `variance`, integrated over equally wide bins given by their centres.
 
-    Each bin, given by its centre, holds the mean of the density over it.
+    Each bin holds the mean of the density over it, so no mass is lost between the points of a coarse grid. The grid
+    reaches 0.01 beyond the outermost nodes, the variance is 1e-5·max(1, λmax − λmin) unless given, and each run's
+    density has the integral 1 over the grid, all as published with PyHessian.
+    Source: Yao, Gholami, Keutzer & Mahoney, "PyHessian: neural networks through the lens of the Hessian", 2020.
     """
-    lowest, highest, variance = _extent(runs, variance)
-    edges = np.linspace(lowest, highest, num_bins + 1)
+    lowest, highest = float(runs.nodes.min()), float(runs.nodes.max())
+    variance = 1e-5 * max(1.0, highest - lowest) if variance is None else variance
+    edges = np.linspace(lowest - 0.01, highest + 0.01, num_bins + 1)
     below = scipy.special.ndtr((edges - runs.nodes[..., None]) / variance**0.5)
     masses = np.sum(runs.weights[..., None] * np.diff(below, axis=-1), axis=1)
     masses /= masses.sum(axis=1, keepdims=True) * (edges[1] - edges[0])
     return Density((edges[1:] + edges[:-1]) / 2, *_mean_over_runs(masses))
-
-
-def _extent(runs: Quadrature, variance: float | None) -> tuple[float, float, float]:
-    """Where the published grid begins and ends, and the published variance unless another is given."""
-    lowest, highest = float(runs.nodes.min()), float(runs.nodes.max())
-    return lowest - 0.01, highest + 0.01, 1e-5 * max(1.0, highest - lowest) if variance is None else variance
 
 
 def _mean_over_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,10 @@
-"""A symmetric matrix known by its products → Krylov bases, Ritz pairs with residual bounds.
+"""A symmetric linear operator → Krylov bases, Ritz pairs with residual bounds.
 
 `block_lanczos` finds the ends of the spectrum; `lanczos` makes the tridiagonal matrices of a spectral density. The
-block method is also given in parts (`krylov_start`, `krylov_extend`), for loops in which it shares the products.
+block method is also given in parts (`krylov_start`, `krylov_extend`), for a loop that spends the same product now on
+a Krylov step and now on something else.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-Block = Callable[[jax.Array], jax.Array]
-"""V[k, p] → the k products A vᵢ [k, p]."""
+from mdjax.linalg.operators import LinearOperator
 
 _KEPT, _EXHAUSTED = 1e-4, 1e-6
 """A new direction at least `_KEPT`·‖A‖ long is kept, one below `_EXHAUSTED`·‖A‖ is rounding and is replaced."""
@@ -31,33 +30,45 @@ LARGEST = Wanted()
 
 
 class Krylov(NamedTuple):
-    """A block Lanczos run: A Bᵀ = Bᵀ T + Qᵀ C E, up to a remainder of norm `lost`; E picks the last block of rows.
+    """A block Lanczos run of blocks of b vectors on A[p, p]: A Bᵀ = Bᵀ T + Nᵀ C E + (an error of norm `dropped`).
 
-    basis B[m, p] has orthonormal rows, zero from `num_steps`·b on; projected T[m, m] = B A Bᵀ; coupling C[b, b], of
-    which each row's norm is that of a new direction; next Q[b, p] are these directions, to be multiplied next (a
-    direction that rounding had made is replaced there). `image_squares` is Σ ‖A Bᵢ‖² and diagonal[p] is
-    Σ Bᵢ ⊙ A Bᵢ; `scale` is the longest product so far, a lower bound of ‖A‖. `finished`: no further step is needed.
+    E[b, m] picks the last block of rows of the basis; all the other symbols are fields:
+
+        basis: B[m, p], orthonormal rows, which are zero from `num_steps`·b on.
+        projected: T[m, m] = B A Bᵀ, whose eigenvalues are the Ritz values.
+        off_diagonal: C[b, b], the next off-diagonal block of T; each row's norm is the length of a new direction.
+        next_block: N[b, p], the new directions at unit length, to be multiplied next; where a direction was so short
+            that only rounding had made it, a random one stands in its place.
+        dropped: Frobenius norm of all directions that were replaced so.
+        norm_bound: the length of the longest product so far, a lower bound of ‖A‖.
+        product_squares: Σᵢ ‖A Bᵢ‖².
+        num_steps: blocks multiplied so far.
+        finished: whether no further step is needed.
     """
 
     basis: jax.Array
     projected: jax.Array
-    coupling: jax.Array
-    next: jax.Array
-    lost: jax.Array
-    scale: jax.Array
-    image_squares: jax.Array
-    diagonal: jax.Array
+    off_diagonal: jax.Array
+    next_block: jax.Array
+    dropped: jax.Array
+    norm_bound: jax.Array
+    product_squares: jax.Array
     num_steps: jax.Array
     finished: jax.Array
 
     @property
     def num_products(self) -> jax.Array:
         """Products so far: rows of the basis that are in use."""
-        return self.num_steps * self.next.shape[0]
+        return self.num_steps * self.next_block.shape[0]
 
 
 def krylov_start(key: jax.Array, size: int, *, block_size: int, max_steps: int) -> Krylov:
-    """An empty run that begins at `block_size` random orthonormal vectors.
+    """An empty run that begins at random orthonormal vectors.
+
+        key: for the random vectors.
+        size: p, rows of the matrix.
+        block_size: b, vectors multiplied in one step.
+        max_steps: steps that the basis has room for: block_size·max_steps rows.
 
     Of a matrix of at most block_size·max_steps rows all vectors are taken at once: its one step is exact.
     """
@@ -67,68 +78,71 @@ def krylov_start(key: jax.Array, size: int, *, block_size: int, max_steps: int) 
     return Krylov(
         basis=jnp.zeros((rows, size)),
         projected=jnp.zeros((rows, rows)),
-        coupling=jnp.zeros((block_size, block_size)),
-        next=_orthonormal(jax.random.normal(key, (block_size, size)))[0],
-        lost=zero,
-        scale=zero,
-        image_squares=zero,
-        diagonal=jnp.zeros(size),
+        off_diagonal=jnp.zeros((block_size, block_size)),
+        next_block=_orthonormal(jax.random.normal(key, (block_size, size)))[0],
+        dropped=zero,
+        norm_bound=zero,
+        product_squares=zero,
         num_steps=jnp.zeros((), jnp.int32),
         finished=jnp.zeros((), bool),
     )
 
 
 def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_steps: int, wanted: Wanted) -> Krylov:
-    """One step of block Lanczos, given products[b, p] = A `krylov.next`.
+    """One step of block Lanczos.
+
+        krylov: the run so far.
+        products: A `krylov.next_block` [b, p].
+        key: for the random directions.
+        min_steps: steps to take at least.
+        wanted: the Ritz pairs that have to converge.
 
     Orthogonalised twice against the whole basis. Directions in which the products bring nothing new (an invariant
-    subspace) give way to random ones, gradually over two decades of their length, so that rounding decides nothing.
-    `key` gives the random directions. Finished after at least `min_steps` when the wanted pairs have converged, when
-    the basis is full, or at a product that is not finite.
+    subspace) give way to random ones, gradually over two decades of their length: a sharp threshold would let
+    rounding decide between two different runs. Finished after at least `min_steps` when the wanted pairs have
+    converged, when the basis is full, or at a product that is not finite. Cost: 8·b·m·p flops for a basis of m rows.
     """
-    block = krylov.next
+    block = krylov.next_block
     num_rows, (width, size) = len(krylov.basis), block.shape
     row = krylov.num_steps * width
     basis = jax.lax.dynamic_update_slice(krylov.basis, block, (row, 0))
     finite = jnp.all(jnp.isfinite(products))
-    replaced = jnp.linalg.norm(krylov.coupling, axis=1)
-    replaced = (1 - _kept(replaced, krylov.scale)) * replaced
-    lost = jnp.sqrt(krylov.lost**2 + jnp.sum(replaced**2))
+    replaced = jnp.linalg.norm(krylov.off_diagonal, axis=1)
+    replaced = (1 - _kept(replaced, krylov.norm_bound)) * replaced
+    dropped = jnp.sqrt(krylov.dropped**2 + jnp.sum(replaced**2))
     overlap = basis @ products.T
     remainder = products - overlap.T @ basis
     projected = jax.lax.dynamic_update_slice(krylov.projected, overlap, (0, row))
     projected = jax.lax.dynamic_update_slice(projected, overlap.T, (row, 0))
-    scale = jnp.maximum(krylov.scale, jnp.max(jnp.linalg.norm(products, axis=1)))
+    norm_bound = jnp.maximum(krylov.norm_bound, jnp.max(jnp.linalg.norm(products, axis=1)))
 
     rows, triangle = _orthonormal(remainder)
     # LAPACK may iterate for ever on NaN.
     left, lengths, right = jnp.linalg.svd(jnp.where(finite, triangle, 0.0))
-    kept = _kept(lengths, scale)
+    kept = _kept(lengths, norm_bound)
     fresh = jax.random.normal(jax.random.fold_in(key, krylov.num_steps), (width, size)) / size**0.5
     rows = kept[:, None] * (left.T @ rows) + (1 - kept)[:, None] * fresh
     rows = _orthonormal(rows - (rows @ basis.T) @ basis)[0]
 
     num_steps = krylov.num_steps + 1
-    coupling = lengths[:, None] * right
-    converged = _converged(jnp.where(finite, projected, 0.0), coupling, lost, num_steps * width, wanted)
+    off_diagonal = lengths[:, None] * right
+    converged = _converged(jnp.where(finite, projected, 0.0), off_diagonal, dropped, num_steps * width, wanted)
     full = (num_steps + 1) * width > num_rows
     return Krylov(
         basis=basis,
         projected=jnp.where(finite, projected, jnp.nan),
-        coupling=coupling,
-        next=rows,
-        lost=lost,
-        scale=scale,
-        image_squares=krylov.image_squares + jnp.sum(products**2),
-        diagonal=krylov.diagonal + jnp.sum(block * products, axis=0),
+        off_diagonal=off_diagonal,
+        next_block=rows,
+        dropped=dropped,
+        norm_bound=norm_bound,
+        product_squares=krylov.product_squares + jnp.sum(products**2),
         num_steps=num_steps,
         finished=((num_steps >= min_steps) & converged) | full | ~finite,
     )
 
 
 def block_lanczos(
-    block: Block,
-    size: int,
+    operator: LinearOperator,
     key: jax.Array,
     *,
     block_size: int = 4,
@@ -136,31 +150,38 @@ def block_lanczos(
     max_steps: int = 16,
     wanted: Wanted = LARGEST,
 ) -> Krylov:
-    """Block Lanczos from random vectors until the wanted ends of the spectrum of A[p, p] have converged; p = `size`.
+    """Block Lanczos from random vectors until the wanted ends of the spectrum of A[p, p] have converged.
+
+        operator: A.
+        key: for the first block and for directions that replace exhausted ones.
+        block_size: b, products taken together in a step.
+        min_steps, max_steps: steps to take at least and at most.
+        wanted: the Ritz pairs that have to converge.
 
     Blocks find eigenvalues that lie close together, or coincide, in fewer products than single vectors, and a block
-    of products costs less than as many single ones. Cost: b products a step and 4·b·m·p flops to orthogonalise, with
+    of products costs less than as many single ones. Cost: b products a step and 8·b·m·p flops to orthogonalise, with
     m ≤ `max_steps`·b; memory (m + 4·b)·p floats. Under `vmap` every model stops by its own test.
     Source: Golub & Van Loan, Matrix Computations, section 10.3.6; twice is enough (Parlett).
     """
     start_key, fresh_key = jax.random.split(key)
-    start = krylov_start(start_key, size, block_size=block_size, max_steps=max_steps)
-    return jax.lax.while_loop(
-        lambda krylov: ~krylov.finished,
-        lambda krylov: krylov_extend(krylov, block(krylov.next), fresh_key, min_steps=min_steps, wanted=wanted),
-        start,
-    )
+    start = krylov_start(start_key, operator.size, block_size=block_size, max_steps=max_steps)
+
+    def step(krylov: Krylov) -> Krylov:
+        products = operator.matmat(krylov.next_block)
+        return krylov_extend(krylov, products, fresh_key, min_steps=min_steps, wanted=wanted)
+
+    return jax.lax.while_loop(lambda krylov: ~krylov.finished, step, start)
 
 
 def ritz_vectors(krylov: Krylov, num_largest: int) -> jax.Array:
-    """Unit eigenvector estimates [k, p] of the `num_largest` Ritz values, in descending order of these.
+    """Unit eigenvector estimates [k, p] of the k = `num_largest` largest Ritz values, in descending order of these.
 
     NaN after a run on a matrix that is not finite.
     """
     finite = jnp.all(jnp.isfinite(krylov.projected))
     _, vectors = _padded_eigh(jnp.where(finite, krylov.projected, 0.0), krylov.num_products)
-    place = krylov.num_products - 1 - jnp.arange(num_largest)
-    return jnp.where(finite, vectors[:, place].T @ krylov.basis, jnp.nan)
+    index = krylov.num_products - 1 - jnp.arange(num_largest)
+    return jnp.where(finite, vectors[:, index].T @ krylov.basis, jnp.nan)
 
 
 class RitzPairs(NamedTuple):
@@ -174,15 +195,24 @@ class RitzPairs(NamedTuple):
         return self.residuals <= np.maximum(tolerance * np.abs(self.values), _rounding(np.abs(self.values).max()))
 
 
-def ritz_pairs(projected: np.ndarray, coupling: np.ndarray, lost: float, num_steps: int) -> RitzPairs:
-    """The eigenproblem of one run's `Krylov` of those fields, in float64 on the host. Non-finite input gives NaN."""
-    width = len(coupling)
+def ritz_pairs(projected: np.ndarray, off_diagonal: np.ndarray, dropped: float, num_steps: int) -> RitzPairs:
+    """The Ritz pairs of one run, from fields of its `Krylov`, in float64 on the host.
+
+        projected: T[m, m].
+        off_diagonal: C[b, b].
+        dropped: a norm, in the matrix's unit.
+        num_steps: blocks in use: the leading num_steps·b rows of T count.
+
+    The residual of T's eigenvector s is ‖C s_last‖ + dropped, with s_last its last b entries. Input that is not
+    finite gives NaN.
+    """
+    width = len(off_diagonal)
     size = max(int(num_steps), 1) * width
     active = np.asarray(projected, np.float64)[:size, :size]
-    if not (np.isfinite(active).all() and np.isfinite(coupling).all()):
+    if not (np.isfinite(active).all() and np.isfinite(off_diagonal).all()):
         return RitzPairs(np.full(size, np.nan), np.full(size, np.nan))
     values, vectors = scipy.linalg.eigh((active + active.T) / 2)
-    residuals = np.linalg.norm(np.asarray(coupling, np.float64) @ vectors[size - width :], axis=0) + float(lost)
+    residuals = np.linalg.norm(np.asarray(off_diagonal, np.float64) @ vectors[size - width :], axis=0) + float(dropped)
     return RitzPairs(values, residuals)
 
 
@@ -197,30 +227,30 @@ class Tridiagonal(NamedTuple):
     beta: jax.Array
 
 
-def lanczos(block: Block, starts: jax.Array, *, num_steps: int) -> Tridiagonal:
-    """Independent Lanczos runs from starts[k, p], side by side, fully re-orthogonalised.
+def lanczos(operator: LinearOperator, starts: jax.Array, *, num_steps: int) -> Tridiagonal:
+    """Independent Lanczos runs from starts[k, p], side by side, each re-orthogonalised against all of its own vectors.
 
-    Cost: `num_steps` products with blocks of k, and 8·k·m·p flops each; memory k·m·p floats for the bases.
+    Cost: `num_steps` = m products with blocks of k, and 8·k·m·p flops each; memory k·m·p floats for the bases.
     Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
     """
     num_runs, size = starts.shape
     num_steps = min(num_steps, size)
 
     def step(carry: tuple[jax.Array, ...], j: jax.Array) -> tuple[tuple[jax.Array, ...], Tridiagonal]:
-        bases, vectors, scale = carry
+        bases, vectors, norm_bound = carry
         bases = bases.at[:, j].set(vectors)
-        products = block(vectors)
+        products = operator.matmat(vectors)
         alpha = jnp.sum(vectors * products, axis=1)
         remainder = products
         for _ in range(2):
             remainder = remainder - jnp.einsum("kmp,km->kp", bases, jnp.einsum("kmp,kp->km", bases, remainder))
         beta = jnp.linalg.norm(remainder, axis=1)
         # What rounding leaves of an exhausted subspace is noise: it must not become a direction.
-        scale = jnp.maximum(scale, jnp.linalg.norm(products, axis=1))
-        going_on = ~(beta <= 100 * jnp.finfo(beta.dtype).eps * scale)
+        norm_bound = jnp.maximum(norm_bound, jnp.linalg.norm(products, axis=1))
+        going_on = ~(beta <= 100 * jnp.finfo(beta.dtype).eps * norm_bound)
         beta = jnp.where(going_on, beta, 0.0)
         vectors = jnp.where(going_on[:, None], remainder / jnp.where(going_on, beta, 1.0)[:, None], 0.0)
-        return (bases, vectors, scale), Tridiagonal(alpha, beta)
+        return (bases, vectors, norm_bound), Tridiagonal(alpha, beta)
 
     first = starts / jnp.linalg.norm(starts, axis=1, keepdims=True)
     start = jnp.zeros((num_runs, num_steps, size), starts.dtype), first, jnp.zeros(num_runs, starts.dtype)
@@ -235,17 +265,17 @@ def _orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     return signs[:, None] * columns.T, signs[:, None] * triangle
 
 
-def _kept(lengths: jax.Array, scale: jax.Array) -> jax.Array:
-    """The share of each new direction that is kept: from 0 to 1, smoothly on the scale of its length's logarithm."""
+def _kept(lengths: jax.Array, norm_bound: jax.Array) -> jax.Array:
+    """How much of each new direction is kept: 0 to 1, smoothly in the logarithm of its length, see `_KEPT`."""
     tiny = jnp.finfo(lengths.dtype).tiny
-    share = jnp.log(jnp.maximum(lengths, tiny) / jnp.maximum(_EXHAUSTED * scale, tiny))
-    share = jnp.clip(jnp.where(lengths > 0, share, 0.0) / np.log(_KEPT / _EXHAUSTED), 0, 1)
-    return share * share * (3 - 2 * share)
+    fraction = jnp.log(jnp.maximum(lengths, tiny) / jnp.maximum(_EXHAUSTED * norm_bound, tiny))
+    fraction = jnp.clip(jnp.where(lengths > 0, fraction, 0.0) / np.log(_KEPT / _EXHAUSTED), 0, 1)
+    return fraction * fraction * (3 - 2 * fraction)
 
 
-def _rounding(scale: Any) -> Any:
-    """The length of a residual that float32 cannot tell from zero, for a matrix of norm `scale`."""
-    return 32 * np.finfo(np.float32).eps * scale
+def _rounding(norm: Any) -> Any:
+    """The length of a residual that float32 cannot tell from zero, for a matrix of that norm."""
+    return 32 * np.finfo(np.float32).eps * norm
 
 
 def _padded_eigh(projected: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -256,16 +286,16 @@ def _padded_eigh(projected: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _converged(
-    projected: jax.Array, coupling: jax.Array, lost: jax.Array, size: jax.Array, wanted: Wanted
+    projected: jax.Array, off_diagonal: jax.Array, dropped: jax.Array, size: jax.Array, wanted: Wanted
 ) -> jax.Array:
     """Whether the wanted Ritz pairs have converged, in the working precision: good enough to decide when to stop."""
     values, vectors = _padded_eigh(projected, size)
-    width = len(coupling)
+    width = len(off_diagonal)
     last = jax.lax.dynamic_slice(vectors, (size - width, 0), (width, len(vectors)))
-    residuals = jnp.linalg.norm(coupling @ last, axis=0) + lost
+    residuals = jnp.linalg.norm(off_diagonal @ last, axis=0) + dropped
     index = jnp.arange(len(values))
     is_wanted = (index < wanted.num_smallest) | ((index >= size - wanted.num_largest) & (index < size))
-    scale = jnp.max(jnp.where(index < size, jnp.abs(values), 0.0))
-    small = residuals <= jnp.maximum(wanted.tolerance * jnp.abs(values), _rounding(scale))
+    largest = jnp.max(jnp.where(index < size, jnp.abs(values), 0.0))
+    small = residuals <= jnp.maximum(wanted.tolerance * jnp.abs(values), _rounding(largest))
     enough = size >= wanted.num_largest + wanted.num_smallest
     return enough & jnp.all(small | ~is_wanted)

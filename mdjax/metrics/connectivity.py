@@ -150,13 +150,12 @@ def _along_curve(
     (start, state), (end, end_state) = first, second
     if align:
         end, _ = aligned(model, start, end, end_state, data.x_train[:1])
-    arrays = (data.x_train, data.y_train, data.num_train)
     points = jnp.linspace(0.0, 1.0, num_points)
-    bends = curves.train_bends(model, settings, start, end, state, *arrays, key)
-    loss, error = curves.evaluate_curve(model, settings.kind, start, bends, end, state, *arrays, points=points)
+    curve = curves.trained_curve(model, settings, start, end, state, data.train, key)
+    loss, error = curves.evaluate_curve(model, curve, state, data.train, points=points)
     # In the same batches as the curve: without statistics its ends are then the models to the last bit.
     size = curves.EVALUATED_TOGETHER
-    ends = [losses.evaluate(model, *member, *arrays, batch_size=size) for member in (first, second)]
+    ends = [losses.evaluate(model, *member, data.train, batch_size=size) for member in (first, second)]
     end_loss, end_error = map(jnp.stack, zip(*ends))
     return {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 
 from mdjax.columns import Feature
+from mdjax.landscape.batches import LabelledExamples
 from mdjax.models import Model
 
 PyTree = Any
@@ -44,6 +45,16 @@ class Examples(NamedTuple):
     num_train: jax.Array
     x_test: jax.Array
     y_test: jax.Array
+
+    @property
+    def train(self) -> LabelledExamples:
+        """The model's own training examples."""
+        return LabelledExamples(self.x_train, self.y_train, self.num_train)
+
+    @property
+    def test(self) -> LabelledExamples:
+        """All test examples."""
+        return LabelledExamples(self.x_test, self.y_test, len(self.x_test))
 
 
 class Metric(abc.ABC):

@@ -8,10 +8,11 @@ import numpy as np
 
 from mdjax.errors import InputError
 from mdjax.landscape import losses
-from mdjax.landscape.curvature import Operator
+from mdjax.landscape.curvature import CurvatureMatrix
+from mdjax.landscape.loss_curvature import loss_curvature
+from mdjax.landscape.losses import Loss
 from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
-from mdjax.metrics.hessian import Loss, training_curvature
 from mdjax.models import Model
 from mdjax.statuses import Status, StatusCode
 
@@ -21,8 +22,8 @@ class Density(ModelMetric):
     """The density of the Hessian's eigenvalues, averaged over `num_runs` Lanczos runs of `num_steps`.
 
     The same first `num_samples` training examples for every model, stored statistics, no weight decay. Columns:
-    `density_nodes` and `density_weights`, the quadrature of all runs together, from which `linalg.density.smoothed`
-    makes the density on any grid; `density_grid`, `density` and `density_se`, the density smoothed as published in
+    `density_nodes` and `density_weights`, the quadrature of all runs together, from which the density follows on any
+    grid; `density_grid`, `density` and `density_se`, the density smoothed as published in
     `num_points` bins, per unit of eigenvalue, and its standard error over runs; `density_moments` tr(Aʲ)/p for
     j = 1, 2, 3, with `density_moments_se`. Another form of execution moves a node by rounding of ‖H‖, and a bin by
     rounding of the density's maximum.
@@ -33,7 +34,7 @@ class Density(ModelMetric):
     description: ClassVar[str] = "spectral density by stochastic Lanczos quadrature"
 
     num_samples: int = 1024
-    operator: Operator = "hessian"
+    operator: CurvatureMatrix = "hessian"
     num_runs: int = 4
     num_steps: int = 32
     num_points: int = 64
@@ -45,17 +46,10 @@ class Density(ModelMetric):
             raise InputError(f"Cannot tell an error from num_runs = {self.num_runs}. Take at least 2 runs.")
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
-        products = training_curvature(
-            model,
-            params,
-            state,
-            data,
-            num_samples=self.num_samples,
-            batch_size=self.batch_size,
-            operator=self.operator,
-            loss=self.loss,
-        )
-        runs = quadrature_runs(products.block, products.size, key, num_runs=self.num_runs, num_steps=self.num_steps)
+        examples = data.train.first(self.num_samples)
+        settings = {"batch_size": self.batch_size, "matrix": self.operator, "loss": self.loss}
+        curvature = loss_curvature(model, params, state, examples, **settings)
+        runs = quadrature_runs(curvature, key, num_runs=self.num_runs, num_steps=self.num_steps)
         return {"alpha": runs.alpha, "beta": runs.beta}
 
     def columns(self, raw: Raw) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -12,49 +11,18 @@ import numpy as np
 from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape import losses
-from mdjax.landscape.batches import over_data, slice_batch
-from mdjax.landscape.curvature import Operator, Products, curvature_products, parameter_groups, restricted
+from mdjax.landscape.batches import LabelledExamples
+from mdjax.landscape.curvature import CurvatureMatrix, parameter_groups, restricted
+from mdjax.landscape.loss_curvature import loss_curvature
+from mdjax.landscape.losses import Loss
 from mdjax.linalg.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
+from mdjax.linalg.operators import LinearOperator, Matvec
 from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
 from mdjax.metrics.contract import Examples, Metric, ModelMetric, PyTree, Raw
 from mdjax.models import Model
 from mdjax.statuses import Status, StatusCode
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""(logits[b, c], labels[b]) → the loss of each example [b]."""
-
 TraceMethod = Literal["deflated", "hutchinson", "hutch++", "xtrace"]
-
-
-def training_curvature(
-    model: Model,
-    params: PyTree,
-    state: PyTree,
-    data: Examples,
-    *,
-    num_samples: int,
-    batch_size: int,
-    operator: Operator = "hessian",
-    loss: Loss = losses.cross_entropy,
-) -> Products:
-    """Products with the curvature of the mean loss over a model's first `num_samples` training examples (all, where
-    it has fewer), with stored statistics and without weight decay."""
-    total = min(num_samples, len(data.x_train))
-    size = min(batch_size, total)
-    num_batches = -(-total // size)
-    count = jnp.minimum(data.num_train, total)
-    inputs, weights = slice_batch(data.x_train, jnp.zeros((), int), count, num_batches * size)
-    labels, _ = slice_batch(data.y_train, jnp.zeros((), int), count, num_batches * size)
-
-    def outputs(params: PyTree, batch: PyTree) -> jax.Array:
-        return model.apply(params, state, over_data(batch[0]))
-
-    def contribution(logits: jax.Array, batch: PyTree) -> jax.Array:
-        _, y, weights = batch
-        return jnp.sum(weights * loss(logits, y)) / count
-
-    batches = jax.tree.map(lambda leaf: leaf.reshape(num_batches, size, *leaf.shape[1:]), (inputs, labels, weights))
-    return curvature_products(outputs, contribution, params, batches, operator=operator)
 
 
 _FEATURES = (
@@ -99,7 +67,7 @@ class Hessian(ModelMetric):
     by_default: ClassVar[bool] = True
 
     num_samples: int = 1024
-    operator: Operator = "hessian"
+    operator: CurvatureMatrix = "hessian"
     num_eigenvalues: int = 1
     num_smallest: int = 0
     block_size: int = 4
@@ -136,33 +104,26 @@ class Hessian(ModelMetric):
         return {"reference": PublishedHessian(), "fast": fast}.get(preset, cls())
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
-        products = training_curvature(
-            model,
-            params,
-            state,
-            data,
-            num_samples=self.num_samples,
-            batch_size=self.batch_size,
-            operator=self.operator,
-            loss=self.loss,
-        )
+        examples = data.train.first(self.num_samples)
+        settings = {"batch_size": self.batch_size, "matrix": self.operator, "loss": self.loss}
+        curvature = loss_curvature(model, params, state, examples, **settings)
         if not self.by_layer:
-            return self._spectrum(products, key)
+            return self._spectrum(curvature, key)
         groups = parameter_groups(params)
         # The whole matrix is one more group: the product is compiled once for all of them.
-        everything = jnp.ones((1, products.size), bool)
-        masks = jnp.concatenate([everything, groups.places == jnp.arange(len(groups.names))[:, None]])
-        found = jax.lax.map(lambda mask: self._spectrum(restricted(products, mask), key), masks)
+        everything = jnp.ones((1, curvature.size), bool)
+        masks = jnp.concatenate([everything, groups.indices == jnp.arange(len(groups.names))[:, None]])
+        found = jax.lax.map(lambda mask: self._spectrum(restricted(curvature, mask), key), masks)
         whole = jax.tree.map(lambda leaf: leaf[0], found)
         layers = {f"layer_{name}": leaf[1:] for name, leaf in found.items()}
         return whole | layers | {"layer_names": _encoded(groups.names)}
 
-    def _spectrum(self, products: Products, key: jax.Array) -> dict[str, Any]:
-        krylov, trace = self._estimates(products, key)
+    def _spectrum(self, curvature: LinearOperator, key: jax.Array) -> dict[str, Any]:
+        krylov, trace = self._estimates(curvature, key)
         return {
             "projected": krylov.projected,
-            "coupling": krylov.coupling,
-            "lost": krylov.lost,
+            "off_diagonal": krylov.off_diagonal,
+            "dropped": krylov.dropped,
             "num_steps": krylov.num_steps,
             "trace": trace.trace.value,
             "trace_se": trace.trace.standard_error,
@@ -171,27 +132,26 @@ class Hessian(ModelMetric):
             "num_products": trace.num_products,
         }
 
-    def _estimates(self, products: Products, key: jax.Array) -> tuple[Krylov, TraceResult]:
-        block, size = products.block, products.size
+    def _estimates(self, curvature: LinearOperator, key: jax.Array) -> tuple[Krylov, TraceResult]:
         sampling = Sampling(self.trace_tolerance, self.block_size, self.min_probes, self.max_probes)
         wanted = Wanted(self.num_eigenvalues, self.num_smallest, self.tolerance)
         if self.trace_method == "deflated":
             steps = {"min_steps": self.min_steps, "max_steps": self.max_steps}
-            return deflated_trace(block, size, key, sampling, **steps, wanted=wanted)
+            return deflated_trace(curvature, key, sampling, **steps, wanted=wanted)
         krylov_key, key = jax.random.split(key)
         krylov = block_lanczos(
-            block, size, krylov_key, block_size=self.block_size, max_steps=self.max_steps, wanted=wanted
+            curvature, krylov_key, block_size=self.block_size, max_steps=self.max_steps, wanted=wanted
         )
         if self.trace_method == "hutchinson":
-            result = hutchinson(block, size, key, sampling)
+            result = hutchinson(curvature, key, sampling)
         elif self.trace_method == "hutch++":
-            result = hutch_pp(block, size, key, sampling, sketch_size=self.sketch_size)
+            result = hutch_pp(curvature, key, sampling, sketch_size=self.sketch_size)
         else:
-            result = xtrace(block, size, key, num_probes=self.num_probes)
+            result = xtrace(curvature, key, num_probes=self.num_probes)
         return krylov, result._replace(num_products=result.num_products + krylov.num_products)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
-        ritz = ritz_pairs(raw["projected"], raw["coupling"], raw["lost"], raw["num_steps"])
+        ritz = ritz_pairs(raw["projected"], raw["off_diagonal"], raw["dropped"], raw["num_steps"])
         top, residuals = ritz.values[::-1][: self.num_eigenvalues], ritz.residuals[::-1][: self.num_eigenvalues]
         columns = {
             "eigenvalue": float(top[0]),
@@ -216,7 +176,7 @@ class Hessian(ModelMetric):
         return columns | ({"status": status} if status is not None else {})
 
     def _layer_columns(self, raw: Raw) -> dict[str, Any]:
-        names = ("projected", "coupling", "lost", "num_steps")
+        names = ("projected", "off_diagonal", "dropped", "num_steps")
         runs = zip(*(raw[f"layer_{name}"] for name in names), strict=True)
         tops = [ritz_pairs(*run) for run in runs]
         return {
@@ -235,7 +195,7 @@ class Hessian(ModelMetric):
         wanted = np.r_[converged[: self.num_smallest], converged[::-1][: self.num_eigenvalues]]
         notes: list[Status] = []
         if not wanted.all():
-            products = int(raw["num_steps"]) * len(raw["coupling"])
+            products = int(raw["num_steps"]) * len(raw["off_diagonal"])
             missing = f"{(~wanted).sum()} of {len(wanted)} eigenvalues" if len(wanted) > 1 else "eigenvalue"
             sentence = f"{self.operator} {missing} not converged after {products} products"
             notes.append(Status(StatusCode.NOT_CONVERGED, sentence))
@@ -275,19 +235,13 @@ class PublishedHessian(ModelMetric):
         # The largest of independent uniform numbers: a sample without repetition from the model's own examples.
         numbers = jnp.where(jnp.arange(total) < data.num_train, jax.random.uniform(sample_key, (total,)), -1.0)
         chosen = jax.lax.top_k(numbers, min(self.num_samples, total))[1]
-        batch = data._replace(
-            x_train=data.x_train[chosen],
-            y_train=data.y_train[chosen],
-            num_train=jnp.minimum(data.num_train, len(chosen)),
+        examples = LabelledExamples(
+            data.x_train[chosen], data.y_train[chosen], jnp.minimum(data.num_train, len(chosen))
         )
-        products = training_curvature(
-            model, params, state, batch, num_samples=self.num_samples, batch_size=self.num_samples
-        )
-        return self.estimate(products.matvec, products.size, start_key, probe_key)
+        hessian = loss_curvature(model, params, state, examples, batch_size=self.num_samples)
+        return self.estimate(hessian.matvec, hessian.size, start_key, probe_key)
 
-    def estimate(
-        self, matvec: Callable[[jax.Array], jax.Array], size: int, start_key: jax.Array, probe_key: jax.Array
-    ) -> dict[str, jax.Array]:
+    def estimate(self, matvec: Matvec, size: int, start_key: jax.Array, probe_key: jax.Array) -> dict[str, jax.Array]:
         """The two published estimators, one after the other in one loop, so that the product is compiled once."""
         zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
         start = jax.random.normal(start_key, (size,))

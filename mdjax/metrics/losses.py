@@ -44,11 +44,8 @@ class Losses(ModelMetric):
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         raw = {}
-        for split, inputs, labels, count in (
-            ("train", data.x_train, data.y_train, data.num_train),
-            ("test", data.x_test, data.y_test, len(data.x_test)),
-        ):
-            found = losses.evaluate_calibration(model, params, state, inputs, labels, count, num_bins=self.num_bins)
+        for split, examples in (("train", data.train), ("test", data.test)):
+            found = losses.evaluate_calibration(model, params, state, examples, num_bins=self.num_bins)
             raw |= {
                 f"{split}_loss": found.loss,
                 f"{split}_error": found.error,

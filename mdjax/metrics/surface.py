@@ -9,6 +9,7 @@ import numpy as np
 
 from mdjax.errors import InputError
 from mdjax.landscape import surfaces
+from mdjax.landscape.loss_curvature import loss_curvature, loss_quadratic_forms
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
 from mdjax.models import Model
 from mdjax.statuses import Status, StatusCode
@@ -27,8 +28,9 @@ class Surface(ModelMetric):
     Columns: `surface_x` (and `surface_y`), `surface_loss` and `surface_error`, whose entry [i][j] is at (xᵢ, yⱼ);
     `surface_curvature`, the second derivative at the model along each direction, with "hessian" the eigenvalues, and
     then `surface_residual`, their residuals ‖Hv − λv‖.
-    Cost: `num_points` forward passes, or their square in two dimensions; 6 matrix products per layer for each
-    direction, and with "hessian" for each of up to 4·`max_steps` products, as many vectors in memory.
+    Cost: `num_points` forward passes, or their square in two dimensions; for the curvature 3 matrix products per layer
+    and direction, as many as a gradient takes, but with "hessian" 6 for each of up to 4·`max_steps` products, with as
+    many vectors in memory.
     """
 
     name: ClassVar[str] = "surface"
@@ -65,28 +67,25 @@ class Surface(ModelMetric):
         return self.radius * (np.arange(self.num_points) - half) / half
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
-        total = min(self.num_samples, len(data.x_train))
-        arrays = data.x_train[:total], data.y_train[:total], jnp.minimum(data.num_train, total)
-        products = surfaces.loss_products(model, params, state, *arrays, batch_size=self.batch_size)
+        examples = data.train.first(self.num_samples)
+        mean_loss = (model, params, state, examples)
         if self.directions == "hessian":
+            hessian = loss_curvature(*mean_loss, batch_size=self.batch_size)
             directions = surfaces.hessian_directions(
-                products, key, self.dimensions, tolerance=self.tolerance, max_steps=self.max_steps
+                hessian, key, self.dimensions, tolerance=self.tolerance, max_steps=self.max_steps
             )
+            curvature = surfaces.directional_curvature(hessian, directions)
+            found = {"curvature": curvature.values, "residual": curvature.residuals}
         else:
             draw = surfaces.filter_directions if self.directions == "filter" else surfaces.random_directions
             directions = draw(params, key, self.dimensions)
-        curvature = surfaces.directional_curvature(products, directions)
+            found = {"curvature": loss_quadratic_forms(*mean_loss, batch_size=self.batch_size)(directions)}
         grid = np.meshgrid(*[self.coordinates] * self.dimensions, indexing="ij")
         points = jnp.asarray(np.stack([axis.ravel() for axis in grid], axis=1), jnp.float32)
         loss, error = surfaces.loss_surface(
-            model, params, state, directions, points, *arrays, batch_size=self.batch_size
+            model, params, state, directions, points, examples, batch_size=self.batch_size
         )
-        return {
-            "loss": loss.reshape(grid[0].shape),
-            "error": error.reshape(grid[0].shape),
-            "curvature": curvature.values,
-            "residual": curvature.residuals,
-        }
+        return found | {"loss": loss.reshape(grid[0].shape), "error": error.reshape(grid[0].shape)}
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         columns: dict[str, Any] = {"surface_x": self.coordinates.tolist()}

@@ -7,6 +7,7 @@ so models stack on a leading axis and equal architectures share one compiled pro
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,16 +30,25 @@ GROWN = families.GROWN
 class Model(Protocol):
     """What the engine measures: a hashable object with a pure `apply`.
 
-    `apply(params, state, inputs[b, ...]) -> logits[b, classes]` evaluates with stored statistics.
-    `batch_apply(params, state, inputs[b, ...], weights[b]) -> (logits, state)` normalises by the batch itself,
-    ignoring examples of weight 0, and returns that batch's statistics; a model without state returns `state`.
+    Equal models, by `==` and `hash`, share their compiled programs.
     """
 
-    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array: ...
+    def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
+        """The logits [b, classes] of inputs[b, ...], with the statistics stored in `state`."""
+        ...
 
     def batch_apply(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, PyTree]: ...
+    ) -> tuple[jax.Array, PyTree]:
+        """The logits [b, classes] and the batch's own statistics, by which it is normalised.
+
+            params, state: one model's.
+            inputs: examples [b, ...].
+            weights: [b], 1 or 0: an example of weight 0 does not count.
+
+        A model without state returns `state`.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +69,13 @@ class FlaxModel:
         return logits, mutated.get("batch_stats", {})
 
     def layer_outputs(self, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
-        """What the module named `layer` returns for inputs[b, ...]: an array [b, ...], before any ReLU outside it.
+        """What a layer's module returns: an array [b, ...], before any ReLU outside the module.
 
-        `layer` is a top-level module ("hidden0", "layer2_0") or one inside, joined by slashes ("layer2_0/conv1").
-        Evaluates with stored statistics; cost: one forward pass, of which the compiler drops what comes after the
+            params, state: one model's; statistics stay as stored.
+            inputs: examples [b, ...].
+            layer: a top-level module ("hidden0", "layer2_0") or one inside, joined by slashes ("layer2_0/conv1").
+
+        Cost: one forward pass, of which the compiler drops what comes after the
         layer. Raises InputError, naming the top-level modules, where there is no such layer.
         """
 
@@ -181,6 +194,18 @@ class Architecture:
     def num_params(self) -> int:
         """How many trainable parameters the network has (statistics not counted)."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract[0]))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """An input shape as tables and commands spell it: (28, 28, 1) as "28x28x1"."""
+    return "x".join(map(str, shape))
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The input shape that `shape_text` spells so. Raises InputError for any other text."""
+    if not re.fullmatch(r"\d+(x\d+)*", text):
+        raise InputError(f"input_shape is {text!r}. Give height, width and channels, like 28x28x1.")
+    return tuple(map(int, text.split("x")))
 
 
 @functools.lru_cache(maxsize=256)

@@ -39,7 +39,7 @@ def _resnet(width: int, num_classes: int, depth: int, convolution: Convolution, 
 _RESNETS = Family(_resnet, 18, f"one of {', '.join(map(str, sorted(BLOCKS)))}", lambda depth: depth in BLOCKS)
 
 FAMILIES: dict[str, Family] = {
-    "mlp": Family(lambda w, c, d, f, v: MLP(w, c, d, f), 2, sides=None),
+    "mlp": Family(lambda w, c, d, f, v: MLP(w, c, d), 2, sides=None),
     "cnn": Family(lambda w, c, d, f, v: CNN(w, c, d, f), 3),
     "resnet18": Family(_resnet, 18, "18", lambda depth: depth == 18),
     "resnet": _RESNETS,

@@ -25,13 +25,29 @@ def fan_in_uniform(fan_in: int):
 
 
 def dense(features: int, inputs: jax.Array, name: str, *, use_bias: bool = True) -> jax.Array:
-    """A linear layer, named `name` within the calling module."""
+    """The outputs [b, features] of a linear layer of the calling module.
+
+        features: how many outputs it has.
+        inputs: [b, n].
+        name: of the layer within the calling module.
+        use_bias: whether a bias is added.
+
+    Weights and bias start from U(±1/√n).
+    """
     init = fan_in_uniform(inputs.shape[-1])
     return nn.Dense(features, use_bias=use_bias, kernel_init=init, bias_init=init, name=name)(inputs)
 
 
 def lax_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """XLA's own convolution: inputs [b, rows, columns, c], kernel [size, size, c, features]."""
+    """XLA's own convolution → [b, rows', columns', features].
+
+        inputs: images [b, rows, columns, c].
+        kernel: [size, size, c, features].
+        stride: pixels between windows, both ways.
+        padding: zeros added on every side.
+
+    Slow in a loop on CPU where weights are differentiated, see `patches_convolution`.
+    """
     return jax.lax.conv_general_dilated(
         inputs, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -40,6 +56,8 @@ def lax_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """A convolution as one matrix product over patches ("im2col") wherever it is differentiated.
+
+        inputs, kernel, stride, padding: as for `lax_convolution`, whose results it gives.
 
     XLA's CPU backend computes a convolution's weight gradient tens of times slower inside a loop than outside;
     a matrix product does not suffer from it, and batches over models as one batched product. Wide layers without a
@@ -52,14 +70,14 @@ def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, paddi
 
 
 def _differentiated(stride: int, padding: int, primals: Any, tangents: Any) -> Any:
-    # Inputs that are data have no tangent: zeros in its place would be multiplied like any other.
-    varied = [place for place, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+    # Inputs that are data have no tangent: zeros instead of none would be multiplied like any other.
+    varied = [index for index, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
 
     def of_varied(*values: jax.Array) -> jax.Array:
         inputs, kernel = (dict(enumerate(primals)) | dict(zip(varied, values))).values()
         return _over_patches(inputs, kernel, stride, padding)
 
-    return jax.jvp(of_varied, [primals[place] for place in varied], [tangents[place] for place in varied])
+    return jax.jvp(of_varied, [primals[index] for index in varied], [tangents[index] for index in varied])
 
 
 patches_convolution.defjvp(_differentiated, symbolic_zeros=True)
@@ -140,7 +158,12 @@ class BatchNorm(nn.Module):
 
 
 def max_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
-    """The largest entry of each window, NHWC; padding never wins. Of equal entries the first one takes the gradient.
+    """The largest entry of each window [b, rows', columns', c]; of equal entries the first one takes the gradient.
+
+        inputs: images [b, rows, columns, c].
+        size: pixels of a window's side.
+        stride: pixels between windows, both ways.
+        padding: pixels added on every side, which never win.
 
     Written as comparisons of shifted images: XLA's own pooling is differentiated by scatters, which are slow in a
     loop on CPU and add in any order elsewhere. Cost: size² comparisons an output.
@@ -154,13 +177,18 @@ def max_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax
 
 
 def mean_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
-    """The mean of each window, NHWC, the padding counted as zeros, as in PyTorch."""
+    """The mean of each window [b, rows', columns', c].
+
+        inputs, size, stride, padding: as for `max_pool`; but padding counts as zeros, as in PyTorch.
+
+    Cost: size² additions an output.
+    """
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return sum(_windows(padded, size, stride)) / size**2  # pyright: ignore[reportReturnType]
 
 
 def _windows(padded: jax.Array, size: int, stride: int) -> list[jax.Array]:
-    """For each place in a window the image of what lies there: size² arrays [b, rows, columns, c]."""
+    """For each position in a window the image of what lies there: size² arrays [b, rows, columns, c]."""
     rows = (padded.shape[1] - size) // stride + 1
     columns = (padded.shape[2] - size) // stride + 1
     return [

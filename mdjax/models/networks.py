@@ -12,7 +12,6 @@ class MLP(nn.Module):
     width: int
     num_classes: int
     depth: int
-    convolution: Convolution = "lax"
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:

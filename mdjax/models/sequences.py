@@ -139,7 +139,7 @@ def _shape_after(layer: Layer, shape: tuple[int, ...], text: str, input_shape: t
 
 
 class Sequence(nn.Module):
-    """The network that `text` describes. Parameters are named by kind and place: conv0, batchnorm1, dense5."""
+    """The network that `text` describes. Parameters are named by kind and index: conv0, batchnorm1, dense5."""
 
     text: str
     convolution: Convolution = "lax"

@@ -15,6 +15,7 @@ import pandas as pd
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
 from mdjax.models import Architecture
+from mdjax.models.architecture import parse_shape
 from mdjax.statuses import StatusCode
 from mdjax.zoo.data import Dataset
 
@@ -61,7 +62,7 @@ def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit
         architecture = None
         if architectures:
             fields = {name: first[name] for name in architectures}
-            fields["input_shape"] = tuple(int(size) for size in first["input_shape"].split("x"))
+            fields["input_shape"] = parse_shape(first["input_shape"])
             architecture = Architecture(**fields)
         if architecture is not None:
             _check_fit(architecture, dataset)

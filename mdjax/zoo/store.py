@@ -24,6 +24,7 @@ import pandas as pd
 from mdjax import files
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
+from mdjax.models.architecture import shape_text
 from mdjax.statuses import StatusCode
 
 PyTree = Any
@@ -174,7 +175,7 @@ class Zoo:
         frame["position"] = np.arange(len(frame))
         fields = dataclasses.asdict(architecture)
         for name, value in fields.items():
-            frame[name] = "x".join(map(str, value)) if isinstance(value, tuple) else value
+            frame[name] = shape_text(value) if isinstance(value, tuple) else value
         frame["num_params"] = architecture.num_params
         frame["weights_hash"] = weights_hash(params, state)
         finite = _finite_models(params, state)

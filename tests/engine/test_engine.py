@@ -79,7 +79,7 @@ def test_fewer_models_go_together_where_memory_is_short(monkeypatch, share, expe
         assert row == pytest.approx(other, rel=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"kept_bytes": 0}, {"probes_at_once": 4}], ids=["recomputed", "side by side"])
+@pytest.mark.parametrize("change", [{"residual_bytes": 0}, {"vectors_at_once": 4}], ids=["recomputed", "side by side"])
 def test_the_plan_says_what_products_keep_and_how_many_run_side_by_side(change):
     architecture, params, state = trained("cnn", 2)
     metric, model = Hessian(num_samples=64), architecture.model("patches")

@@ -43,6 +43,6 @@ def test_other_axis_types_become_automatic():
 
 
 def test_models_batched_together_share_what_may_be_kept():
-    together = plan.Plan("vmap", 8, kept_bytes=800, probes_at_once=4)
-    assert together.budget_of(8) == (100, 4)
-    assert plan.Plan("map", 8, kept_bytes=800).budget_of(8) == (800, 1)
+    together = plan.Plan("vmap", 8, residual_bytes=800, vectors_at_once=4)
+    assert together.limits_of(8) == (100, 4)
+    assert plan.Plan("map", 8, residual_bytes=800).limits_of(8) == (800, 1)

@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense_hessian, examples, trained
+from helpers import dense_hessian
 
-from mdjax import engine
-from mdjax.errors import InputError
-from mdjax.linalg.density import Quadrature, binned, moments, quadrature, quadrature_runs, smoothed
-from mdjax.metrics.density import Density
+from mdjax.linalg.density import Quadrature, binned, moments, quadrature, quadrature_runs
+from mdjax.linalg.operators import LinearOperator
 
 
 @functools.partial(jax.jit, static_argnames=("num_runs", "num_steps"))
 def tridiagonals(matrix, key, num_runs=4, num_steps=16):
-    return quadrature_runs(lambda rows: rows @ matrix, len(matrix), key, num_runs=num_runs, num_steps=num_steps)
+    operator = LinearOperator(lambda vector: vector @ matrix, lambda rows: rows @ matrix, len(matrix))
+    return quadrature_runs(operator, key, num_runs=num_runs, num_steps=num_steps)
 
 
 def runs_of(dense, seed=0, **options):
@@ -48,31 +47,40 @@ def test_moments_agree_with_the_dense_hessian_within_their_errors():
         assert errors[degree] < 0.25 * values[degree]
 
 
-def test_smoothing_is_as_published():
-    runs = Quadrature(np.array([[0.0, 1.0, 9.0], [0.5, 2.0, 7.0]]), np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
-    found = smoothed(runs)
-    grid = np.linspace(-0.01, 9.01, 10_000)
-    variance = 1e-5 * 9
-    expected = np.zeros((2, 10_000))
-    for run in range(2):
-        for node, weight in zip(runs.nodes[run], runs.weights[run]):
-            expected[run] += weight * np.exp(-((grid - node) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
-    expected /= expected.sum(axis=1, keepdims=True) * (grid[1] - grid[0])
-    np.testing.assert_allclose(found.grid, grid, rtol=1e-12)
-    np.testing.assert_allclose(found.density, expected.mean(axis=0), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.standard_error, np.abs(expected[0] - expected[1]) / 2, rtol=1e-9, atol=1e-12)
-    assert found.density.sum() * (grid[1] - grid[0]) == pytest.approx(1, abs=1e-12)
+def published(runs, num_points):
+    """PyHessian's grid, its density of each run, and the step between points."""
+    lowest, highest = runs.nodes.min(), runs.nodes.max()
+    grid, variance = np.linspace(lowest - 0.01, highest + 0.01, num_points), 1e-5 * max(1, highest - lowest)
+    curves = np.zeros((len(runs.nodes), num_points))
+    for nodes, weights, curve in zip(runs.nodes, runs.weights, curves):
+        for node, weight in zip(nodes, weights):
+            curve += weight * np.exp(-((grid - node) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+        curve /= curve.sum() * (grid[1] - grid[0])
+    return grid, curves, grid[1] - grid[0]
 
 
-def test_bins_hold_the_fine_densitys_mass():
-    runs = runs_of(dense_hessian("mlp", 0, 64))
-    fine, coarse = smoothed(runs, num_bins=60_001), binned(runs, num_bins=20)
-    width = coarse.grid[1] - coarse.grid[0]
-    assert coarse.density.sum() * width == pytest.approx(1, abs=1e-12)
-    edges = np.r_[coarse.grid - width / 2, coarse.grid[-1] + width / 2]
-    mass = np.cumsum(fine.density) * (fine.grid[1] - fine.grid[0])
-    expected = np.diff(np.interp(edges, fine.grid, mass)) / width
-    np.testing.assert_allclose(coarse.density, expected, atol=2e-3 / width)
+def of_a_hessian():
+    return runs_of(dense_hessian("mlp", 0, 64))
+
+
+def by_hand():
+    nodes = np.array([[0.0, 1.0, 9.0], [0.5, 2.0, 7.0]])
+    return Quadrature(nodes, np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+
+
+@pytest.mark.parametrize("make", [of_a_hessian, by_hand])
+def test_bins_hold_the_mass_of_the_published_density(make):
+    runs = make()
+    grid, curves, step = published(runs, 60_001)
+    found = binned(runs, num_bins=20)
+    width = found.grid[1] - found.grid[0]
+    assert found.density.sum() * width == pytest.approx(1, abs=1e-12)
+    edges = np.r_[found.grid - width / 2, found.grid[-1] + width / 2]
+    assert edges[[0, -1]] == pytest.approx(grid[[0, -1]], rel=1e-12)
+    expected = np.stack([np.diff(np.interp(edges, grid, np.cumsum(curve) * step)) / width for curve in curves])
+    np.testing.assert_allclose(found.density, expected.mean(axis=0), atol=2e-3 / width)
+    errors = expected.std(axis=0, ddof=1) / len(expected) ** 0.5
+    np.testing.assert_allclose(found.standard_error, errors, atol=2e-3 / width)
 
 
 def test_a_run_that_ends_early_and_one_that_is_not_finite():
@@ -84,27 +92,4 @@ def test_a_run_that_ends_early_and_one_that_is_not_finite():
     assert (np.count_nonzero(runs.weights, axis=1) <= 3).all()
     broken = runs_of(matrix * np.nan)
     assert np.isnan(broken.nodes).all()
-    assert np.isnan(smoothed(broken).density).all()
     assert np.isnan(binned(broken, num_bins=5).density).all()
-
-
-def test_metric_agrees_with_the_dense_hessian():
-    architecture, params, state = trained("mlp")
-    metric = Density(num_samples=64, num_runs=8, num_steps=12, num_points=16)
-    names = ["a", "b", "c"]
-    rows = engine.measure_models(metric, architecture.model(), params, state, examples(), names)
-    row = rows[0]
-    eigenvalues = np.linalg.eigvalsh(dense_hessian("mlp", 0, 64))
-    assert len(row["density_grid"]) == len(row["density"]) == len(row["density_se"]) == 16
-    assert row["density_products"] == len(row["density_nodes"]) == len(row["density_weights"]) == 96
-    assert sum(row["density_weights"]) == pytest.approx(1, abs=1e-9)
-    assert max(row["density_nodes"]) == pytest.approx(eigenvalues[-1], rel=1e-4)
-    for degree in (1, 2, 3):
-        error = row["density_moments_se"][degree - 1]
-        assert row["density_moments"][degree - 1] == pytest.approx(np.mean(eigenvalues**degree), abs=5 * error)
-    assert "status" not in row
-
-
-def test_one_run_is_refused():
-    with pytest.raises(InputError, match="num_runs = 1. Take at least 2"):
-        Density(num_runs=1)

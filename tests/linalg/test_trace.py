@@ -1,4 +1,4 @@
-"""Traces, Frobenius norms and diagonals: right on average, with honest standard errors, and few products."""
+"""Traces and Frobenius norms: right on average, with honest standard errors, and few products."""
 
 import functools
 
@@ -9,13 +9,14 @@ import pytest
 from helpers import dense_hessian
 
 from mdjax.linalg.krylov import ritz_pairs
+from mdjax.linalg.operators import LinearOperator
 from mdjax.linalg.trace import Sampling, deflated_trace, hutch_pp, hutchinson, xtrace
 
 METHODS = {
-    "deflated": lambda block, size, key, sampling: deflated_trace(block, size, key, sampling)[1],
+    "deflated": lambda operator, key, sampling: deflated_trace(operator, key, sampling)[1],
     "hutchinson": hutchinson,
     "hutch++": hutch_pp,
-    "xtrace": lambda block, size, key, sampling: xtrace(block, size, key, num_probes=16),
+    "xtrace": lambda operator, key, sampling: xtrace(operator, key, num_probes=16),
 }
 SETTINGS = {
     "deflated": Sampling(),
@@ -26,6 +27,10 @@ SETTINGS = {
 }
 
 
+def operator(matrix, matmat=None):
+    return LinearOperator(lambda vector: vector @ matrix, matmat or (lambda rows: rows @ matrix), len(matrix))
+
+
 @functools.cache
 def hessian(family="mlp"):
     dense = dense_hessian(family, 0, 64)
@@ -34,7 +39,7 @@ def hessian(family="mlp"):
 
 @functools.partial(jax.jit, static_argnames=("method", "sampling"))
 def estimates(matrix, keys, method, sampling):
-    return jax.lax.map(lambda key: METHODS[method](lambda rows: rows @ matrix, len(matrix), key, sampling), keys)
+    return jax.lax.map(lambda key: METHODS[method](operator(matrix), key, sampling), keys)
 
 
 @functools.cache
@@ -59,14 +64,6 @@ def test_200_keys_are_unbiased_and_their_errors_honest(name):
     deviation = deviations(results.frobenius, np.linalg.norm(dense))
     assert (np.abs(deviation) < 5).mean() >= 0.98
     assert (np.abs(deviation) < 2).mean() >= 0.88
-
-
-@pytest.mark.parametrize("name", ["deflated", "hutchinson", "hutch++"])
-def test_diagonals_are_unbiased_and_their_errors_honest(name):
-    deviation = deviations(samples(name).diagonal, np.diag(hessian()))
-    active = np.abs(np.diag(hessian())) > 1e-3
-    assert (np.abs(deviation[:, active]) < 2).mean() >= 0.9
-    assert np.abs(deviation[:, active].mean(axis=0)).max() < 0.75
 
 
 def test_the_default_takes_the_fewest_products():
@@ -95,12 +92,11 @@ def test_exact_where_the_matrix_has_low_rank(method):
 
 def test_a_small_matrix_is_taken_whole():
     matrix = jnp.asarray(np.diag(np.arange(1.0, 21)), jnp.float32)
-    krylov, result = deflated_trace(lambda rows: rows @ matrix, 20, jax.random.key(0))
+    krylov, result = deflated_trace(operator(matrix), jax.random.key(0))
     assert float(result.trace.value) == pytest.approx(210, rel=1e-5)
     assert float(result.trace.standard_error) == 0
     assert int(result.num_products) == 20
-    np.testing.assert_allclose(result.diagonal.value, np.arange(1.0, 21), rtol=1e-4)
-    ritz = ritz_pairs(krylov.projected, krylov.coupling, krylov.lost, krylov.num_steps)
+    ritz = ritz_pairs(krylov.projected, krylov.off_diagonal, krylov.dropped, krylov.num_steps)
     np.testing.assert_allclose(ritz.values, np.arange(1.0, 21), rtol=1e-5)
 
 
@@ -109,14 +105,14 @@ def test_rounding_moves_the_default_by_little():
     matrix = jnp.asarray(hessian(), jnp.float32)
 
     def noisy(noise_key):
-        def block(rows):
+        def matmat(rows):
             # Chaotic in the input, so that every product has a rounding error of its own.
             seed = jax.lax.bitcast_convert_type(jnp.sum(rows * jnp.arange(rows.shape[1])), jnp.int32)
             products = rows @ matrix
             noise = jax.random.normal(jax.random.fold_in(noise_key, seed), products.shape) / len(matrix) ** 0.5
             return products + 2e-7 * jnp.linalg.norm(products, axis=1, keepdims=True) * noise
 
-        return deflated_trace(block, len(matrix), jax.random.key(3))[1]
+        return deflated_trace(operator(matrix, matmat), jax.random.key(3))[1]
 
     results = jax.jit(lambda keys: jax.lax.map(noisy, keys))(jax.random.split(jax.random.key(4), 20))
     assert len(np.unique(results.trace.value)) > 1

@@ -92,7 +92,7 @@ def test_by_layer_agrees_with_the_diagonal_blocks():
     groups = parameter_groups(one(params))
     assert row["hessian_layers"] == list(groups.names)
     for i in range(len(groups.names)):
-        place = np.asarray(groups.places) == i
+        place = np.asarray(groups.indices) == i
         block = dense[np.ix_(place, place)]
         error = 5 * row["hessian_layer_trace_se"][i] + 1e-5 * np.trace(dense)
         assert row["hessian_layer_trace"][i] == pytest.approx(np.trace(block), abs=error)

@@ -1,0 +1,195 @@
+"""The Hessian's top eigenvalue and trace by PyHessian and curvlinops, on models as PyTorch networks of equal weights.
+
+What `hessian_vs_peers.py` compares with, whose first lines say how each peer is run.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from curvlinops import HessianLinearOperator, hutchinson_trace, hutchpp_trace, xtrace
+from pyhessian import hessian
+from pyhessian.utils import group_product, hessian_vector_product, normalization
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from torch_resnet import TorchResNet18
+
+from mdjax.engine.stacks import take
+from mdjax.metrics import Examples
+from mdjax.models import Architecture
+
+EIGENVALUE, TRACE = 1e-3, 0.02
+"""The accuracies asked for."""
+
+RESIDUAL = 1e-2
+"""Relative residual at which a Lanczos run stops, ours and SciPy's: the eigenvalue's error is about its square over the
+relative gap to the next one, so below 1e-3 for gaps from a tenth on."""
+
+BATCH = 200
+"""Examples in one pass: what the published measurements used, for the peers and here."""
+
+
+@dataclasses.dataclass
+class Row:
+    """One width and number of samples: the models, their data, and the references of the first few."""
+
+    architecture: Architecture
+    params: dict
+    state: dict
+    x: np.ndarray
+    y: np.ndarray
+    budget: float
+    references: list = dataclasses.field(default_factory=list)
+
+    def examples(self) -> Examples:
+        x, y = jnp.asarray(self.x), jnp.asarray(self.y)
+        return Examples(x, y, jnp.asarray(len(x)), x[:1], y[:1])
+
+    def torch_model(self, index: int) -> TorchResNet18:
+        return as_torch(self.architecture, *take((self.params, self.state), [index]))
+
+    def torch_batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        x, y = torch.from_numpy(self.x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(self.y.astype(np.int64))
+        return list(zip(x.split(BATCH), y.split(BATCH)))
+
+
+def as_torch(architecture: Architecture, params: dict, state: dict) -> TorchResNet18:
+    """One model (stacked alone) with the same weights, checked to give the same outputs."""
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path((params, state)):
+        *modules, name = [entry.key for entry in path[1:]]
+        module = ".".join(modules).replace("_0", ".0").replace("_1", ".1")
+        module = module.replace("shortcut_conv", "shortcut.0").replace("shortcut_bn", "shortcut.1")
+        value = np.asarray(leaf)[0]
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        arrays[f"{module}.{names[name]}"] = torch.from_numpy(value.copy())
+    network = TorchResNet18(architecture.width)
+    network.load_state_dict(arrays | {k: v for k, v in network.state_dict().items() if k.endswith("tracked")})
+    images = np.random.default_rng(0).normal(size=(4, *architecture.input_shape)).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    single = jax.tree.map(lambda leaf: leaf[0], (params, state))
+    ours = architecture.model().apply(*single, images)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3)
+    return network
+
+
+def worst(found: list[tuple[float, float]], references: list[tuple[float, float]]) -> float | None:
+    """The largest relative error of (eigenvalue, trace) over the models that have references."""
+    if not found or not references:
+        return None
+    pairs = list(zip(found, references))
+    return round(float(max(abs(a - b) / abs(b) for one, two in pairs for a, b in zip(one, two))), 5)
+
+
+def stopped(samples: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
+    """The samples PyHessian's trace takes before it stops."""
+    mean = 0.0
+    for i in range(len(samples)):
+        new = samples[: i + 1].mean()
+        if abs(new - mean) / (mean + 1e-6) < tolerance:
+            return samples[: i + 1]
+        mean = new
+    return samples
+
+
+def pyhessian_row(row: Row, samples_of_trace: list[np.ndarray], own_rule: bool) -> dict:
+    """PyHessian at its defaults, and continued until it is as accurate as asked."""
+    batches = row.torch_batches()
+    found, counts, seconds = [], [], []
+    start = time.perf_counter()
+    for i, (eigenvalue, trace) in enumerate(row.references):
+        torch.manual_seed(i)
+        data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
+        peer = hessian(row.torch_model(i), torch.nn.functional.cross_entropy, cuda=False, **data)
+        vector = normalization([torch.randn(p.size()) for p in peer.params])
+        # Its own steps, run past its own stopping rule: the value that the rule would return is noted on the way.
+        value, own, iterations, begin = None, None, 0, time.perf_counter()
+        while iterations < 100:
+            if peer.full_dataset:
+                new, product = peer.dataloader_hv_product(vector)
+            else:
+                product = hessian_vector_product(peer.gradsH, peer.params, vector)
+                new = group_product(product, vector).item()
+            vector, iterations = normalization(product), iterations + 1
+            if own is None and value is not None and abs(value - new) / (abs(value) + 1e-6) < 1e-3:
+                own = value
+            value = new
+            if abs(value - eigenvalue) <= EIGENVALUE * abs(eigenvalue) and own is not None:
+                break
+            if iterations >= 3 and time.perf_counter() - begin > 2 * row.budget:
+                break
+        seconds.append((time.perf_counter() - begin) / iterations)
+        samples = np.asarray(peer.trace()) if own_rule else stopped(samples_of_trace[i])
+        found.append((value if own is None else own, float(samples.mean())))
+        counts.append(iterations + math.ceil(np.var(samples_of_trace[i], ddof=1) / (TRACE * trace) ** 2))
+        if time.perf_counter() - start > row.budget:
+            break
+    return {
+        "peer": "pyhessian",
+        "peer_error": worst(found, row.references),
+        "own_rule": "run" if own_rule else "replayed",
+        "peer_products": round(float(np.mean(counts)), 1),
+        "peer_seconds_per_product": round(float(np.mean(seconds)), 4),
+        "peer_seconds": round(float(np.mean(np.multiply(counts, seconds))), 2),
+        "peer_seconds_are": "measured seconds per product x number of products",
+        "peer_models": len(found),
+    }
+
+
+def curvlinops_row(row: Row) -> dict:
+    """SciPy's eigsh and XTrace over curvlinops' Hessian."""
+    batches = row.torch_batches()
+    found, counts, seconds, others = [], [], [], []
+    start = time.perf_counter()
+    for i, (_, trace) in enumerate(row.references):
+        torch.manual_seed(i)
+        network = row.torch_model(i)
+        loss = torch.nn.CrossEntropyLoss()
+        matrix = HessianLinearOperator(network, loss, list(network.parameters()), batches, check_deterministic=False)
+        flat, number = matrix.to_scipy(), 0
+
+        def counted(vector, flat=flat):
+            nonlocal number
+            number += 1
+            return flat @ vector.astype(flat.dtype)
+
+        flat @ np.ones(flat.shape[1], np.float32)  # traces and compiles: not part of a product's time
+        begin = time.perf_counter()
+        operator = LinearOperator(flat.shape, matvec=counted, dtype=np.float64)
+        top = eigsh(operator, k=1, which="LA", tol=RESIDUAL, ncv=8, return_eigenvectors=False)[0]
+        each = (time.perf_counter() - begin) / number
+        begin = time.perf_counter()
+        for products in (16, 32, 64, 128):
+            value = float(xtrace(matrix, products))
+            if abs(value - trace) <= TRACE * abs(trace) or time.perf_counter() - begin > row.budget:
+                break
+        estimate = {"products": products, "xtrace": abs(value - trace) / abs(trace)}
+        if time.perf_counter() - begin < row.budget / 2:
+            for name, method in (("hutch++", hutchpp_trace), ("hutchinson", hutchinson_trace)):
+                estimate[name] = abs(float(method(matrix, products - products % 3)) - trace) / abs(trace)
+        others.append({name: round(error, 4) for name, error in estimate.items()})
+        found.append((top, value))
+        counts.append(number + products)
+        seconds.append(each)
+        if time.perf_counter() - start > row.budget:
+            break
+    return {
+        "peer": "curvlinops",
+        "peer_error": worst(found, row.references),
+        "peer_products": round(float(np.mean(counts)), 1),
+        "peer_seconds_per_product": round(float(np.mean(seconds)), 4),
+        "peer_seconds": round(float(np.mean(np.multiply(counts, seconds))), 2),
+        "peer_seconds_are": "measured seconds per product of eigsh x number of products",
+        "peer_reached": sum(one["xtrace"] <= TRACE for one in others),
+        "peer_trace_errors": others,
+        "peer_models": len(found),
+    }

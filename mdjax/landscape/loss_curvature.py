@@ -1,0 +1,88 @@
+"""The mean loss of a model over its examples → its curvature, as an operator and as quadratic forms."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdjax.landscape.batches import LabelledExamples, over_data, slice_batch
+from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, curvature_operator
+from mdjax.landscape.losses import Loss, cross_entropy
+from mdjax.landscape.quadratic_forms import QuadraticForms, quadratic_forms
+from mdjax.linalg.operators import LinearOperator
+from mdjax.models import Model
+
+PyTree = Any
+
+
+def loss_curvature(
+    model: Model,
+    params: PyTree,
+    state: PyTree,
+    examples: LabelledExamples,
+    *,
+    batch_size: int,
+    matrix: CurvatureMatrix = "hessian",
+    loss: Loss = cross_entropy,
+) -> LinearOperator:
+    """The curvature of the mean loss over the examples, with stored statistics and without weight decay.
+
+        model: its `apply` is used.
+        params, state: one model's; the operator acts on the raveled params [p].
+        examples: what the mean is taken over.
+        batch_size: examples in one pass; more than four batches compute their residuals anew for every product.
+        matrix: the Hessian or the Gauss–Newton matrix.
+        loss: of each example: (logits[b, c], labels[b]) → [b].
+
+    Cost of a product: see `mdjax.landscape.curvature.curvature_operator`.
+    """
+    return curvature_operator(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
+
+
+def loss_quadratic_forms(
+    model: Model,
+    params: PyTree,
+    state: PyTree,
+    examples: LabelledExamples,
+    *,
+    batch_size: int,
+    matrix: CurvatureMatrix = "hessian",
+    loss: Loss = cross_entropy,
+) -> QuadraticForms:
+    """V[k, p] → the quadratic forms vᵢᵀ A vᵢ [k] of the matrix A of `loss_curvature`.
+
+        model, params, state, examples, batch_size, matrix, loss: as for `loss_curvature`.
+
+    Cost of a vector: half that of a product.
+    """
+    return quadratic_forms(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
+
+
+class _SummedLoss(NamedTuple):
+    """A loss as `curvature_operator` and `quadratic_forms` take it."""
+
+    outputs: Outputs
+    loss: Contribution
+    params: PyTree
+    batches: PyTree
+
+
+def _mean_loss(
+    model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, batch_size: int, loss: Loss
+) -> _SummedLoss:
+    """The mean loss over the examples as a sum over batches, of which the last is padded with weights of 0."""
+    inputs, labels, num_examples = examples
+    size = min(batch_size, len(inputs))
+    num_batches = -(-len(inputs) // size)
+    x, weights = slice_batch(inputs, jnp.zeros((), int), num_examples, num_batches * size)
+    y, _ = slice_batch(labels, jnp.zeros((), int), num_examples, num_batches * size)
+
+    def outputs(params: PyTree, batch: PyTree) -> jax.Array:
+        return model.apply(params, state, over_data(batch[0]))
+
+    def contribution(logits: jax.Array, batch: PyTree) -> jax.Array:
+        _, y, weights = batch
+        return jnp.sum(weights * loss(logits, y)) / num_examples
+
+    batches = jax.tree.map(lambda leaf: leaf.reshape(num_batches, size, *leaf.shape[1:]), (x, y, weights))
+    return _SummedLoss(outputs, contribution, params, batches)

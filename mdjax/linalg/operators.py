@@ -1,0 +1,23 @@
+"""A symmetric matrix known by its products alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+Matvec = Callable[[jax.Array], jax.Array]
+"""v[p] → the product A v [p]."""
+
+Matmat = Callable[[jax.Array], jax.Array]
+"""V[k, p] → the k products A vᵢ [k, p]: vectors are rows."""
+
+
+class LinearOperator(NamedTuple):
+    """A symmetric matrix A[p, p] given by `matvec` and `matmat`, its products with one vector and with k; `size` is p.
+
+    The k products of one `matmat` may share work that k calls of `matvec` would repeat.
+    """
+
+    matvec: Matvec
+    matmat: Matmat
+    size: int

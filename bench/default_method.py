@@ -63,14 +63,15 @@ from belief_candidates import (
 )
 
 from mdjax import __version__
-from mdjax.diagnosis.answers import CAUSES, diagnose, likeliest
 from mdjax.diagnosis.beliefs import BeliefSettings
+from mdjax.diagnosis.causes import CAUSES, likeliest
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import RFI_COLUMNS
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.protocols import calibration_error
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import QUESTIONS, Tree, named
+from mdjax.diagnosis.verdicts import diagnose
 
 CALIBRATION_TOLERANCE = 0.005
 LOG_LOSS_TOLERANCE = 0.002

@@ -19,8 +19,9 @@ import pandas as pd
 from mdjax import __version__
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import Axes
-from mdjax.diagnosis.mdtree import MDTree, save_trees
+from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.trees import save_trees
 
 DATASET = "Model Diagnosis Dataset, basic.csv and noisy.csv (github.com/YefanZhou/ModelDiagnosis, MIT License)"
 

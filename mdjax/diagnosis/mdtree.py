@@ -1,4 +1,4 @@
-"""The MD tree as a scikit-learn classifier, kept in JSON files.
+"""The MD tree as a scikit-learn classifier.
 
 It takes pandas frames, from which it picks its features by name, or arrays whose columns follow
 `MDTree.features`. Labels are the published ones (`small`, `large`, `width`, `batch`, `data`).
@@ -7,7 +7,6 @@ It takes pandas frames, from which it picks its features by name, or arrays whos
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -26,15 +25,14 @@ from mdjax.diagnosis.questions import (
     Tree,
     columns_of,
     features_of,
-    leaf_positions,
+    leaf_indices,
     leaves,
     named,
     with_thresholds,
 )
-from mdjax.diagnosis.treefiles import check_tree, plain_splits, read_entries, splits_of, write_entries
+from mdjax.diagnosis.treefiles import SHIPPED, check_tree, plain_splits, read_entries, splits_of, write_entries
 from mdjax.errors import InputError
 
-SHIPPED_TREES = Path(__file__).with_name("shipped_trees.json")
 T = TypeVar("T", bound="MDTree")
 
 
@@ -162,7 +160,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
         if fitted.reliability is not None:
             right = np.array([[leaf.label == name for name in self.classes_] for leaf in self.leaves_])
             self.shares_ = np.where(right, fitted.reliability[:, None], 1 - fitted.reliability[:, None])
-        positions = leaf_positions(self.tree_, columns)
+        positions = leaf_indices(self.tree_, columns)
         self.leaf_counts_ = np.zeros((len(self.leaves_), 2), dtype=int)
         np.add.at(self.leaf_counts_, (positions, np.searchsorted(self.classes_, labels.astype(str))), 1)
         self.feature_ranges_ = {
@@ -206,7 +204,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
     def apply(self, X: Any) -> np.ndarray:
         """The position in `leaves_` of the leaf that each row reaches by the thresholds' centres."""
         check_is_fitted(self)
-        return leaf_positions(self.tree_, self._columns(X))
+        return leaf_indices(self.tree_, self._columns(X))
 
     def leaf_shares(self) -> np.ndarray:
         """The probability of each class at each leaf, (leaves, classes): the method's, or the rows' smoothed shares."""
@@ -286,19 +284,18 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return "\n".join(lines(0, 0)) + "\n"
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write this tree alone to a JSON file; `save_trees` keeps several together."""
-        save_trees([self], path)
+        """Write this tree alone to a JSON file; `trees.save_trees` keeps several together."""
+        write_entries([self.to_dict()], path)
 
     @classmethod
-    def load(cls, path: str | PathLike[str] | None = None, question: str | None = None) -> Self:
-        """Read one tree from a JSON file (default: the shipped trees); `question` picks among several."""
-        trees = _read_trees(cls, path)
+    def load(cls, source: str | PathLike[str] = SHIPPED, question: str | None = None) -> Self:
+        """One tree of the package ("shipped", "published") or of a JSON file; `question` picks among several."""
+        trees = read_trees(cls, source)
         if question is None and len(trees) == 1:
             return next(iter(trees.values()))
         if question not in trees:
             raise InputError(
-                f"{path or SHIPPED_TREES} holds trees for {', '.join(trees)}; got question={question!r}. "
-                "Name one of them."
+                f"{source} holds trees for {', '.join(trees)}; got question={question!r}. Name one of them."
             )
         return trees[question]
 
@@ -380,28 +377,11 @@ def _quantities(trees: Sequence[Tree], X: Any, read: Sequence[str]) -> dict[str,
     return finite(with_quantities(tuple(dict.fromkeys(name for tree in trees for name in features_of(tree))), columns))
 
 
-def save_trees(trees: Iterable[MDTree], path: str | PathLike[str]) -> None:
-    """Write fitted trees, one per question, to one JSON file."""
-    entries = [tree.to_dict() for tree in trees]
-    questions = [entry["question"] for entry in entries]
-    if len(set(questions)) < len(questions):
-        raise InputError(f"A file keeps one tree per question, got {', '.join(questions)}. Use several files.")
-    write_entries(entries, path)
-
-
-def load_trees(path: str | PathLike[str] | None = None) -> dict[str, MDTree]:
-    """The trees of a JSON file by question; without a path those shipped with the package.
-
-    Raises InputError for a missing, foreign, damaged, older or newer file.
-    """
-    return _read_trees(MDTree, path)
-
-
-def _read_trees(cls: type[T], path: str | PathLike[str] | None) -> dict[str, T]:
-    path = SHIPPED_TREES if path is None else Path(path)
-    entries = read_entries(path)
+def read_trees(cls: type[T], source: str | PathLike[str]) -> dict[str, T]:
+    """The trees of a file or of a name, by question, as estimators of that class; InputError for unreadable ones."""
+    entries = read_entries(source)
     try:
         trees = [cls.from_dict(entry) for entry in entries]
     except InputError as error:
-        raise InputError(f"In {path}: {error}") from None
+        raise InputError(f"In {source}: {error}") from None
     return {tree.question: tree for tree in trees}

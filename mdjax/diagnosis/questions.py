@@ -252,8 +252,6 @@ SIMILARITY_TREE: Tree = (
     *QUESTIONS["optimizer"].tree[:2],
     Split(_CKA, 0.5, (0.2, 0.8), "small", "large"),
 )
-# The published start thresholds of the optimizer question for data unlike the training data.
-OUT_OF_DISTRIBUTION_STARTS = (0.5, -10.0, 5.0)
 
 
 def named(question: str | Question) -> Question:
@@ -293,7 +291,7 @@ def leaves(tree: Tree) -> tuple[Leaf, ...]:
     return tuple(below(0, ()))
 
 
-def leaf_positions(tree: Tree, columns: Columns) -> np.ndarray:
+def leaf_indices(tree: Tree, columns: Columns) -> np.ndarray:
     """For each row, the position in `leaves(tree)` of the leaf that it reaches from the root."""
     low = [columns[split.feature] <= split.threshold for split in tree]
     positions = np.zeros(len(low[0]), dtype=int)

@@ -15,12 +15,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from mdjax.diagnosis.answers import CAUSES, CLEAR, diagnose
 from mdjax.diagnosis.baselines import CombinedTree, HyperparameterTree, LandscapeTree, ValidationTree
+from mdjax.diagnosis.causes import CAUSES, CLEAR
 from mdjax.diagnosis.growing import grow
-from mdjax.diagnosis.mdtree import MDTree, load_trees, save_trees
-from mdjax.diagnosis.questions import OUT_OF_DISTRIBUTION_STARTS, QUESTIONS, named
-from mdjax.diagnosis.verdicts import explain
+from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.trees import load_trees, save_trees
+from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
 
 
@@ -178,7 +179,7 @@ def test_similarity_variant_reads_cka():
 
 def test_starts_replace_the_start_thresholds():
     rows, y = labelled("optimizer")
-    MDTree(starts=OUT_OF_DISTRIBUTION_STARTS).fit(rows, y)
+    MDTree(starts=(0.5, -10.0, 5.0)).fit(rows, y)
     with pytest.raises(InputError, match=r"starts must be 3 finite numbers .* got \[1\.0\]"):
         MDTree(starts=[1.0]).fit(rows, y)
 

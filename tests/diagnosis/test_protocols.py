@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from mdjax.diagnosis.answers import diagnose
 from mdjax.diagnosis.baselines import HyperparameterTree, ValidationTree
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import Axes, failure_labels, step_gains
@@ -30,6 +29,7 @@ from mdjax.diagnosis.protocols import (
 )
 from mdjax.diagnosis.quantities import QUANTITIES
 from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.verdicts import diagnose
 from mdjax.errors import InputError
 
 # case -> mean training rows, hyperparameter, validation, MD tree; accuracy in percent

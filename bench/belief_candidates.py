@@ -19,7 +19,7 @@ from mdjax.diagnosis.beliefs import BeliefSettings, fit_beliefs
 from mdjax.diagnosis.fitting import METHODS, Fitted, Method
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.quantities import quantity
-from mdjax.diagnosis.questions import QUESTIONS, Split, Tree, believed, named
+from mdjax.diagnosis.questions import QUESTIONS, Split, Tree, named, soft_split
 
 BLOCKS = {
     "width": {
@@ -161,9 +161,9 @@ T_, V = "trace_for_loss", "eigenvalue_for_loss"
 
 
 def split(feature: str, at_most: int | str, above: int | str, *prior: float) -> Split:
-    """A believed split, with a centre and a spread other than the usual ones where they are given."""
+    """A soft split, with a prior other than its quantity's usual one where a mean and a spread are given."""
     threshold, spread = prior or (None, None)
-    return believed(feature, at_most, above, threshold=threshold, spread=spread)
+    return soft_split(feature, at_most, above, threshold=threshold, spread=spread)
 
 
 FITS = (E, "small", 1, 0.1, 0.5)
@@ -236,7 +236,7 @@ SINGLE: dict[str, dict[str, list[tuple]]] = {
 
 
 def widened(tree: Tree, factor: float) -> Tree:
-    """The same tree with the spreads of its prior beliefs multiplied."""
+    """The same tree with the spreads of its priors multiplied."""
     return tuple(replace(one, spread=one.spread * factor) for one in tree)
 
 
@@ -274,7 +274,7 @@ def _near(candidates: dict[str, dict]) -> list[str]:
 def trial(trees: Sequence[Tree], settings: BeliefSettings, question: str) -> MDTree:
     """An MD tree of the default method with other structures or other settings."""
     METHODS["trial"] = Method(
-        start=lambda _: tuple(trees),
+        structures=lambda _: tuple(trees),
         fit=lambda trees, columns, labels: Fitted(*fit_beliefs(trees, columns, labels, settings)),
     )
     return MDTree(question, method="trial")

@@ -36,9 +36,7 @@ def grown_trees(folder: Path, method: str, day: str) -> list[MDTree]:
     provenance = {"data": DATASET, "date": day, "mdjax": __version__}
     trees = []
     for name in QUESTIONS:
-        tree = grow(
-            table, name, method=method, preset="reference", provenance=provenance, axes=Axes(within=("zoo",))
-        )
+        tree = grow(table, name, method=method, preset="reference", provenance=provenance, axes=Axes(within=("zoo",)))
         for one in filter(None, (tree, tree.single_)):
             one.provenance_["transfer_accuracy"] = round(transfer_accuracy(one, *zoos.values()), 2)
         trees.append(tree)

@@ -34,7 +34,7 @@ def grow(
     table without the labels or features.
     """
     tree = MDTree(question, method=method, **settings)
-    if tree.single or tree.structure is not None or METHODS[method].single is None:
+    if tree.single or tree.structure is not None or METHODS[method].single_structures is None:
         return _grown(tree, table, preset, provenance, axes)
     single = MDTree(question, method=method, single=True, min_width=tree.min_width)
     alone = bool(single.candidates(table))

@@ -91,9 +91,9 @@ def check_tree(tree: Tree, question: Question) -> None:
         raise ValueError("its splits do not form one tree")
     reached, todo = set(), [0]
     while todo:
-        position = todo.pop()
-        reached.add(position)
-        split = tree[position]
+        index = todo.pop()
+        reached.add(index)
+        split = tree[index]
         todo += [child for child in (split.at_most, split.above) if not isinstance(child, str)]
     if len(reached) != len(tree):
         raise ValueError("its splits do not form one tree")
@@ -103,3 +103,11 @@ def check_tree(tree: Tree, question: Question) -> None:
         raise ValueError("a threshold is not finite")
     if not all(np.isfinite(split.spread) and split.spread >= 0 for split in tree):
         raise ValueError("a threshold's spread is not a finite positive number or 0")
+
+
+def check_leaves(num_leaves: int, counts: np.ndarray, shares: np.ndarray | None) -> None:
+    """Raise ValueError unless the training rows and the probabilities at a tree's leaves are [leaves, classes]."""
+    if counts.shape != (num_leaves, 2) or (counts < 0).any():
+        raise ValueError(f"leaf_counts do not fit {num_leaves} leaves")
+    if shares is not None and (shares.shape != counts.shape or not np.allclose(shares.sum(axis=1), 1)):
+        raise ValueError(f"shares do not fit {num_leaves} leaves")

@@ -14,7 +14,7 @@ import pytest
 from scipy.special import betaln, ndtr
 
 from mdjax.diagnosis.answers import question_answers, tree_answers
-from mdjax.diagnosis.beliefs import BeliefSettings, fit_beliefs, gate, interval
+from mdjax.diagnosis.beliefs import BeliefSettings, at_most_probability, fit_beliefs, interval
 from mdjax.diagnosis.causes import CLEAR
 from mdjax.diagnosis.fitting import METHODS
 from mdjax.diagnosis.growing import grow
@@ -22,7 +22,7 @@ from mdjax.diagnosis.labels import Axes, failure_labels, step_gains
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.protocols import CASES, CURVES, FACTORIES, learning_curve, transfer
 from mdjax.diagnosis.quantities import QUANTITIES, quantity, with_errors, with_quantities
-from mdjax.diagnosis.questions import QUESTIONS, Split, believed, named
+from mdjax.diagnosis.questions import QUESTIONS, Split, named, soft_split
 from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
@@ -87,12 +87,14 @@ def test_quantities_and_their_errors():
     assert quantity("my_column").reads == ("my_column",)
 
 
-def test_gates_are_soft_sharp_and_wider_with_error_bars():
+def test_splits_are_soft_sharp_and_wider_with_error_bars():
     split = Split("hessian_t", 6.0, (4, 9), "a", "b", spread=0.5)
     values = np.array([5.0, 6.0, 7.0, np.nan])
-    np.testing.assert_allclose(gate(split, values), [*ndtr([2, 0, -2]), np.nan])
-    np.testing.assert_allclose(gate(split, values[:3], np.array([0, 0, 1.2])), [*ndtr([2, 0]), ndtr(-1 / 1.3)])
-    np.testing.assert_array_equal(gate(replace(split, spread=0.0), values), [1, 1, 0, np.nan])
+    np.testing.assert_allclose(at_most_probability(split, values), [*ndtr([2, 0, -2]), np.nan])
+    np.testing.assert_allclose(
+        at_most_probability(split, values[:3], np.array([0, 0, 1.2])), [*ndtr([2, 0]), ndtr(-1 / 1.3)]
+    )
+    np.testing.assert_array_equal(at_most_probability(replace(split, spread=0.0), values), [1, 1, 0, np.nan])
     assert interval(split) == (5.5, 6.5)
     assert interval(replace(split, spread=0.0)) is None
 
@@ -111,25 +113,25 @@ def test_one_threshold_gets_its_posterior():
     prior = structure[0]
     a, b = settings.weight * settings.reliability, settings.weight * (1 - settings.reliability)
     grid = np.linspace(prior.threshold - 3.5 * prior.spread, prior.threshold + 3.5 * prior.spread, 71)
-    log_belief = []
+    log_posterior = []
     for t in grid:
         total = -(((t - prior.threshold) / prior.spread) ** 2) / 2
         for side, label in ((values <= t, "data"), (values > t, "batch")):
             hits, misses = np.sum(labels[side] == label), np.sum(labels[side] != label)
             total += betaln(a + settings.rate * hits, b + settings.rate * misses) - betaln(a, b)
-        log_belief.append(total)
-    belief = np.exp(np.array(log_belief) - max(log_belief))
-    belief /= belief.sum()
-    centre = belief @ grid
+        log_posterior.append(total)
+    posterior = np.exp(np.array(log_posterior) - max(log_posterior))
+    posterior /= posterior.sum()
+    centre = posterior @ grid
     assert tree[0].threshold == pytest.approx(centre)
-    spread = np.sqrt(belief @ (grid - centre) ** 2)
+    spread = np.sqrt(posterior @ (grid - centre) ** 2)
     assert tree[0].spread == pytest.approx(np.hypot(spread, quantity("hessian_t").drift))
     low = ndtr((centre - values) / spread)
     expected = settings.rate * low @ (labels == "data") + settings.weight * settings.reliability
     assert right[0] == pytest.approx(expected / (settings.rate * low.sum() + settings.weight))
 
 
-def test_few_labels_leave_the_beliefs_and_many_move_them():
+def test_few_labels_leave_the_prior_and_many_move_them():
     rng = np.random.default_rng(1)
     structure = named("data").default_trees[0]
 
@@ -147,16 +149,16 @@ def test_few_labels_leave_the_beliefs_and_many_move_them():
 
 
 def test_evidence_is_that_of_all_thresholds_together():
-    """One split: the bound on the likelihood is the likelihood itself where the belief is narrow."""
+    """One split: the bound on the likelihood is the likelihood itself where the prior is narrow."""
     rng = np.random.default_rng(2)
     values = np.concatenate([rng.uniform(3, 5, 300), rng.uniform(7, 9, 300)])
     labels = np.array(["data"] * 300 + ["batch"] * 300, dtype=object)
-    structure = (believed("hessian_t", "data", "batch", threshold=6.0, spread=0.4),)
+    structure = (soft_split("hessian_t", "data", "batch", threshold=6.0, spread=0.4),)
     settings = BeliefSettings(trust=0.0)
     a, b = settings.weight * settings.reliability, settings.weight * (1 - settings.reliability)
     # All thresholds within the prior's reach part the classes alike, so that the prior's average is any one's value.
     alike = 2 * (betaln(a + settings.rate * 300, b) - betaln(a, b))
-    reverse = (believed("hessian_t", "batch", "data", threshold=6.0, spread=0.4),)
+    reverse = (soft_split("hessian_t", "batch", "data", threshold=6.0, spread=0.4),)
     swapped = 2 * (betaln(a, b + settings.rate * 300) - betaln(a, b))
 
     def first(odds: float) -> str | int:
@@ -220,12 +222,12 @@ def test_answers_are_the_likelier_class(trees):
 
 def test_structures_may_be_given():
     rows = named("data").rows(sweep())
-    tree = MDTree("data", method="default", structure=(believed("CKA", "batch", "data"),))
+    tree = MDTree("data", method="default", structure=(soft_split("CKA", "batch", "data"),))
     assert tree.features == ("CKA",)
     with pytest.raises(InputError, match="no column CKA"):
         tree.fit(rows, rows["data_vs_batch"])
     with pytest.raises(InputError, match="structure must be a whole tree of splits, but a leaf is none of data, batch"):
-        MDTree("data", structure=(believed("CKA", "small", "data"),)).fit(rows, rows["data_vs_batch"])
+        MDTree("data", structure=(soft_split("CKA", "small", "data"),)).fit(rows, rows["data_vs_batch"])
     with pytest.raises(InputError, match=r"'published' has no tree for single models\. Choose one of default"):
         MDTree(single=True).fit(rows, rows["data_vs_batch"])
 

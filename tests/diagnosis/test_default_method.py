@@ -20,7 +20,7 @@ from mdjax.diagnosis.fitting import METHODS
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import Axes, failure_labels, step_gains
 from mdjax.diagnosis.mdtree import MDTree
-from mdjax.diagnosis.protocols import CASES, CURVES, FACTORIES, learning_curve, transfer
+from mdjax.diagnosis.protocols import CASES, CURVES, FACTORIES, choices, learning_curve, transfer
 from mdjax.diagnosis.quantities import QUANTITIES, quantity, with_errors, with_quantities
 from mdjax.diagnosis.questions import QUESTIONS, Split, named, soft_split
 from mdjax.diagnosis.trees import load_trees, save_trees
@@ -420,14 +420,14 @@ def test_recorded_cases_come_out_again(zoos, figures, method):
         cases = figures["cases"] if way == "cases" else figures["reverse"]["cases"]
         errors = figures["calibration"] if way == "cases" else figures["reverse"]["calibration"]
         for case in CASES:
-            found = transfer(method, case.question, zoos[train], zoos[test], mode=case.mode, size=case.size)
+            found = transfer(method, case.question, zoos[train], zoos[test], case.choice)
             assert found.mean == pytest.approx(cases[case.name][method], abs=0.05)
             assert found.calibration_errors.mean() == pytest.approx(errors[case.name][method], abs=0.002)
 
 
 def test_recorded_curves_come_out_again(zoos, figures):
     for question, mode, sizes in CURVES:
-        curve = learning_curve("default", question, zoos["basic"], zoos["noisy"], mode=mode, sizes=sizes)
+        curve = learning_curve("default", question, zoos["basic"], zoos["noisy"], choices(mode, sizes))
         np.testing.assert_allclose(curve["accuracy"], figures["curves"][f"{question} {mode}"]["default"], atol=0.05)
 
 

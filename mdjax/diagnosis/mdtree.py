@@ -46,13 +46,15 @@ T = TypeVar("T", bound="MDTree")
 class MDTree(ClassifierMixin, BaseEstimator):
     """The MD tree of one question: a fixed, readable structure whose thresholds are fitted.
 
-    `question` is "optimizer", "width" or "data"; `method` a key of `METHODS`: "published" fits sharp thresholds as
-    published, "default" soft splits from their priors (`mdjax.diagnosis.beliefs`). `single=True` asks for the
-    tree that reads single models only, for want of pairs. `similarity=True` (published, optimizer) reads CKA in place
-    of sharpness. `starts` replaces the start thresholds of the first structure, in the order of its splits, and leaves
-    no other to choose; `structure` is a whole tree to start from. `min_width` replaces the least width of which the
-    question is asked (0: of all rows). `smoothing` is added to both class counts of a leaf before shares are taken
-    (1: Laplace's rule).
+        question: "optimizer", "width" or "data".
+        method: a key of `METHODS`: "published" fits sharp splits as published, "default" soft ones from their priors
+            (`mdjax.diagnosis.beliefs`).
+        single: take the tree that reads single models only, for want of pairs.
+        similarity: read CKA in place of sharpness (published method, question "optimizer").
+        starts: start thresholds of the first structure, in the order of its splits, which then is the only one.
+        structure: a whole tree to start from.
+        min_width: the least width that the question is asked of, in place of its own (0: of all rows).
+        smoothing: added to both class counts of a leaf before their fractions are taken (1: Laplace's rule).
 
     Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that arrays must
     hold), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, [leaves, classes]), `shares_`

@@ -99,7 +99,13 @@ def rendered(figure: Figure, kind: str = "svg") -> bytes:
 
 @matplotlib.rc_context(_STYLE)
 def feature_figure(table: pd.DataFrame, column: str, grid: PanelGrid, causes: Categories | None = None) -> Figure:
-    """One feature over width × batch size, a panel for each data share, with each cell's cause marked on it."""
+    """One feature over width × batch size, a panel for each data share, with each cell's cause marked on it.
+
+    table: one row per configuration.
+    column: the feature's.
+    grid: where the rows stand.
+    causes: of each row, keys of `MARKS`; None to mark none.
+    """
     values, norm = _values(table, column, grid)
     figure, panels = _canvas(1, len(grid.panels), legend=causes is not None, bar=True)
     for k, axes in enumerate(panels[0]):
@@ -115,7 +121,13 @@ def feature_figure(table: pd.DataFrame, column: str, grid: PanelGrid, causes: Ca
 def overview_figure(
     table: pd.DataFrame, columns: Sequence[str], grid: PanelGrid, causes: Categories | None = None
 ) -> Figure:
-    """Up to six features over width × batch size at the largest data share, with each cell's cause marked on it."""
+    """Up to six features over width × batch size at the largest data share, with each cell's cause marked on it.
+
+    table: one row per configuration.
+    columns: the features'.
+    grid: where the rows stand.
+    causes: of each row, keys of `MARKS`; None to mark none.
+    """
     grid, columns = grid.last(), list(columns)[:6]
     across = min(3, len(columns))
     down = -(-len(columns) // across)

@@ -61,10 +61,13 @@ def write_report(
 ) -> None:
     """Write one self-contained HTML page on a table of configurations: what was measured, and the diagnosis.
 
-    `table` holds one row per configuration, as `mdjax measure` or the published dataset does; whatever it lacks is
-    left out of the page. `trees` is what `mdjax.diagnose` takes. `highlight` names a configuration ("row 3" where
-    the table names none) that is explained in full, its path drawn in the trees. `accuracies` holds percentages,
-    one row per question; columns named like "rows" are counts. `source` is where readers find the whole table.
+        path: of the page.
+        table: one row per configuration, as `mdjax measure` or the published dataset has; what it lacks is left out.
+        trees: what `mdjax.diagnose` takes.
+        title: the page's heading.
+        highlight: a configuration ("row 3" where the table names none) to explain in full, its path drawn in the trees.
+        accuracies: percentages, one row per question; columns named like "rows" are counts.
+        source: where readers find the whole table.
 
     Costs about a quarter of a second per feature. The same input gives the same bytes. Raises InputError for an
     empty table, an unknown `highlight` and a path that cannot be written.
@@ -113,7 +116,12 @@ def phase_plot(
 ) -> None:
     """Save one picture (.png, .svg or .pdf): features over width × batch size at full data, causes marked on the cells.
 
-    Draws up to six of `columns` (default: those of `OVERVIEW` that the table has). Raises InputError for an empty
+        table: one row per configuration, with widths and batch sizes.
+        path: of the picture.
+        trees: what `mdjax.diagnose` takes.
+        columns: up to six features (default: those of `OVERVIEW` that the table has).
+
+    Raises InputError for an empty
     table, one without a grid of widths and batch sizes, columns it lacks and a path that cannot be written.
     """
     _check(table)

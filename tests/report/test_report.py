@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mdjax.columns import Feature, describe
 from mdjax.diagnosis.answers import question_answers
 from mdjax.diagnosis.quantities import QUANTITIES
 from mdjax.diagnosis.trees import load_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
-from mdjax.report.figures import feature_of, tree_figure
+from mdjax.report.figures import feature_of, features, tree_figure
 from mdjax.report.page import MAX_ROWS, count, number, phase_plot, write_report
 from mdjax.report.panels import panel_grid
 
@@ -84,6 +85,25 @@ def test_every_metric_is_drawn_with_an_alt_text_and_nothing_is_fetched(page):
     assert not any("$" in picture for picture in pictures(text)), "a formula that nothing sets"
     assert not re.search(r"<script|<link|@import|url\(|\son\w+=", text)
     assert set(re.findall(r'(?:src|href)="(.{5})', text)) == {"data:"}
+
+
+def test_every_feature_that_a_table_describes_is_drawn(page):
+    table = measured()
+    table["roughness"], table["train_error_at_night"] = np.geomspace(1e-6, 1, 9), 3.0
+    known = len(pictures(page(table)))
+    table = describe(
+        table,
+        [
+            Feature("roughness", "Roughness of the loss", "1/m", log_colours=True),
+            Feature("hessian_t", "Trace", "ln"),
+            Feature("absent", "Absent"),
+        ],
+    )
+    text = page(table)
+    assert len(pictures(text)) == known + 1
+    assert 'alt="Roughness of the loss (1/m) over width' in text and "<figcaption>Roughness of the loss (1/m)" in text
+    assert 'alt="Trace (ln) over width' in text and 'alt="Hessian trace' not in text
+    assert list(features(table)) == ["train_error", "hessian_t", "mode_connectivity_peak", "roughness"]
 
 
 def test_names_are_escaped(page):

@@ -62,6 +62,9 @@ example:
 TABLE is a folder made by 'mdjax measure', or a .parquet or .csv file with the published columns."""
 
 
+_TREE_HELP = "trees of the default method, of the paper's fit, or those in a file (default: %(default)s)"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; an InputError is printed as one sentence with exit status 2."""
     parser = _parser()
@@ -115,13 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 
     diagnose = command("diagnose", _diagnose, "say why each configuration of a table underperforms", _DIAGNOSE_EPILOG)
     diagnose.add_argument("table", type=Path, metavar="TABLE")
-    diagnose.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help="default: %(default)s")
+    diagnose.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
     diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
     diagnose.add_argument("--out", type=Path, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
 
     report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
     report.add_argument("table", type=Path, metavar="TABLE")
-    report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help="default: %(default)s")
+    report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
     report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="default: %(default)s")
     return parser

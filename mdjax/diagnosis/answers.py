@@ -149,7 +149,7 @@ def tree_answers(tree: MDTree, table: pd.DataFrame) -> TreeAnswers:
     weights = tree.leaf_weights(columns, errors)
     weighed = incomplete | tree.soft
     leaf = np.where(weighed, weights.argmax(axis=1), leaf_indices(tree.tree_, columns))
-    proba = weights @ tree.leaf_shares()
+    proba = weights @ tree.leaf_probabilities()
     first = proba[:, list(tree.classes_).index(question.classes[0])]
     label = np.array([found.label for found in tree.leaves_], dtype=object)[leaf]
     likelier = np.where(first >= 0.5, *question.classes).astype(object)

@@ -63,7 +63,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
     `grow` adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought).
 
     With the published method `predict` gives the class that the structure names at the leaf, and `predict_proba` the
-    share of each class among the training rows of that leaf, so it can be below one half where they contradict the
+    fraction of each class among the training rows of that leaf, so it can be below one half where they contradict the
     structure. With soft splits a row belongs to several leaves, and `predict` gives the likelier class.
     """
 
@@ -210,17 +210,17 @@ class MDTree(ClassifierMixin, BaseEstimator):
         """The probability of each class, [rows, classes] in the order of `classes_`."""
         check_is_fitted(self)
         if not self.soft:
-            return self.leaf_shares()[self.apply(X)]
+            return self.leaf_probabilities()[self.apply(X)]
         columns = self._columns(X)
         sides = [at_most_probability(split, columns[split.feature]) for split in self.tree_]
-        return leaf_memberships(self.tree_, sides) @ self.leaf_shares()
+        return leaf_memberships(self.tree_, sides) @ self.leaf_probabilities()
 
     def apply(self, X: Any) -> np.ndarray:
         """The index in `leaves_` of the leaf that each row reaches if every split is taken as sharp, [rows]."""
         check_is_fitted(self)
         return leaf_indices(self.tree_, self._columns(X))
 
-    def leaf_shares(self) -> np.ndarray:
+    def leaf_probabilities(self) -> np.ndarray:
         """The probability of each class at each leaf, [leaves, classes].
 
         That of the method (`shares_`), or else the smoothed fraction of the class among the leaf's training rows.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Columns = dict[str, np.ndarray]  # name -> (rows,) float64
+Columns = dict[str, np.ndarray]  # name -> [rows] of float64
 
 PAIR_FEATURES = ("mode_connectivity", "mode_connectivity_peak", "CKA")
 """What needs two models that were trained alike; all other features are of single models."""

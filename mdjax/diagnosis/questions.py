@@ -151,8 +151,8 @@ QUESTIONS: dict[str, Question] = {
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, 2, "large"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "large", "small"),
             ),
-            # Cold training that does not fit the data leaves a barrier between its solutions; hot training does not.
-            # Where it does not even leave one, its solutions are sharp for their loss.
+            # Of networks that do not fit their data, two runs trained too cold mostly have a barrier between them, two
+            # runs trained too hot have none. Those trained too cold that have none either are sharp for their loss.
             default_trees=(
                 (
                     soft_split(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
@@ -194,7 +194,8 @@ QUESTIONS: dict[str, Question] = {
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
             ),
-            # The published tree; of the fitting models that are connected, the larger ones have less loss left.
+            # The published tree and one split more: of networks that fit their data and are connected, those that are
+            # large enough have less training loss left.
             default_trees=(
                 (
                     soft_split(_TRAIN, 1, 2),
@@ -237,7 +238,8 @@ QUESTIONS: dict[str, Question] = {
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
             ),
-            # Sharpness decides at every end of the published tree; alone it carries over best between networks alike.
+            # Nearly every path of the published tree ends in a split by sharpness; alone that split carries over best
+            # between similar networks.
             default_trees=(
                 (soft_split(_SHARP, "data", "batch"),),
                 (

@@ -56,7 +56,10 @@ def test_missing_features_are_told_and_weighed(published_trees):
     assert gone["optimizer_probability"] == pytest.approx(whole["optimizer_probability"])
     no_peak = diagnose(one_row().drop(columns="mode_connectivity_peak"), published_trees).iloc[0]
     assert no_peak["status"] == "missing mode_connectivity_peak"
-    shares, counts = published_trees["width"].leaf_shares(), published_trees["width"].leaf_counts_.sum(axis=1) + 1
+    shares, counts = (
+        published_trees["width"].leaf_probabilities(),
+        published_trees["width"].leaf_counts_.sum(axis=1) + 1,
+    )
     expected = (counts[2:] / counts[2:].sum()) @ shares[2:, published_trees["width"].classes_.tolist().index("width")]
     assert no_peak["p_width"] / (no_peak["p_temperature_low"] + no_peak["p_temperature_high"]) == pytest.approx(
         expected / (1 - expected)
@@ -76,7 +79,7 @@ def test_error_bars_soften_the_verdict_and_flag_the_threshold(published_trees):
     assert sure["flags"] == ""
     assert vague["flags"] == "mode_connectivity_peak within 2 standard errors of its threshold"
     assert vague["optimizer_answer"] == "large"
-    shares = tree.leaf_shares()[:, tree.classes_.tolist().index("large")]
+    shares = tree.leaf_probabilities()[:, tree.classes_.tolist().index("large")]
     leaf = 1 if tree.thresholds_[2] >= 5.0 else 2
     expected = norm.cdf(0.5) * shares[3] + norm.cdf(-0.5) * shares[leaf]
     assert vague["optimizer_probability"] == pytest.approx(expected)

@@ -44,7 +44,7 @@ def test_probabilities_are_smoothed_shares_of_the_leaf():
     np.testing.assert_allclose(tree.predict_proba(rows[-1:]), [[4 / 6, 2 / 6]])
     empty = tree.leaf_counts_.sum(axis=1) == 0
     assert empty.sum() == 2
-    np.testing.assert_allclose(tree.leaf_shares()[empty], 0.5)
+    np.testing.assert_allclose(tree.leaf_probabilities()[empty], 0.5)
     assert tree.leaf_counts_.sum() == 7
 
 
@@ -119,7 +119,7 @@ def test_duplicated_rows_move_thresholds_but_not_past_the_classes():
     tree = MDTree("data", method="default").fit(rows, ["data"] * 50 + ["batch"] * 50)
     assert 4 < tree.thresholds_[0] < 7
     assert tree.predict(rows).tolist() == ["data"] * 50 + ["batch"] * 50
-    reached = tree.leaf_shares().max(axis=1)
+    reached = tree.leaf_probabilities().max(axis=1)
     assert (reached > 0.9).all()
     assert (reached < 1).all()
 

@@ -61,7 +61,7 @@ def test_trees_of_the_package_are_those_of_both_published_tables(zoos, name, met
             if one is None or other is None:
                 continue
             np.testing.assert_allclose(one.thresholds_, other.thresholds_, rtol=1e-9)
-            np.testing.assert_allclose(one.leaf_shares(), other.leaf_shares(), rtol=1e-9)
+            np.testing.assert_allclose(one.leaf_probabilities(), other.leaf_probabilities(), rtol=1e-9)
             np.testing.assert_array_equal(one.leaf_counts_, other.leaf_counts_)
             assert one.gains_ == other.gains_
             assert one.preset_ == "reference"

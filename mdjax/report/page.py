@@ -121,8 +121,8 @@ def phase_plot(
         trees: what `mdjax.diagnose` takes.
         columns: up to six features (default: those of `OVERVIEW` that the table has).
 
-    Raises InputError for an empty
-    table, one without a grid of widths and batch sizes, columns it lacks and a path that cannot be written.
+    Raises InputError for an empty table, one without a grid of widths and batch sizes, columns it lacks and a path
+    that cannot be written.
     """
     _check(table)
     path = Path(path)

@@ -176,7 +176,7 @@ def category_figure(rows: Mapping[str, Categories], grid: PanelGrid) -> Figure:
 
 @matplotlib.rc_context(_STYLE)
 def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
-    """A fitted tree: features and thresholds at its nodes; at its leaves classes, with their fraction of the rows there.
+    """A fitted tree: features and thresholds at its nodes, classes and their fraction of the rows at its leaves.
 
     `leaf` (an index in `tree.leaves_`) has the path that leads to it drawn in colour; the lines of that path
     carry the id `taken-<split>-yes` or `taken-<split>-no`.

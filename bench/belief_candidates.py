@@ -6,7 +6,7 @@ one structure is preferred to another.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from mdjax.diagnosis.beliefs import BeliefSettings, fit_beliefs
 from mdjax.diagnosis.fitting import METHODS, Fitted, Method
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.quantities import quantity
-from mdjax.diagnosis.questions import QUESTIONS, Split, Tree, believed, named
+from mdjax.diagnosis.questions import QUESTIONS, Split, Tree, named, soft_split
 
 BLOCKS = {
     "width": {
@@ -161,9 +161,9 @@ T_, V = "trace_for_loss", "eigenvalue_for_loss"
 
 
 def split(feature: str, at_most: int | str, above: int | str, *prior: float) -> Split:
-    """A believed split, with a centre and a spread other than the usual ones where they are given."""
+    """A soft split, with a prior other than its quantity's usual one where a mean and a spread are given."""
     threshold, spread = prior or (None, None)
-    return believed(feature, at_most, above, threshold=threshold, spread=spread)
+    return soft_split(feature, at_most, above, threshold=threshold, spread=spread)
 
 
 FITS = (E, "small", 1, 0.1, 0.5)
@@ -235,8 +235,18 @@ SINGLE: dict[str, dict[str, list[tuple]]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """What is scored on one question: the structures to choose from with a setting, or one of LEARNERS by name."""
+
+    question: str
+    trees: tuple[Tree, ...] = ()
+    settings: BeliefSettings = field(default_factory=BeliefSettings)
+    learner: str | None = None
+
+
 def widened(tree: Tree, factor: float) -> Tree:
-    """The same tree with the spreads of its prior beliefs multiplied."""
+    """The same tree with the spreads of its priors multiplied."""
     return tuple(replace(one, spread=one.spread * factor) for one in tree)
 
 
@@ -244,14 +254,14 @@ def settings_tried() -> dict[str, tuple[BeliefSettings, float]]:
     """The settings, one changed at a time, with the factor by which prior spreads are widened."""
     usual = BeliefSettings()
     found = {"as shipped": (usual, 1.0)}
-    for field, values in {
+    for name, values in {
         "reliability": (0.8, 0.85, 0.95),
         "weight": (10.0, 40.0),
         "rate": (0.2, 0.5, 0.7),
         "trust": (0.0, 2.0, 4.0),
         "drift": (0.0, 0.5, 1.5),
     }.items():
-        found |= {f"{field} {value}": (replace(usual, **{field: value}), 1.0) for value in values}
+        found |= {f"{name} {value}": (replace(usual, **{name: value}), 1.0) for value in values}
     return found | {f"prior spreads x {factor}": (usual, factor) for factor in (0.7, 1.5)}
 
 
@@ -274,7 +284,7 @@ def _near(candidates: dict[str, dict]) -> list[str]:
 def trial(trees: Sequence[Tree], settings: BeliefSettings, question: str) -> MDTree:
     """An MD tree of the default method with other structures or other settings."""
     METHODS["trial"] = Method(
-        start=lambda _: tuple(trees),
+        structures=lambda _: tuple(trees),
         fit=lambda trees, columns, labels: Fitted(*fit_beliefs(trees, columns, labels, settings)),
     )
     return MDTree(question, method="trial")

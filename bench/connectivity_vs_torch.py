@@ -33,8 +33,7 @@ import torch
 from environment import environment
 from torch.func import functional_call
 
-from mdjax.engine.plan import default_plan
-from mdjax.engine.programs import measure_pairs, memory_need
+from mdjax.engine import Programs, Stack, measure
 from mdjax.files import write_file
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics import Examples
@@ -153,8 +152,9 @@ def trained(width: int, num_models: int, epochs: int, dataset: Dataset) -> tuple
 def compare(width: int, num_pairs: int, factor: int, epochs: int, dataset: Dataset) -> list[dict]:
     """The rows of one width; `factor` times 10 are the epochs of the published procedure."""
     architecture, params, state = trained(width, 2 * num_pairs, epochs, dataset)
-    plan = default_plan()
-    model = architecture.model(plan.convolution)
+    programs = Programs()
+    model = architecture.model(programs.plan.convolution)
+    stack = Stack(model, params, state, [f"model{index}" for index in range(2 * num_pairs)])
     data = Examples(*map(jnp.asarray, (dataset.x_train, dataset.y_train, len(dataset.x_train))), None, None)  # pyright: ignore[reportArgumentType]
     presets = {
         "reference": PublishedModeConnectivity(CurveSettings.published(epoch_factor=factor)),
@@ -167,13 +167,13 @@ def compare(width: int, num_pairs: int, factor: int, epochs: int, dataset: Datas
 
     def prepare(preset: str) -> None:
         begin = time.perf_counter()
-        memory_need(presets[preset], model, *shapes, data, 1, plan)
+        programs.need(presets[preset], model, shapes, data, 1)
         compile_seconds[preset] = time.perf_counter() - begin
         seconds[preset], curves[preset] = [], []
 
     def fit(preset: str, pair: int) -> None:
-        arguments = (presets[preset], model, params, state, [(2 * pair, 2 * pair + 1)], data, [f"pair {pair}"])
-        row = measure_pairs(*arguments, plan=plan, timed=True)[0]
+        members = [(2 * pair, 2 * pair + 1)]
+        row = measure(presets[preset], stack, data, members, programs=programs, timed=True)[0]
         seconds[preset].append(row["mode_connectivity_seconds"])
         curves[preset].append(row["curve_error"])
 

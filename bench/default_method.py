@@ -23,7 +23,7 @@ another drift of one quantity must lower the log loss on plain and shifted tasks
 as they are recorded, to two digits: the data question's first structure stands on the edge of the tolerance.
 A cause is named from the least probability on at which seven of ten named causes are right.
 
-Centres and spreads of the priors come from coordinate searches on a quarter of the plain and shifted tasks.
+Means and spreads of the priors come from coordinate searches on a quarter of the plain and shifted tasks.
 
 Writes all candidates to bench/results/default_method.json; the last line of the output is JSON with the choice.
 """
@@ -34,7 +34,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from belief_candidates import (
     SINGLE,
     STRUCTURES,
     TOLERANCE,
+    Candidate,
     chosen,
     fallback,
     fresh_rows,
@@ -63,14 +64,15 @@ from belief_candidates import (
 )
 
 from mdjax import __version__
-from mdjax.diagnosis.answers import CAUSES, diagnose, likeliest
 from mdjax.diagnosis.beliefs import BeliefSettings
+from mdjax.diagnosis.causes import CAUSES, likeliest
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import RFI_COLUMNS
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.protocols import calibration_error
 from mdjax.diagnosis.quantities import quantity
-from mdjax.diagnosis.questions import QUESTIONS, Tree, named
+from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.verdicts import diagnose
 
 CALIBRATION_TOLERANCE = 0.005
 LOG_LOSS_TOLERANCE = 0.002
@@ -186,16 +188,6 @@ def certainty(table: pd.DataFrame) -> list[dict[str, float]]:
 
 _ROOMS = ("rfi_inc_temp", "rfi_dec_temp", "rfi_width", "rfi_data")  # in the order of CAUSES
 assert _ROOMS == RFI_COLUMNS
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is scored on one question: the structures to choose from with a setting, or one of LEARNERS by name."""
-
-    question: str
-    trees: tuple[Tree, ...] = ()
-    settings: BeliefSettings = field(default_factory=BeliefSettings)
-    learner: str | None = None
 
 
 class Workers:

@@ -70,8 +70,8 @@ def trained(width: int, count: int, epochs: int, dataset, cache: Path) -> tuple[
 
 def ours(row: Row, metric: Hessian, seed: int, budget: float, limit: int) -> tuple[list[dict], float]:
     """A row of columns for each model, one call a model, until the budget is spent; and the seconds of compiling."""
-    plan = dataclasses.replace(default_plan(), chunk_size=1)
-    model = row.architecture.model(plan.convolution)
+    programs = engine.Programs(dataclasses.replace(default_plan(), chunk_size=1))
+    model = row.architecture.model(programs.plan.convolution)
     compiling: list[float] = []
 
     def listener(event: str, duration: float, **_) -> None:
@@ -81,10 +81,8 @@ def ours(row: Row, metric: Hessian, seed: int, budget: float, limit: int) -> tup
     jax.monitoring.register_event_duration_secs_listener(listener)
     found, start = [], time.perf_counter()
     for i in range(limit):
-        params, state = take((row.params, row.state), [i])
-        found += engine.measure_models(
-            metric, model, params, state, row.examples(), [f"m{i}"], seed=seed, plan=plan, timed=True
-        )
+        stack = engine.Stack(model, *take((row.params, row.state), [i]), [f"m{i}"])
+        found += engine.measure(metric, stack, row.examples(), seed=seed, programs=programs, timed=True)
         if time.perf_counter() - start - sum(compiling) > budget:
             break
     return found, sum(compiling)

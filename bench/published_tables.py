@@ -27,9 +27,18 @@ import numpy as np
 import pandas as pd
 
 from mdjax import __version__
-from mdjax.diagnosis.protocols import CASES, CURVES, FACTORIES, SEEDS, learning_curve, one_step_change, transfer
+from mdjax.diagnosis.protocols import (
+    CASES,
+    CURVES,
+    FACTORIES,
+    Choice,
+    choices,
+    learning_curve,
+    one_step_change,
+    transfer,
+)
 
-ONE_STEP = {"optimizer": ("random", 8), "width": ("random_data", 1)}
+ONE_STEP = {"optimizer": Choice("random", 8), "width": Choice("random_data", 1)}
 BASELINES = ("hyperparameter", "validation", "combined", "landscape")
 
 
@@ -40,7 +49,7 @@ def accuracies(train: pd.DataFrame, test: pd.DataFrame) -> tuple[dict, dict]:
     for case in CASES:
         cases[case.name], calibration[case.name] = {}, {}
         for name in FACTORIES:
-            found = transfer(name, case.question, train, test, mode=case.mode, size=case.size)
+            found = transfer(name, case.question, train, test, case.choice)
             cases[case.name][name] = round(found.mean, 3)
             calibration[case.name][name] = round(float(found.calibration_errors.mean()), 4)
     return cases, calibration
@@ -54,9 +63,7 @@ def curves(train: pd.DataFrame, test: pd.DataFrame) -> dict:
         for name in FACTORIES:
             if name in BASELINES:
                 continue
-            # A limit chooses the same rows whatever the seed.
-            seeds = SEEDS[:1] if mode.endswith("limit") else SEEDS
-            curve = learning_curve(name, question, train, test, mode=mode, sizes=sizes, seeds=seeds)
+            curve = learning_curve(name, question, train, test, choices(mode, sizes))
             columns |= {"size": curve["size"].tolist(), "rows": curve["rows"].tolist()}
             columns |= {name: curve["accuracy"].round(3).tolist(), f"{name} spread": curve["spread"].round(3).tolist()}
         found[f"{question} {mode}"] = columns
@@ -81,8 +88,8 @@ def published_tables(basic: pd.DataFrame, noisy: pd.DataFrame) -> dict:
     reverse, reverse_calibration = accuracies(noisy, basic)
     there, back = curves(basic, noisy), curves(noisy, basic)
     one_step = {
-        question: one_step_change(question, basic, noisy, FACTORIES, mode=mode, size=size).round(4).to_dict("index")
-        for question, (mode, size) in ONE_STEP.items()
+        question: one_step_change(question, basic, noisy, FACTORIES, choice).round(4).to_dict("index")
+        for question, choice in ONE_STEP.items()
     }
     return {
         "cases": cases,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mdjax.diagnosis.answers import diagnose as diagnose
     from mdjax.diagnosis.mdtree import MDTree as MDTree
+    from mdjax.diagnosis.verdicts import diagnose as diagnose
     from mdjax.diagnosis.verdicts import explain as explain
     from mdjax.errors import InputError as InputError
     from mdjax.sweeps.local import measure as measure
@@ -21,7 +21,7 @@ _PUBLIC = {
     "InputError": "mdjax.errors",
     "MDTree": "mdjax.diagnosis.mdtree",
     "Zoo": "mdjax.zoo.store",
-    "diagnose": "mdjax.diagnosis.answers",
+    "diagnose": "mdjax.diagnosis.verdicts",
     "explain": "mdjax.diagnosis.verdicts",
     "measure": "mdjax.sweeps.local",
     "train": "mdjax.zoo.training",

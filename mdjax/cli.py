@@ -8,6 +8,7 @@ from typing import Any
 
 from mdjax import __version__
 from mdjax.errors import InputError
+from mdjax.files import replacing, writing
 from mdjax.statuses import StatusCode
 
 _TRAIN_EPILOG = """\
@@ -69,6 +70,9 @@ def _measure_epilog() -> str:
     return f"{_MEASURE_EXAMPLE}\n\n{help_text()}\n\n{_MEASURE_END}"
 
 
+_TREE_HELP = "trees of the default method, of the paper's fit, or those in a file (default: %(default)s)"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; an InputError is printed as one sentence with exit status 2."""
     parser = _parser()
@@ -123,13 +127,13 @@ def _parser() -> argparse.ArgumentParser:
 
     diagnose = command("diagnose", _diagnose, "say why each configuration of a table underperforms", _DIAGNOSE_EPILOG)
     diagnose.add_argument("table", type=Path, metavar="TABLE")
-    diagnose.add_argument("--tree", default="published", metavar="published|FILE", help="default: %(default)s")
+    diagnose.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
     diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
     diagnose.add_argument("--out", type=Path, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
 
     report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
     report.add_argument("table", type=Path, metavar="TABLE")
-    report.add_argument("--tree", default="published", metavar="published|FILE", help="default: %(default)s")
+    report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
     report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="default: %(default)s")
     return parser
@@ -177,22 +181,21 @@ def _measure(options: argparse.Namespace) -> None:
 def _diagnose(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from mdjax.diagnosis.answers import diagnose
-    from mdjax.diagnosis.verdicts import explain
+    from mdjax.diagnosis.verdicts import Diagnosis
     from mdjax.table import read_configurations
 
-    table, trees = read_configurations(options.table), _trees(options.tree)
-    verdicts = diagnose(table, trees)
-    console = Console()
+    table = read_configurations(options.table)
+    diagnosis = Diagnosis.of(table, options.tree)
     if options.configuration is not None:
-        console.print(explain(_pick(table, options), trees).to_text(), highlight=False, markup=False, soft_wrap=True)
+        lines = [diagnosis.verdict(_pick(table, options)).to_text()]
     else:
-        for line in [*_summary(verdicts), *verdicts.attrs.get("cautions", ())]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if len(table) == 1:
-            console.print(explain(table, trees).to_text(), highlight=False, markup=False, soft_wrap=True)
+        lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"]]
+        lines += [diagnosis.verdict(0).to_text()] if len(table) == 1 else []
+    console = Console()
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if options.out is not None:
-        _write_frame(verdicts, options.out)
+        _write_frame(diagnosis.frame, options.out)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -203,28 +206,24 @@ def _report(options: argparse.Namespace) -> None:
     write_report(
         options.out,
         table,
-        trees=_trees(options.tree),
+        trees=options.tree,
         highlight=options.configuration,
         source=str(options.table),
     )
     print(options.out)
 
 
-def _trees(name: str) -> str | None:
-    return None if name == "published" else name
-
-
-def _pick(table, options: argparse.Namespace):
+def _pick(table, options: argparse.Namespace) -> int:
     # Rows without a name are called as the report calls them.
     numbered = [f"row {number}" for number in range(1, len(table) + 1)]
     names = table["configuration"].tolist() if "configuration" in table else numbered
-    rows = table[[name == options.configuration for name in names]]
+    rows = [row for row, name in enumerate(names) if name == options.configuration]
     if len(rows) != 1:
         raise InputError(
             f"{len(rows)} configurations of {options.table} are named {options.configuration!r}. "
             f"Give one of its {len(table)} names, for instance {names[0]!r}."
         )
-    return rows
+    return rows[0]
 
 
 def _summary(verdicts) -> list[str]:
@@ -239,15 +238,11 @@ def _summary(verdicts) -> list[str]:
 
 def _write_frame(frame, path: Path) -> None:
     writers = {
-        ".csv": lambda: frame.to_csv(path, index=False),
-        ".json": lambda: frame.to_json(path, orient="records", indent=1),
-        ".parquet": lambda: frame.to_parquet(path, index=False),
+        ".csv": lambda file: frame.to_csv(file, index=False),
+        ".json": lambda file: frame.to_json(file, orient="records", indent=1),
+        ".parquet": lambda file: frame.to_parquet(file, index=False),
     }
     if path.suffix not in writers:
         raise InputError(f"Cannot write {path}: its ending is {path.suffix!r}. Use .csv, .json or .parquet.")
-    try:
-        writers[path.suffix]()
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. Choose a folder that you may write to."
-        ) from None
+    with writing(str(path)), replacing(path) as temporary:
+        writers[path.suffix](temporary)

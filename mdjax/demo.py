@@ -8,13 +8,13 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mdjax.diagnosis.answers import diagnose
 from mdjax.diagnosis.baselines import ValidationTree
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import RFI_COLUMNS, failure_labels
-from mdjax.diagnosis.mdtree import MDTree, save_trees
+from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS
-from mdjax.diagnosis.verdicts import explain
+from mdjax.diagnosis.trees import save_trees
+from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.report.page import phase_plot, write_report
 from mdjax.sweeps.local import measure
 from mdjax.zoo.data import load

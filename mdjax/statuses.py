@@ -18,6 +18,7 @@ class StatusCode(enum.StrEnum):
     FAILED = "failed"  # the metric itself, by an error
     UNDEFINED = "undefined"  # the quantity itself, for this model
     FEATURES_MISSING = "features_missing"  # in a table that is diagnosed
+    OTHER = "other"  # in a diagnosis: a problem that the table tells in words alone
 
 
 class Status(NamedTuple):

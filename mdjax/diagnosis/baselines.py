@@ -51,12 +51,12 @@ class _BaselineTree(ClassifierMixin, BaseEstimator):
         return np.column_stack(list(finite(feature_columns(X, self.features)).values()))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class of each row, (rows,) of str; InputError for NaN features."""
+        """The class of each row, [rows] of str; InputError for NaN features."""
         matrix = self._matrix(X)
         return self.tree_.predict(matrix)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The class shares of each row's leaf, (rows, classes) in the order of `classes_`."""
+        """The fractions of the classes among the training rows of each row's leaf, [rows, classes] as in `classes_`."""
         matrix = self._matrix(X)
         return np.asarray(self.tree_.predict_proba(matrix))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_array
 
-from mdjax.diagnosis.quantities import Columns
-from mdjax.diagnosis.questions import Question
+from mdjax.diagnosis.quantities import Columns, with_quantities
+from mdjax.diagnosis.questions import Question, Tree, columns_of, features_of
 from mdjax.errors import InputError
 
 
@@ -52,6 +52,16 @@ def finite(columns: Columns) -> Columns:
                 "are needed. Drop these rows (mdjax.diagnose keeps them and names what is missing)."
             )
     return columns
+
+
+def quantity_columns(trees: Sequence[Tree], X: Any, read: Sequence[str]) -> Columns:
+    """The columns that trees read and the quantities that they split on, all finite, as float64.
+
+    `X` is a frame, or an array whose columns are the ones named in `read`.
+    """
+    columns = feature_columns(X, read)
+    columns = finite({name: columns[name] for name in columns_of(*trees)})
+    return finite(with_quantities(features_of(*trees), columns))
 
 
 def known_labels(y: Any, num_rows: int, question: Question) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""The methods that grow trees, by name: structures, features and labels in, a fitted tree out."""
+"""The ways to fit a tree's thresholds to labelled rows, by name: "published" and "default" (`METHODS`).
+
+A method has structures (trees of splits with start thresholds or priors) for each question, and a fit: a function of
+the structures, the feature columns and the labels of the training rows that returns one tree with its thresholds set.
+`MDTree` looks its method up here; whoever adds one to `METHODS` can name it there.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +19,8 @@ from mdjax.diagnosis.questions import Columns, Question, Tree, classes_below, le
 def fit_one_pass(tree: Tree, columns: Columns, labels: np.ndarray) -> Tree:
     """The published fit: each threshold once, in order, by bounded scalar search on the training accuracy.
 
-    The other thresholds are held meanwhile. Costs one sort per threshold. Source: the code that accompanies
-    Zhou et al., "MD tree", ICML 2024.
+    While one threshold is searched, those before it are fitted and those after it at their starts. Costs one sort per
+    threshold. Source: the code that accompanies Zhou et al., "MD tree", ICML 2024.
     """
     labels = np.asarray(labels, dtype=object)
     for i, split in enumerate(tree):
@@ -45,36 +50,36 @@ def fit_one_pass(tree: Tree, columns: Columns, labels: np.ndarray) -> Tree:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit returns: the tree, and the probability that each leaf's class is right where the fit says so.
+    """What a fit returns: the tree, and, if the fit has its own, the probability that each leaf's class is right.
 
-    Without probabilities the class shares of each leaf's training rows are used.
+    For a fit without probabilities `MDTree` takes the fractions of the classes among each leaf's training rows.
     """
 
     tree: Tree
-    reliability: np.ndarray | None = None  # (leaves,)
+    reliability: np.ndarray | None = None  # [leaves]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to grow trees: the structures it starts from, for pairs and for single models, and its fit.
+    """A way to grow trees: a question's structures, for pairs and for single models, and the fit.
 
     The fit is given those of the structures whose features were measured, at least one. All that follows
-    (probabilities, files, verdicts, text) only walks the tree that it returns, which may differ from all of them.
+    (probabilities, files, verdicts, text) reads only the tree that it returns, which need not be one of them.
     """
 
-    start: Callable[[Question], tuple[Tree, ...]]
+    structures: Callable[[Question], tuple[Tree, ...]]
     fit: Callable[[Sequence[Tree], Columns, np.ndarray], Fitted]
-    single: Callable[[Question], tuple[Tree, ...]] | None = None  # None: the method has none for single models
+    single_structures: Callable[[Question], tuple[Tree, ...]] | None = None  # None: no trees for single models
 
 
 METHODS: dict[str, Method] = {
     "published": Method(
-        start=lambda question: (question.tree,),
+        structures=lambda question: (question.tree,),
         fit=lambda trees, columns, labels: Fitted(fit_one_pass(trees[0], columns, labels)),
     ),
     "default": Method(
-        start=lambda question: question.default_trees,
+        structures=lambda question: question.default_trees,
         fit=lambda trees, columns, labels: Fitted(*fit_beliefs(trees, columns, labels)),
-        single=lambda question: question.single_trees,
+        single_structures=lambda question: question.single_trees,
     ),
 }

@@ -27,14 +27,21 @@ def grow(
 ) -> MDTree:
     """An MD tree fitted on those rows of a labelled table of which the question is asked.
 
+        table: one row per configuration, with the question's features and label.
+        question: "optimizer", "width" or "data".
+        method: a name in `fitting.METHODS`.
+        preset: how the features were measured, where the table has no column `preset`.
+        provenance: facts about the table, kept with the tree.
+        axes: the table's columns along which `gains_` are computed; None for the published ones.
+        settings: of MDTree.
+
     Rows that lack a feature are left out. Where the tree reads pairs of models, one for single models is grown with
     it (`single_`), if the method has one; in a table without pairs it is grown alone. `gains_` says what the answers'
-    changes brought in this table, where it holds the sweep's axes (`axes`) and test accuracies. `settings` go to
-    MDTree. `preset` says how the features were measured where the table has no such column. Raises InputError for a
-    table without the labels or features.
+    changes brought in this table, where it holds the sweep's axes and test accuracies. Raises InputError for a table
+    without the labels or features.
     """
     tree = MDTree(question, method=method, **settings)
-    if tree.single or tree.structure is not None or METHODS[method].single is None:
+    if tree.single or tree.structure is not None or METHODS[method].single_structures is None:
         return _grown(tree, table, preset, provenance, axes)
     single = MDTree(question, method=method, single=True, min_width=tree.min_width)
     alone = bool(single.candidates(table))
@@ -52,7 +59,7 @@ def _grown(
     question = tree.asked_question
     rows = question.rows(table)
     structures = tree.candidates(rows)
-    wanted = dict.fromkeys(name for one in structures for name in columns_of(one)) or tree.features
+    wanted = columns_of(*structures) or tree.features
     complete = _complete(wanted, rows)
     if len(rows) and not complete.any():
         raise InputError(

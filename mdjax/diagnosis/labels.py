@@ -83,8 +83,15 @@ def room_for_improvement(
 ) -> pd.DataFrame:
     """The room for improvement of each row along each axis, in the units of `accuracy`; 0 where none is left.
 
-    Costs one sort per axis. The arguments name the sweep's columns, see `Axes`; `within` holds those (label noise,
-    architecture) in which rows must agree to be compared. Grids may have holes: only rows that exist are compared. A
+        table: the sweep, one row per configuration.
+        batch: the column that sets the training temperature; None where the sweep does not vary it.
+        width: the column of the model's size; None likewise.
+        data: the column of the amount of data; None likewise.
+        accuracy: the column of the test accuracy, in points.
+        within: columns (label noise, architecture) in which rows must agree to be compared.
+        hotter: the end of `batch` at which the temperature is high, "smaller" or "larger" values.
+
+    Costs one sort per axis. Grids may have holes: only rows that exist are compared. A
     row whose accuracy, axes or `within` columns are missing gets NaN throughout and does not count for other rows;
     an axis of None is NaN throughout.
 
@@ -131,7 +138,8 @@ def failure_labels(
     `bs_failure`: `small` where raising the temperature leaves more room than lowering it, `large` where less.
     `width_vs_batch` and `data_vs_batch`: `width` (`data`) where that axis leaves more room than the batch
     size in either direction, `batch` where less. Ties are `optimal`; rows without rooms get no label (None).
-    Arguments and errors are those of `room_for_improvement`.
+
+        table, batch, width, data, accuracy, within, hotter: as for `room_for_improvement`, whose errors are raised.
     """
     rooms = room_for_improvement(
         table, batch=batch, width=width, data=data, accuracy=accuracy, within=within, hotter=hotter

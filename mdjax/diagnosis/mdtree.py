@@ -1,13 +1,12 @@
-"""The MD tree as a scikit-learn classifier, kept in JSON files.
+"""The MD tree as a scikit-learn classifier.
 
 It takes pandas frames, from which it picks its features by name, or arrays whose columns follow
 `MDTree.features`. Labels are the published ones (`small`, `large`, `width`, `batch`, `data`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -16,48 +15,56 @@ from scipy.special import ndtr
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from mdjax.diagnosis.beliefs import gate, interval, leaf_memberships
-from mdjax.diagnosis.checks import feature_columns, finite, known_labels
+from mdjax.diagnosis.beliefs import at_most_probability, interval, leaf_memberships
+from mdjax.diagnosis.checks import known_labels, quantity_columns
 from mdjax.diagnosis.fitting import METHODS, Method
-from mdjax.diagnosis.quantities import with_quantities
 from mdjax.diagnosis.questions import (
     SIMILARITY_TREE,
     Question,
     Tree,
     columns_of,
     features_of,
-    leaf_positions,
+    leaf_indices,
     leaves,
     named,
     with_thresholds,
 )
-from mdjax.diagnosis.treefiles import check_tree, plain_splits, read_entries, splits_of, write_entries
+from mdjax.diagnosis.treefiles import (
+    SHIPPED,
+    check_leaves,
+    check_tree,
+    plain_splits,
+    read_entries,
+    splits_of,
+    write_entries,
+)
 from mdjax.errors import InputError
 
-SHIPPED_TREES = Path(__file__).with_name("shipped_trees.json")
 T = TypeVar("T", bound="MDTree")
 
 
 class MDTree(ClassifierMixin, BaseEstimator):
     """The MD tree of one question: a fixed, readable structure whose thresholds are fitted.
 
-    `question` is "optimizer", "width" or "data"; `method` a key of `METHODS`: "published" fits sharp thresholds as
-    published, "default" soft ones that start from prior beliefs (`mdjax.diagnosis.beliefs`). `single=True` asks for the
-    tree that reads single models only, for want of pairs. `similarity=True` (published, optimizer) reads CKA in place
-    of sharpness. `starts` replaces the start thresholds of the first structure, in the order of its splits, and leaves
-    no other to choose; `structure` is a whole tree to start from. `min_width` replaces the least width of which the
-    question is asked (0: of all rows). `smoothing` is added to both class counts of a leaf before shares are taken
-    (1: Laplace).
+        question: "optimizer", "width" or "data".
+        method: a key of `METHODS`: "published" fits sharp splits as published, "default" soft ones from their priors
+            (`mdjax.diagnosis.beliefs`).
+        single: take the tree that reads single models only, for want of pairs.
+        similarity: read CKA in place of sharpness (published method, question "optimizer").
+        starts: start thresholds of the first structure, in the order of its splits, which then is the only one.
+        structure: a whole tree to start from.
+        min_width: the least width that the question is asked of, in place of its own (0: of all rows).
+        smoothing: added to both class counts of a leaf before their fractions are taken (1: Laplace's rule).
 
     Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that arrays must
-    hold), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, (leaves, classes)), `shares_`
+    hold), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, [leaves, classes]), `shares_`
     (class probabilities at the leaves where the method gives them, else None), `feature_ranges_` (feature -> least
     and greatest value seen), `preset_` (how the features were measured, None if unknown), `provenance_`, and what
     `grow` adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought).
 
     With the published method `predict` gives the class that the structure names at the leaf, and `predict_proba` the
-    share of each class among the training rows of that leaf, so it can be below one half where they contradict the
-    structure. With soft thresholds a row belongs to several leaves, and `predict` gives the likelier class.
+    fraction of each class among the training rows of that leaf, so it can be below one half where they contradict the
+    structure. With soft splits a row belongs to several leaves, and `predict` gives the likelier class.
     """
 
     def __init__(
@@ -83,11 +90,11 @@ class MDTree(ClassifierMixin, BaseEstimator):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The columns that are read: by the fitted tree, or before by all structures that it may be chosen from.
+        """The columns that the fitted tree reads; before the fit those of all structures that it may choose from.
 
-        Arrays hold them in this order, `predict`'s those of `fit`.
+        An array given to `fit` holds its columns in this order; one given to `predict` holds the same ones.
         """
-        return columns_of(self.tree_) if hasattr(self, "tree_") else _columns_of_all(self._starts())
+        return columns_of(self.tree_) if hasattr(self, "tree_") else columns_of(*self._structures())
 
     @property
     def asked_question(self) -> Question:
@@ -97,7 +104,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
 
     @property
     def soft(self) -> bool:
-        """Whether any threshold of the fitted tree is soft."""
+        """Whether any split of the fitted tree is soft."""
         return any(split.spread > 0 for split in self.tree_)
 
     def _method(self) -> Method:
@@ -106,14 +113,19 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return METHODS[self.method]
 
     def candidates(self, table: pd.DataFrame) -> tuple[Tree, ...]:
-        """The structures that a table allows to choose from: those whose columns are there and not wholly missing."""
+        """The structures whose columns a table has, each with at least one value."""
         return tuple(
             tree
-            for tree in self._starts()
+            for tree in self._structures()
             if all(name in table.columns and table[name].notna().to_numpy().any() for name in columns_of(tree))
         )
 
-    def _starts(self) -> tuple[Tree, ...]:
+    def _structures(self) -> tuple[Tree, ...]:
+        """The trees of splits, with start thresholds or priors, that `fit` chooses from; the first one is preferred.
+
+        They are the parameter `structure`, the published variant that reads CKA (`similarity`), or the method's for
+        the question; the parameter `starts` leaves the first alone, with other thresholds.
+        """
         question, method = named(self.question), self._method()
         if self.structure is not None:
             trees = (tuple(self.structure),)
@@ -129,12 +141,12 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 )
             trees = (SIMILARITY_TREE,)
         elif self.single:
-            if method.single is None:
-                known = ", ".join(name for name, other in METHODS.items() if other.single)
+            if method.single_structures is None:
+                known = ", ".join(name for name, other in METHODS.items() if other.single_structures)
                 raise InputError(f"Method {self.method!r} has no tree for single models. Choose one of {known}.")
-            trees = method.single(question)
+            trees = method.single_structures(question)
         else:
-            trees = method.start(question)
+            trees = method.structures(question)
         if self.starts is None:
             return trees
         tree = trees[0]
@@ -147,24 +159,24 @@ class MDTree(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the thresholds to rows `X` with labels `y`; InputError for NaN features and foreign labels."""
-        question, starts = named(self.question), self._starts()
+        question, structures = named(self.question), self._structures()
         if not self.smoothing > 0:
             raise InputError(f"smoothing must be positive, got {self.smoothing!r}. Leave it at 1.")
         if isinstance(X, pd.DataFrame):
-            # Where none is whole, the first says what is missing.
-            starts = self.candidates(X) or starts[:1]
-        read = _columns_of_all(starts)
-        columns = _quantities(starts, X, read)
+            # Where no structure has all its columns, the first one's absent columns are told in the error.
+            structures = self.candidates(X) or structures[:1]
+        read = columns_of(*structures)
+        columns = quantity_columns(structures, X, read)
         labels = known_labels(y, len(next(iter(columns.values()))), question)
-        fitted = self._method().fit(starts, columns, labels)
+        fitted = self._method().fit(structures, columns, labels)
         self._set_tree(fitted.tree, None if isinstance(X, pd.DataFrame) else read)
         self.shares_ = None
         if fitted.reliability is not None:
             right = np.array([[leaf.label == name for name in self.classes_] for leaf in self.leaves_])
             self.shares_ = np.where(right, fitted.reliability[:, None], 1 - fitted.reliability[:, None])
-        positions = leaf_positions(self.tree_, columns)
+        reached = leaf_indices(self.tree_, columns)
         self.leaf_counts_ = np.zeros((len(self.leaves_), 2), dtype=int)
-        np.add.at(self.leaf_counts_, (positions, np.searchsorted(self.classes_, labels.astype(str))), 1)
+        np.add.at(self.leaf_counts_, (reached, np.searchsorted(self.classes_, labels.astype(str))), 1)
         self.feature_ranges_ = {
             name: (float(columns[name].min()), float(columns[name].max())) for name in features_of(self.tree_)
         }
@@ -185,31 +197,34 @@ class MDTree(ClassifierMixin, BaseEstimator):
 
     def _columns(self, X: Any) -> dict[str, np.ndarray]:
         frame = isinstance(X, pd.DataFrame)
-        return _quantities((self.tree_,), X, self.features if frame else list(self.feature_names_in_))
+        return quantity_columns((self.tree_,), X, self.features if frame else list(self.feature_names_in_))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class of each row, (rows,) of str; InputError for NaN features."""
+        """The class of each row, [rows] of str; InputError for NaN features."""
         check_is_fitted(self)
         if self.soft:
             return self.classes_[self.predict_proba(X).argmax(axis=1)]
         return np.array([leaf.label for leaf in self.leaves_])[self.apply(X)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each class, (rows, classes) in the order of `classes_`."""
+        """The probability of each class, [rows, classes] in the order of `classes_`."""
         check_is_fitted(self)
         if not self.soft:
-            return self.leaf_shares()[self.apply(X)]
+            return self.leaf_probabilities()[self.apply(X)]
         columns = self._columns(X)
-        sides = [gate(split, columns[split.feature]) for split in self.tree_]
-        return leaf_memberships(self.tree_, sides) @ self.leaf_shares()
+        sides = [at_most_probability(split, columns[split.feature]) for split in self.tree_]
+        return leaf_memberships(self.tree_, sides) @ self.leaf_probabilities()
 
     def apply(self, X: Any) -> np.ndarray:
-        """The position in `leaves_` of the leaf that each row reaches by the thresholds' centres."""
+        """The index in `leaves_` of the leaf that each row reaches if every split is taken as sharp, [rows]."""
         check_is_fitted(self)
-        return leaf_positions(self.tree_, self._columns(X))
+        return leaf_indices(self.tree_, self._columns(X))
 
-    def leaf_shares(self) -> np.ndarray:
-        """The probability of each class at each leaf, (leaves, classes): the method's, or the rows' smoothed shares."""
+    def leaf_probabilities(self) -> np.ndarray:
+        """The probability of each class at each leaf, [leaves, classes].
+
+        That of the method (`shares_`), or else the smoothed fraction of the class among the leaf's training rows.
+        """
         check_is_fitted(self)
         if self.shares_ is not None:
             return self.shares_
@@ -217,20 +232,24 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return counts / counts.sum(axis=1, keepdims=True)
 
     def leaf_weights(self, columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The probability that each row belongs to each leaf, (rows, leaves), rows adding to one.
+        """The probability that each row's true feature values lead to each leaf, [rows, leaves]; rows add to one.
 
-        `columns` holds the features that are split on and `errors` their standard errors (0: exact), taken as
-        independent and normal. At a missing (non-finite) feature a row goes both ways, weighted as the
-        training rows went (the rule of Quinlan's C4.5).
+            columns: name → [rows], of the features that are split on; not finite where missing.
+            errors: name → [rows], their standard errors; 0 where a value is exact.
+
+        A measured value counts as normally distributed around the truth, independently of the other features. Of a
+        soft tree the thresholds are uncertain, too. At a split whose feature is missing a row goes both ways, in the
+        proportion of the training rows there (the rule of Quinlan's C4.5).
         """
         check_is_fitted(self)
         if self.soft:
             sides = []
             for i, split in enumerate(self.tree_):
                 values = columns[split.feature]
-                side = gate(split, values, errors[split.feature])
-                sides.append(np.where(np.isfinite(values), side, self._share_of_steps([(i, True)])))
+                side = at_most_probability(split, values, errors[split.feature])
+                sides.append(np.where(np.isfinite(values), side, self._fraction_of_rows([(i, True)])))
             return leaf_memberships(self.tree_, sides)
+        # The splits of one feature on a leaf's path leave an interval for its value.
         num_rows = len(next(iter(columns.values())))
         weights = np.ones((num_rows, len(self.leaves_)))
         for k, leaf in enumerate(self.leaves_):
@@ -244,19 +263,22 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 with np.errstate(divide="ignore", invalid="ignore"):
                     spread = ndtr((high - x) / se) - ndtr((low - x) / se)
                 inside = np.where(se > 0, np.maximum(spread, 0.0), (x > low) & (x <= high))
-                weights[:, k] *= np.where(np.isfinite(x), inside, self._share_of_steps(steps))
+                weights[:, k] *= np.where(np.isfinite(x), inside, self._fraction_of_rows(steps))
         return weights / weights.sum(axis=1, keepdims=True)
 
-    def _share_of_steps(self, steps: Sequence[tuple[int, bool]]) -> float:
-        """The smoothed share of training rows that took these steps among those that could have."""
-        share = 1.0
+    def _fraction_of_rows(self, steps: Sequence[tuple[int, bool]]) -> float:
+        """The product over (split, went to at_most) steps of the fraction of the training rows there that took it.
+
+        Smoothed as the classes at the leaves are.
+        """
+        fraction = 1.0
         for i, side in steps:
             went = [
                 sum(self.leaf_counts_[k].sum() for k, leaf in enumerate(self.leaves_) if (i, way) in leaf.path)
                 for way in (side, not side)
             ]
-            share *= (went[0] + self.smoothing) / (sum(went) + 2 * self.smoothing)
-        return share
+            fraction *= (went[0] + self.smoothing) / (sum(went) + 2 * self.smoothing)
+        return fraction
 
     def export_text(self, *, decimals: int = 3) -> str:
         """The fitted tree as indented text, each leaf with its class and its training rows."""
@@ -286,19 +308,18 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return "\n".join(lines(0, 0)) + "\n"
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write this tree alone to a JSON file; `save_trees` keeps several together."""
-        save_trees([self], path)
+        """Write this tree alone to a JSON file; `trees.save_trees` keeps several together."""
+        write_entries([self.to_dict()], path)
 
     @classmethod
-    def load(cls, path: str | PathLike[str] | None = None, question: str | None = None) -> Self:
-        """Read one tree from a JSON file (default: the shipped trees); `question` picks among several."""
-        trees = _read_trees(cls, path)
+    def load(cls, source: str | PathLike[str] = SHIPPED, question: str | None = None) -> Self:
+        """One tree of the package ("shipped", "published") or of a JSON file; `question` picks among several."""
+        trees = read_trees(cls, source)
         if question is None and len(trees) == 1:
             return next(iter(trees.values()))
         if question not in trees:
             raise InputError(
-                f"{path or SHIPPED_TREES} holds trees for {', '.join(trees)}; got question={question!r}. "
-                "Name one of them."
+                f"{source} holds trees for {', '.join(trees)}; got question={question!r}. Name one of them."
             )
         return trees[question]
 
@@ -352,12 +373,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             tree.single_ = None if entry["single_tree"] is None else cls.from_dict(entry["single_tree"])
             if tree.classes_.tolist() != list(entry["classes"]):
                 raise ValueError(f"classes are {entry['classes']}, expected {tree.classes_.tolist()}")
-            if tree.leaf_counts_.shape != (len(tree.leaves_), 2) or (tree.leaf_counts_ < 0).any():
-                raise ValueError(f"leaf_counts do not fit {len(tree.leaves_)} leaves")
-            if tree.shares_ is not None and (
-                tree.shares_.shape != tree.leaf_counts_.shape or not np.allclose(tree.shares_.sum(axis=1), 1)
-            ):
-                raise ValueError(f"shares do not fit {len(tree.leaves_)} leaves")
+            check_leaves(len(tree.leaves_), tree.leaf_counts_, tree.shares_)
             if not tree.smoothing > 0:
                 raise ValueError(f"smoothing is {tree.smoothing}")
         except KeyError as error:
@@ -369,39 +385,11 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return tree
 
 
-def _columns_of_all(trees: Iterable[Tree]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for tree in trees for name in columns_of(tree)))
-
-
-def _quantities(trees: Sequence[Tree], X: Any, read: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns that trees read, checked, and the quantities that they split on."""
-    columns = feature_columns(X, read)
-    columns = finite({name: columns[name] for name in _columns_of_all(trees)})
-    return finite(with_quantities(tuple(dict.fromkeys(name for tree in trees for name in features_of(tree))), columns))
-
-
-def save_trees(trees: Iterable[MDTree], path: str | PathLike[str]) -> None:
-    """Write fitted trees, one per question, to one JSON file."""
-    entries = [tree.to_dict() for tree in trees]
-    questions = [entry["question"] for entry in entries]
-    if len(set(questions)) < len(questions):
-        raise InputError(f"A file keeps one tree per question, got {', '.join(questions)}. Use several files.")
-    write_entries(entries, path)
-
-
-def load_trees(path: str | PathLike[str] | None = None) -> dict[str, MDTree]:
-    """The trees of a JSON file by question; without a path those shipped with the package.
-
-    Raises InputError for a missing, foreign, damaged, older or newer file.
-    """
-    return _read_trees(MDTree, path)
-
-
-def _read_trees(cls: type[T], path: str | PathLike[str] | None) -> dict[str, T]:
-    path = SHIPPED_TREES if path is None else Path(path)
-    entries = read_entries(path)
+def read_trees(cls: type[T], source: str | PathLike[str]) -> dict[str, T]:
+    """The trees of a file or of a name, by question, as estimators of that class; InputError for unreadable ones."""
+    entries = read_entries(source)
     try:
         trees = [cls.from_dict(entry) for entry in entries]
     except InputError as error:
-        raise InputError(f"In {path}: {error}") from None
+        raise InputError(f"In {source}: {error}") from None
     return {tree.question: tree for tree in trees}

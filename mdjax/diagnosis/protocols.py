@@ -9,7 +9,7 @@ Source: Zhou et al., "MD tree", ICML 2024, arXiv 2406.16988, sections 4 and 5; c
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,26 +37,32 @@ FACTORIES: dict[str, Factory] = {
 """The diagnosis methods by name; add your own."""
 
 
+class Choice(NamedTuple):
+    """How a protocol chooses the rows to grow on: `training_rows` tells the modes and sizes; once for each seed."""
+
+    mode: str
+    size: float
+    seeds: Sequence[int] = SEEDS
+
+
 @dataclass(frozen=True)
 class Case:
     """One published experiment: which question, and how the training rows are chosen."""
 
     name: str
     question: str
-    mode: str
-    size: float
+    choice: Choice
 
 
 CASES = (
-    Case("1", "optimizer", "random", 8),
-    Case("2", "optimizer", "data_limit", 1),
-    Case("3", "optimizer", "width_limit", 2),
-    Case("4", "width", "random_data", 1),
-    Case("5", "width", "data_limit", 1),
-    Case("6", "data", "random_width", 1),
-    Case("7", "data", "width_limit", 32),
+    Case("1", "optimizer", Choice("random", 8)),
+    Case("2", "optimizer", Choice("data_limit", 1)),
+    Case("3", "optimizer", Choice("width_limit", 2)),
+    Case("4", "width", Choice("random_data", 1)),
+    Case("5", "width", Choice("data_limit", 1)),
+    Case("6", "data", Choice("random_width", 1)),
+    Case("7", "data", Choice("width_limit", 32)),
 )
-# (question, mode, sizes) of the published learning curves; data shares are in tenths.
 CURVES = (
     ("optimizer", "random", (1, 2, 4, 8, 16, 24)),
     ("optimizer", "data_limit", (1, 2, 4, 8, 10)),
@@ -64,6 +70,16 @@ CURVES = (
     ("width", "random_data", (1, 2, 4, 8, 10)),
     ("width", "data_limit", (1, 2, 4, 8, 10)),
 )
+"""(question, mode, sizes) of the published learning curves; amounts of data are in tenths of all."""
+
+
+def choices(mode: str, sizes: Iterable[float], seeds: Sequence[int] = SEEDS) -> tuple[Choice, ...]:
+    """The choices of one mode at several sizes, for a learning curve.
+
+    A limit chooses the same rows whatever the seed, so that one seed tells all.
+    """
+    seeds = seeds[:1] if mode.endswith("limit") else seeds
+    return tuple(Choice(mode, size, seeds) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -94,10 +110,16 @@ def training_rows(
 ) -> pd.DataFrame:
     """The rows of a zoo that a protocol grows on.
 
+        table: a labelled sweep.
+        mode: one of `MODES`.
+        size: how much is chosen, in the unit of the mode.
+        seed: of the draw.
+        axes: names the columns of data and width in one's own sweep.
+
     `random`: `size` of the (data, width) cells with all their batch sizes, numbered data-major; `random_data` and
     `random_width`: `size` values of that axis; `data_limit` and `width_limit` (scale transfer): all rows where the
     axis is at most `size`. Draws are those of `np.random.seed(seed)` followed by one `choice` without replacement.
-    `axes` names the columns of data and width in one's own sweep; `random` also takes a sweep without one of them.
+    `random` also takes a sweep without one of the axes.
     """
     axes = axes or Axes()
     named_axes = {"data": axes.data, "width": axes.width}
@@ -135,18 +157,21 @@ def transfer(
     question: str | Question,
     train: pd.DataFrame,
     test: pd.DataFrame,
+    choice: Choice,
     *,
-    mode: str,
-    size: float,
-    seeds: Sequence[int] = SEEDS,
     features: Sequence[str] | None = None,
     axes: Axes | None = None,
 ) -> Transfer:
     """Grow on some rows of `train`, score on all of `test` (dataset transfer; scale transfer by the limit modes).
 
-    `factory` is one, or a name in `FACTORIES`. A question of another least width is `replace(named("data"),
-    min_width=8)`. Both tables hold labels (`mdjax.diagnosis.labels.failure_labels`); only rows of
-    which the question is asked count. To test scale transfer within one zoo, pass its larger models as `test`.
+        factory: makes the classifier for a question, or its name in `FACTORIES`.
+        question: of another least width it is `replace(named("data"), min_width=8)`.
+        train, test: labelled sweeps (`mdjax.diagnosis.labels.failure_labels`); rows that are not asked do not count.
+        choice: of the rows of `train`; the result has one value per seed.
+        features: the columns that the classifier is given; None for the whole frame.
+        axes: names the columns of data and width in one's own sweep.
+
+    To test scale transfer within one zoo, pass its larger models as `test`.
     """
     asked = named(question)
     pool, tested = asked.rows(train), asked.rows(test)
@@ -154,8 +179,8 @@ def transfer(
     if not len(tested):
         raise InputError(f"The test table has no row that question {asked.name!r} is asked of. Give a larger one.")
     scores = []
-    for seed in seeds:
-        rows = training_rows(pool, mode, size, seed, axes=axes)
+    for seed in choice.seeds:
+        rows = training_rows(pool, choice.mode, choice.size, seed, axes=axes)
         fitted = _fitted(factory, asked, rows, features)
         right = np.asarray(fitted.predict(_read(tested, features)), dtype=object) == truth
         error = np.nan
@@ -166,7 +191,13 @@ def transfer(
 
 
 def calibration_error(probabilities: np.ndarray, classes: np.ndarray, truth: np.ndarray, num_bins: int = 10) -> float:
-    """The expected calibration error: |confidence - accuracy| over bins of the likeliest class's probability."""
+    """The expected calibration error: |confidence - accuracy| over bins of the likeliest class's probability.
+
+    probabilities: of each class, [rows, classes].
+    classes: their names, [classes].
+    truth: the class of each row, [rows].
+    num_bins: of equal width, over the probabilities from 0 to 1.
+    """
     confidence = np.max(probabilities, axis=1)
     right = np.asarray(classes, dtype=object)[np.argmax(probabilities, axis=1)] == truth
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
@@ -197,26 +228,24 @@ def learning_curve(
     question: str | Question,
     train: pd.DataFrame,
     test: pd.DataFrame,
+    chosen: Iterable[Choice],
     *,
-    mode: str,
-    sizes: Iterable[float],
-    seeds: Sequence[int] = SEEDS,
     features: Sequence[str] | None = None,
     axes: Axes | None = None,
 ) -> pd.DataFrame:
-    """Accuracy in percent against the size of the training choice, one row per size.
+    """Accuracy in percent against the size of the training choice, one row per choice.
+
+        factory, question, train, test, features, axes: as for `transfer`.
+        chosen: the choices of the rows of `train`, as `choices` makes them.
 
     Columns: `size`, `rows` (mean over seeds), `accuracy` (mean), `spread` (standard deviation), `lowest`, `highest`.
-    Arguments are those of `transfer`.
     """
     points = []
-    for size in sizes:
-        result = transfer(
-            factory, question, train, test, mode=mode, size=size, seeds=seeds, features=features, axes=axes
-        )
+    for choice in chosen:
+        result = transfer(factory, question, train, test, choice, features=features, axes=axes)
         points.append(
             {
-                "size": size,
+                "size": choice.size,
                 "rows": float(result.num_rows.mean()),
                 "accuracy": result.mean,
                 "spread": result.spread,
@@ -232,18 +261,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """One method on all published protocols, both ways round if called twice with the tables exchanged.
 
+        method: a factory, or its name in `FACTORIES`.
+        train, test: labelled sweeps with the published axes.
+        seeds: of the choices of training rows.
+
     Returns plain values: `cases` (case -> mean accuracy in percent), `calibration` (case -> mean expected calibration
-    error) and `curves` (question and mode -> the columns of `learning_curve` as lists). Both tables are labelled
-    sweeps with the published axes.
+    error) and `curves` (question and mode -> the columns of `learning_curve` as lists).
     """
     results = {
-        case.name: transfer(method, case.question, train, test, mode=case.mode, size=case.size, seeds=seeds)
-        for case in CASES
+        case.name: transfer(method, case.question, train, test, case.choice._replace(seeds=seeds)) for case in CASES
     }
     curves = {
-        f"{question} {mode}": learning_curve(
-            method, question, train, test, mode=mode, sizes=sizes, seeds=seeds[:1] if mode.endswith("limit") else seeds
-        ).to_dict("list")
+        f"{question} {mode}": learning_curve(method, question, train, test, choices(mode, sizes, seeds)).to_dict("list")
         for question, mode, sizes in CURVES
     }
     return {
@@ -258,13 +287,17 @@ def one_step_change(
     train: pd.DataFrame,
     test: pd.DataFrame,
     methods: Mapping[str, Factory | str],
+    choice: Choice,
     *,
-    mode: str,
-    size: float,
-    seeds: Sequence[int] = SEEDS,
     axes: Axes | None = None,
 ) -> pd.DataFrame:
     """The mean test accuracy gained on `test` when each method picks what to change, in points.
+
+        question: the one that is answered, or its name.
+        train, test: labelled sweeps.
+        methods: name in the result -> factory, or its name in `FACTORIES`.
+        choice: of the rows of `train`.
+        axes: names the columns of one's own sweep.
 
     A method's trees are grown on the same rows of `train`. A `batch` verdict asks the method's optimizer tree for the
     direction. Rows labelled `optimal` for the question, or for the optimizer question, are left out on both sides.
@@ -295,8 +328,8 @@ def one_step_change(
     }
     for method, factory in methods.items():
         results = []
-        for seed in seeds:
-            chosen = training_rows(pool, mode, size, seed, axes=axes)
+        for seed in choice.seeds:
+            chosen = training_rows(pool, choice.mode, choice.size, seed, axes=axes)
             directions, answers = (
                 np.asarray(_fitted(factory, one, chosen, None).predict(tested), dtype=object)
                 for one in (optimizer, asked)

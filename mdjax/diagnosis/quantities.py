@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Columns = dict[str, np.ndarray]  # name -> (rows,) float64
+Columns = dict[str, np.ndarray]  # name -> [rows] of float64
 
 PAIR_FEATURES = ("mode_connectivity", "mode_connectivity_peak", "CKA")
 """What needs two models that were trained alike; all other features are of single models."""
@@ -25,6 +25,8 @@ class Quantity:
     never positive; without an offset the scale is linear. Values on the wrong side of zero count as zero there.
     `drift` is how far a threshold moves from one data set to another, a standard deviation on the scale: set by hand
     searches inside the published `basic` sweep, and checked to a factor of three by bench/default_method.py.
+    `title`, `unit` and `log_colours` are those of `mdjax.columns.Feature`, for figures; `text` says what it is in a
+    sentence.
     """
 
     name: str
@@ -34,6 +36,9 @@ class Quantity:
     offset: float | None = None
     sign: int = 1
     drift: float = 0.0
+    title: str = ""
+    unit: str = ""
+    log_colours: bool = False
 
     @property
     def of_pairs(self) -> bool:
@@ -68,8 +73,36 @@ def _log_loss(train_loss: np.ndarray) -> np.ndarray:
 QUANTITIES: dict[str, Quantity] = {
     quantity.name: quantity
     for quantity in (
-        Quantity("train_error", ("train_error",), "training error, percent", offset=0.05, drift=0.15),
-        Quantity("train_loss", ("train_loss",), "training loss, nats", offset=1e-5, drift=0.35),
+        Quantity("test_error", ("test_error",), "test error, percent", title="Test error", unit="%"),
+        Quantity(
+            "train_error",
+            ("train_error",),
+            "training error, percent",
+            offset=0.05,
+            drift=0.15,
+            title="Training error",
+            unit="%",
+        ),
+        Quantity("test_loss", ("test_loss",), "test loss, nats", title="Test loss", unit="nats", log_colours=True),
+        Quantity(
+            "train_loss",
+            ("train_loss",),
+            "training loss, nats",
+            offset=1e-5,
+            drift=0.35,
+            title="Training loss",
+            unit="nats",
+            log_colours=True,
+        ),
+        Quantity("hessian_t", ("hessian_t",), "ln of the Hessian trace", drift=0.5, title="Hessian trace", unit="ln"),
+        Quantity(
+            "hessian_e",
+            ("hessian_e",),
+            "ln of the largest Hessian eigenvalue",
+            drift=0.5,
+            title="Top Hessian eigenvalue",
+            unit="ln",
+        ),
         Quantity(
             "mode_connectivity_peak",
             ("mode_connectivity_peak",),
@@ -77,6 +110,23 @@ QUANTITIES: dict[str, Quantity] = {
             offset=0.05,
             sign=-1,
             drift=0.8,
+            title="Connectivity peak",
+            unit="% error, negated",
+        ),
+        Quantity(
+            "mode_connectivity",
+            ("mode_connectivity",),
+            "mean error of a curve's ends minus the error on it that differs most from that mean, points",
+            title="Mode connectivity",
+            unit="points of error",
+        ),
+        Quantity(
+            "CKA",
+            ("CKA",),
+            "similarity of two models' outputs, 0 to 1",
+            drift=0.225,
+            title="CKA similarity",
+            unit="0 to 1",
         ),
         Quantity(
             "barrier",
@@ -85,6 +135,8 @@ QUANTITIES: dict[str, Quantity] = {
             _barrier,
             offset=0.1,
             drift=0.35,
+            title="Barrier between runs",
+            unit="points of error",
         ),
         Quantity(
             "trace_for_loss",
@@ -92,6 +144,7 @@ QUANTITIES: dict[str, Quantity] = {
             "sharpness at equal loss: ln of the Hessian trace times the training loss to the power 3/4",
             lambda trace, loss: trace + 0.75 * _log_loss(loss),
             drift=0.35,
+            title="Sharpness at equal loss (trace)",
         ),
         Quantity(
             "eigenvalue_for_loss",
@@ -99,12 +152,11 @@ QUANTITIES: dict[str, Quantity] = {
             "sharpness at equal loss: ln of the largest Hessian eigenvalue times the training loss to the power 3/4",
             lambda eigenvalue, loss: eigenvalue + 0.75 * _log_loss(loss),
             drift=0.35,
+            title="Sharpness at equal loss (eigenvalue)",
         ),
-        Quantity("hessian_t", ("hessian_t",), "ln of the Hessian trace", drift=0.5),
-        Quantity("hessian_e", ("hessian_e",), "ln of the largest Hessian eigenvalue", drift=0.5),
-        Quantity("CKA", ("CKA",), "similarity of two models' outputs, 0 to 1", drift=0.225),
     )
 }
+"""The quantities by name, in the order in which a report draws them."""
 
 
 def quantity(name: str) -> Quantity:

@@ -18,20 +18,22 @@ from mdjax.diagnosis.quantities import Columns, inputs_of, quantity
 from mdjax.errors import InputError
 
 MIN_WIDTH_FOR_DATA = 32
+"""The published question about data is asked of networks of this width (channels of the first stage) and wider."""
 
 
 @dataclass(frozen=True)
 class Split:
     """One node: rows with `feature <= threshold` go to `at_most`, the others to `above`.
 
-    A child is the position of another split in the tree, or the name of the class that a leaf answers. `feature`
-    names a measured column or one of `quantities.QUANTITIES`. `spread` is the standard deviation of what is
-    believed of the threshold, on the quantity's scale; 0 where the threshold is sharp.
+    A child is the index of another split in the tree, or the name of the class that a leaf answers. `feature`
+    names a measured column or one of `quantities.QUANTITIES`. A split with a `spread` is soft: its threshold is
+    uncertain, normally distributed on the quantity's scale, `threshold` being the mean (in the quantity's own unit)
+    and `spread` the standard deviation (on the scale). With spread 0 it is sharp.
     """
 
     feature: str
     threshold: float
-    bounds: tuple[float, float]  # of the threshold's search
+    bounds: tuple[float, float]  # between which the published fit searches the threshold
     at_most: int | str
     above: int | str
     spread: float = 0.0
@@ -57,17 +59,20 @@ class Question:
     label: str  # the column of the published label
     classes: tuple[str, str]
     tree: Tree  # the published structure with its start thresholds
-    # What the default method chooses from, with what is believed of the thresholds before any label: first the tree
-    # that is trusted most, then what to fall back on where the labels contradict it.
+    # The structures that the default method chooses from, their thresholds and spreads being the priors: first the
+    # one of greatest prior probability, then what to fall back on where the labels contradict it.
     default_trees: tuple[Tree, ...]
-    single_trees: tuple[Tree, ...]  # the same for single models, where nothing of pairs is known
+    single_trees: tuple[Tree, ...]  # the same for single models, without features of pairs
     hyperparameters: tuple[str, ...]  # the features of the hyperparameter baseline
-    meaning: dict[str, str]
-    change: dict[str, str]
-    min_width: float | None = None
+    meaning: dict[str, str]  # class -> what the answer says of the network
+    change: dict[str, str]  # class -> what it asks to change
+    min_width: float | None = None  # the question is asked of rows whose `width` is at least this; None or 0: of all
 
     def asked(self, table: pd.DataFrame) -> np.ndarray:
-        """A mask of the rows that the question concerns whatever their label; no where a width is missing."""
+        """A mask of the rows that the question is asked of, labelled or not; where a width is needed, it must be known.
+
+        Only `min_width` and the column `width` decide.
+        """
         if not self.min_width:
             return np.ones(len(table), dtype=bool)
         if "width" not in table.columns:
@@ -98,8 +103,8 @@ _TRAIN_BOUNDS, _PEAK_BOUNDS, _SHARP_BOUNDS = (0.0, 1.0), (-30.0, 0.0), (4.0, 9.0
 LANDSCAPE = (_TRAIN, _PEAK, _CKA, _SHARP)
 VALIDATION = ("train_error", "train_loss", "test_loss", "test_error")
 
-# What is believed of the default method's thresholds before any label, where a structure does not say otherwise:
-# centre, and spread on the quantity's scale.
+# The priors of the default method's thresholds where a structure does not give its own: the mean in the quantity's
+# unit, and the standard deviation on its scale.
 _PRIORS = {
     "train_error": (0.25, 1.0),
     "barrier": (1.5, 0.5),
@@ -113,10 +118,15 @@ _PRIORS = {
 }
 
 
-def believed(
+def soft_split(
     feature: str, at_most: int | str, above: int | str, *, threshold: float | None = None, spread: float | None = None
 ) -> Split:
-    """A split of the default method, with the prior belief of its quantity's threshold or the one given."""
+    """A split of the default method, with its quantity's usual prior or the one given.
+
+    feature, at_most, above: as in `Split`.
+    threshold: the prior's mean, in the quantity's unit.
+    spread: the prior's standard deviation, on the quantity's scale.
+    """
     usual = _PRIORS.get(feature, (0.0, 1.0))
     threshold = usual[0] if threshold is None else threshold
     spread = usual[1] if spread is None else spread
@@ -141,30 +151,30 @@ QUESTIONS: dict[str, Question] = {
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, 2, "large"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "large", "small"),
             ),
-            # Cold training that does not fit the data leaves a barrier between its solutions; hot training does not.
-            # Where it does not even leave one, its solutions are sharp for their loss.
+            # Of networks that do not fit their data, two runs trained too cold mostly have a barrier between them, two
+            # runs trained too hot have none. Those trained too cold that have none either are sharp for their loss.
             default_trees=(
                 (
-                    believed(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
-                    believed(_BARRIER, "large", 2),
-                    believed(_EIGENVALUE, "large", "small", threshold=2.5, spread=0.35),
+                    soft_split(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
+                    soft_split(_BARRIER, "large", 2),
+                    soft_split(_EIGENVALUE, "large", "small", threshold=2.5, spread=0.35),
                 ),
                 (
-                    believed(_TRAIN, "small", 1),
-                    believed(_PEAK, 2, "large", threshold=-1.0, spread=1.0),
-                    believed(_EIGENVALUE, "large", "small", spread=0.7),
+                    soft_split(_TRAIN, "small", 1),
+                    soft_split(_PEAK, 2, "large", threshold=-1.0, spread=1.0),
+                    soft_split(_EIGENVALUE, "large", "small", spread=0.7),
                 ),
             ),
-            # Sharpness at the same temperature grows with the number of samples, so the labels of one corner of a sweep
-            # mislead: a narrow belief first.
+            # At the same temperature sharpness grows with the amount of data, so that labels from a few data amounts
+            # alone would put the threshold wrongly for all others: the first prior is narrow, to hold it.
             single_trees=(
                 (
-                    believed(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
-                    believed("trace_for_loss", "large", "small", threshold=5.7, spread=0.2),
+                    soft_split(_TRAIN, "small", 1, threshold=0.1, spread=0.5),
+                    soft_split("trace_for_loss", "large", "small", threshold=5.7, spread=0.2),
                 ),
                 (
-                    believed(_TRAIN, "small", 1),
-                    believed("trace_for_loss", "large", "small", threshold=5.3, spread=1.4),
+                    soft_split(_TRAIN, "small", 1),
+                    soft_split("trace_for_loss", "large", "small", threshold=5.3, spread=1.4),
                 ),
             ),
             hyperparameters=("log_data_amount", "log_para_amount"),
@@ -184,30 +194,31 @@ QUESTIONS: dict[str, Question] = {
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
                 Split(_PEAK, -10.0, _PEAK_BOUNDS, "width", "batch"),
             ),
-            # The published tree; of the fitting models that are connected, the larger ones have less loss left.
+            # The published tree and one split more: of networks that fit their data and are connected, those that are
+            # large enough have less training loss left.
             default_trees=(
                 (
-                    believed(_TRAIN, 1, 2),
-                    believed(_PEAK, "width", 3),
-                    believed(_PEAK, "width", "batch"),
-                    believed(_LOSS, "batch", "width"),
+                    soft_split(_TRAIN, 1, 2),
+                    soft_split(_PEAK, "width", 3),
+                    soft_split(_PEAK, "width", "batch"),
+                    soft_split(_LOSS, "batch", "width"),
                 ),
                 (
-                    believed(_TRAIN, 1, 2),
-                    believed(_CKA, "width", "batch"),
-                    believed(_PEAK, "width", "batch", threshold=-10.0, spread=0.8),
+                    soft_split(_TRAIN, 1, 2),
+                    soft_split(_CKA, "width", "batch"),
+                    soft_split(_PEAK, "width", "batch", threshold=-10.0, spread=0.8),
                 ),
             ),
             single_trees=(
                 (
-                    believed(_TRAIN, 1, 2, threshold=1.0, spread=0.6),
-                    believed(_LOSS, "batch", "width", threshold=0.0007, spread=0.35),
-                    believed(_EIGENVALUE, "batch", "width", threshold=3.3, spread=0.15),
+                    soft_split(_TRAIN, 1, 2, threshold=1.0, spread=0.6),
+                    soft_split(_LOSS, "batch", "width", threshold=0.0007, spread=0.35),
+                    soft_split(_EIGENVALUE, "batch", "width", threshold=3.3, spread=0.15),
                 ),
                 (
-                    believed(_TRAIN, 1, 2),
-                    believed(_LOSS, "batch", "width", threshold=0.002, spread=0.7),
-                    believed(_EIGENVALUE, "batch", "width", threshold=3.3, spread=1.0),
+                    soft_split(_TRAIN, 1, 2),
+                    soft_split(_LOSS, "batch", "width", threshold=0.002, spread=0.7),
+                    soft_split(_EIGENVALUE, "batch", "width", threshold=3.3, spread=1.0),
                 ),
             ),
             hyperparameters=("log_data_amount",),
@@ -227,17 +238,18 @@ QUESTIONS: dict[str, Question] = {
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
                 Split(_SHARP, 7.0, _SHARP_BOUNDS, "data", "batch"),
             ),
-            # Sharpness decides at every end of the published tree; alone it carries over best between networks alike.
+            # Nearly every path of the published tree ends in a split by sharpness; alone that split carries over best
+            # between similar networks.
             default_trees=(
-                (believed(_SHARP, "data", "batch"),),
+                (soft_split(_SHARP, "data", "batch"),),
                 (
-                    believed(_CKA, "batch", 1),
-                    believed(_SHARP, "data", "batch", threshold=6.0, spread=1.0),
+                    soft_split(_CKA, "batch", 1),
+                    soft_split(_SHARP, "data", "batch", threshold=6.0, spread=1.0),
                 ),
             ),
             single_trees=(
-                (believed(_SHARP, "data", "batch"),),
-                (believed(_TRAIN, 1, "batch"), believed(_SHARP, "data", "batch")),
+                (soft_split(_SHARP, "data", "batch"),),
+                (soft_split(_TRAIN, 1, "batch"), soft_split(_SHARP, "data", "batch")),
             ),
             hyperparameters=("log_para_amount",),
             meaning={"data": "too little data", "batch": "temperature rather than data"},
@@ -252,8 +264,6 @@ SIMILARITY_TREE: Tree = (
     *QUESTIONS["optimizer"].tree[:2],
     Split(_CKA, 0.5, (0.2, 0.8), "small", "large"),
 )
-# The published start thresholds of the optimizer question for data unlike the training data.
-OUT_OF_DISTRIBUTION_STARTS = (0.5, -10.0, 5.0)
 
 
 def named(question: str | Question) -> Question:
@@ -265,14 +275,14 @@ def named(question: str | Question) -> Question:
     return QUESTIONS[question]
 
 
-def features_of(tree: Tree) -> tuple[str, ...]:
-    """The features that a tree splits on, in the order in which its splits first name them."""
-    return tuple(dict.fromkeys(split.feature for split in tree))
+def features_of(*trees: Tree) -> tuple[str, ...]:
+    """The features that trees split on, each once, in the order in which the splits first name them."""
+    return tuple(dict.fromkeys(split.feature for tree in trees for split in tree))
 
 
-def columns_of(tree: Tree) -> tuple[str, ...]:
-    """The measured columns that a tree's features are computed from."""
-    return inputs_of(features_of(tree))
+def columns_of(*trees: Tree) -> tuple[str, ...]:
+    """The measured columns that the trees' features are computed from, each once."""
+    return inputs_of(features_of(*trees))
 
 
 def with_thresholds(tree: Tree, thresholds: Sequence[float]) -> Tree:
@@ -293,17 +303,17 @@ def leaves(tree: Tree) -> tuple[Leaf, ...]:
     return tuple(below(0, ()))
 
 
-def leaf_positions(tree: Tree, columns: Columns) -> np.ndarray:
-    """For each row, the position in `leaves(tree)` of the leaf that it reaches from the root."""
+def leaf_indices(tree: Tree, columns: Columns) -> np.ndarray:
+    """For each row, the index in `leaves(tree)` of the leaf that it reaches from the root, [rows]."""
     low = [columns[split.feature] <= split.threshold for split in tree]
-    positions = np.zeros(len(low[0]), dtype=int)
+    indices = np.zeros(len(low[0]), dtype=int)
     for k, leaf in enumerate(leaves(tree)):
-        positions[np.logical_and.reduce([low[i] == side for i, side in leaf.path])] = k
-    return positions
+        indices[np.logical_and.reduce([low[i] == side for i, side in leaf.path])] = k
+    return indices
 
 
 def classes_below(tree: Tree, child: int | str, columns: Columns) -> np.ndarray:
-    """The class that each row would be given if it stood at `child`."""
+    """The class that each row would get if it started at `child` instead of at the root, [rows] of str."""
     if isinstance(child, str):
         return np.full(len(next(iter(columns.values()))), child, dtype=object)
     split = tree[child]

@@ -1,8 +1,8 @@
-"""Trees as JSON files: the format, its version, and the splits as plain values.
+"""Trees as JSON files: the format, its version, the files that come with the package, and splits as plain values.
 
 {"format": "mdjax-trees", "version": 2, "trees": [{"question": ..., "splits": [...], ..., "single_tree": ...}]}
 
-Version 2 added soft thresholds (`spread`), the leaves' `shares`, the `gains` and the tree for single models.
+Version 2 added soft splits (`spread`), the leaves' `shares`, the `gains` and the tree for single models.
 """
 
 import json
@@ -14,28 +14,38 @@ from typing import Any
 import numpy as np
 
 from mdjax.diagnosis.questions import Question, Split, Tree
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
+from mdjax.files import replacing, writing
 
 FORMAT, VERSION = "mdjax-trees", 2
 
+SHIPPED, PUBLISHED = "shipped", "published"
+NAMED = {name: Path(__file__).with_name(f"{name}_trees.json") for name in (SHIPPED, PUBLISHED)}
+"""The trees that come with the package: by the default method, and by the paper's fit, grown on the same data."""
+
+
+def tree_file(source: str | PathLike[str]) -> Path:
+    """The file of a name in `NAMED`; anything else is a path ("./shipped" is a file of the working folder)."""
+    return NAMED[source] if isinstance(source, str) and source in NAMED else Path(source)
+
 
 def write_entries(entries: Iterable[Mapping[str, Any]], path: str | PathLike[str]) -> None:
-    """Write descriptions of trees to one file; InputError where it cannot be written."""
+    """Write descriptions of trees to one file, whole or not at all; InputError where it cannot be written."""
     text = json.dumps({"format": FORMAT, "version": VERSION, "trees": list(entries)}, indent=1, allow_nan=False)
-    try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"Cannot write the trees to {path}: {error.strerror or error}. Choose a file that you may write."
-        ) from None
+    with writing(f"the trees to {path}", "Choose a file that you may write."), replacing(Path(path)) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_entries(path: Path) -> list[Any]:
-    """The descriptions in a file; InputError for a missing, foreign, damaged, older or newer one."""
+def read_entries(source: str | PathLike[str]) -> list[Any]:
+    """The descriptions in a named or given file; InputError for a missing, foreign, damaged, older or newer one."""
+    path = tree_file(source)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"Cannot read the trees in {path}: {error.strerror}. Give a file that exists.") from None
+        raise InputError(
+            f"Cannot read the trees in {path}: {first_line(error)}. Give {', '.join(NAMED)} or a file of trees that "
+            "exists."
+        ) from None
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not a JSON file of trees. Save it again with MDTree.save.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -81,9 +91,9 @@ def check_tree(tree: Tree, question: Question) -> None:
         raise ValueError("its splits do not form one tree")
     reached, todo = set(), [0]
     while todo:
-        position = todo.pop()
-        reached.add(position)
-        split = tree[position]
+        index = todo.pop()
+        reached.add(index)
+        split = tree[index]
         todo += [child for child in (split.at_most, split.above) if not isinstance(child, str)]
     if len(reached) != len(tree):
         raise ValueError("its splits do not form one tree")
@@ -93,3 +103,11 @@ def check_tree(tree: Tree, question: Question) -> None:
         raise ValueError("a threshold is not finite")
     if not all(np.isfinite(split.spread) and split.spread >= 0 for split in tree):
         raise ValueError("a threshold's spread is not a finite positive number or 0")
+
+
+def check_leaves(num_leaves: int, counts: np.ndarray, shares: np.ndarray | None) -> None:
+    """Raise ValueError unless the training rows and the probabilities at a tree's leaves are [leaves, classes]."""
+    if counts.shape != (num_leaves, 2) or (counts < 0).any():
+        raise ValueError(f"leaf_counts do not fit {num_leaves} leaves")
+    if shares is not None and (shares.shape != counts.shape or not np.allclose(shares.sum(axis=1), 1)):
+        raise ValueError(f"shares do not fit {num_leaves} leaves")

@@ -1,17 +1,38 @@
-"""One configuration's verdict in plain words: the cause, the evidence for it, and the change to make."""
+"""The verdict on every configuration of a table as a frame, and on one configuration in plain words."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
-from mdjax.diagnosis.answers import CAUSES, NUM_ERRORS, Trees, as_trees, diagnose, measured, speaking, tree_answers
+from mdjax.diagnosis.answers import (
+    NUM_ERRORS,
+    Answers,
+    PresetMismatch,
+    TreeAnswers,
+    answers_to,
+    joined_flags,
+    preset_mismatches,
+    status_codes,
+)
 from mdjax.diagnosis.beliefs import interval
+from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_causes
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import named
+from mdjax.diagnosis.sentences import (
+    answer_statuses,
+    flag_text,
+    flag_texts,
+    preset_caution,
+    row_statuses,
+    second_seed,
+)
+from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.errors import InputError
 
 
@@ -122,64 +143,137 @@ class Verdict:
     __str__ = to_text
 
 
-def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = None) -> Verdict:
+@dataclass(frozen=True)
+class Diagnosis:
+    """What trees say of every row of a table, asked once; the frame, the explanations and the report all read it."""
+
+    table: pd.DataFrame
+    trees: dict[str, MDTree]
+    answers: dict[str, Answers]  # by question
+    causes: Weighed
+    mismatches: dict[PresetMismatch, np.ndarray]  # -> a mask of the rows
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, trees: Trees = SHIPPED) -> Self:
+        """The diagnosis of a table; arguments and errors are those of `diagnose`."""
+        trees = as_trees(trees)
+        answers = answers_to(trees, table)
+        return cls(table, trees, answers, weighed_causes(answers, len(table)), preset_mismatches(table, trees))
+
+    @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        """The verdicts as `diagnose` returns them."""
+        num_rows = len(self.table)
+        out: dict[str, Any] = {}
+        if "configuration" in self.table.columns:
+            out["configuration"] = self.table["configuration"].to_numpy()
+        out["cause"] = self.causes.names()
+        out["probability"] = self.causes.probability
+        out["recommendation"] = np.array([CHANGES[name] for name in out["cause"]], dtype=object)
+        gained = gains(self.answers, self.causes)
+        out["gain"], out["gain_best"] = gained["one"], gained["best"]
+        out["status"] = row_statuses(self.table, self.answers)
+        out["status_code"] = status_codes(self.table, self.answers)
+        out["flags"] = flag_texts(self.answers, num_rows)
+        for k, cause in enumerate(CAUSES):
+            out[f"p_{cause.key}"] = self.causes.probabilities[:, k]
+        for name, answer in self.answers.items():
+            out[f"{name}_answer"] = answer.label
+            out[f"{name}_probability"] = answer.probability
+            out[f"{name}_status"] = answer_statuses(answer)
+            spoke = np.where(answer.single, "single", "full").astype(object)
+            spoke[pd.isna(answer.label)] = None
+            out[f"{name}_tree"] = spoke
+        frame = pd.DataFrame(out, index=self.table.index)
+        frame.attrs["cautions"] = [
+            preset_caution(mismatch, int(mask.sum()), num_rows) for mismatch, mask in self.mismatches.items()
+        ]
+        return frame
+
+    def verdict(self, row: int) -> Verdict:
+        """The verdict on the row of that index, in words."""
+        told = self.frame.iloc[row]
+        gain = {"one": _number(told["gain"]), "best": _number(told["gain_best"])}
+        name = told.get("configuration")
+        flags = [flag_text(flag) for flag, mask in joined_flags(self.answers).items() if mask[row]]
+        cautions = [preset_caution(mismatch, 1, 1) for mismatch, mask in self.mismatches.items() if mask[row]]
+        return Verdict(
+            configuration=None if name is None or pd.isna(name) else str(name),
+            cause=told["cause"],
+            probability=_number(told["probability"]),
+            recommendation=told["recommendation"],
+            probabilities={
+                cause.meaning: _number(p) for cause, p in zip(CAUSES, self.causes.probabilities[row], strict=True)
+            },
+            status=told["status"],
+            flags=(*flags, *cautions),
+            answers=tuple(
+                _answer(self.trees[name], answer, row, told[f"{name}_status"]) for name, answer in self.answers.items()
+            ),
+            gain=None if None in gain.values() else {step: float(points or 0) for step, points in gain.items()},
+        )
+
+
+def diagnose(table: pd.DataFrame, trees: Trees = SHIPPED) -> pd.DataFrame:
+    """The verdict on every configuration (row) of a table, one row each, in order and with the same index.
+
+    `trees` maps questions to fitted trees, names those of the package ("shipped": by the default method; "published":
+    by the paper's fit, both grown on the published Model Diagnosis Dataset), or is a file of trees. Costs no more than
+    a few passes over the columns: 100,000 rows in about a second.
+
+    Reads the features in their published units: errors and `mode_connectivity_peak` in percent, `hessian_t` and
+    `hessian_e` the natural logarithm of the trace and the largest eigenvalue, `width` in channels of the first stage.
+    Returns `configuration` (where the table has it), `cause`, `probability`, `recommendation`, `gain` and `gain_best`
+    (points of test accuracy that one step, and the best step, of the recommended change brought on average in the
+    sweep that the tree was grown on), `status` ("ok", or what is missing or went wrong), `status_code` (the same as a
+    value of `mdjax.statuses.StatusCode`), `flags` (reasons for caution, joined by "; "), `p_<cause>` for each of
+    `CAUSES`, and for each question its `<question>_answer` (published class), `<question>_probability`,
+    `<question>_status` and `<question>_tree` ("full", "single" or None). What is to be said once of the whole table is
+    in the frame's `attrs["cautions"]`, a list of sentences.
+
+    Trees with soft splits answer the likelier class; with sharp ones an answer is the class that the point values
+    lead to, and its probability counts the error bars, so it can be below one half.
+
+    A broken row never raises: it is told in its `status`. Raises InputError when no tree finds any of its features.
+    """
+    return Diagnosis.of(table, trees).frame
+
+
+def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = SHIPPED) -> Verdict:
     """The verdict on one configuration: a table's row, a one-row table or a mapping of column names to values.
 
-    `trees` is what `mdjax.diagnose` takes, and the cause and probabilities are the ones it gives.
+    `trees` is what `diagnose` takes, and the cause and probabilities are the ones it gives.
     """
-    table = _one_row(row)
-    trees = as_trees(trees)
-    verdicts = diagnose(table, trees)
-    verdict = verdicts.iloc[0]
-    gain = {"one": _number(verdict["gain"]), "best": _number(verdict["gain_best"])}
-    name = verdict.get("configuration")
-    return Verdict(
-        configuration=None if name is None or pd.isna(name) else str(name),
-        cause=verdict["cause"],
-        probability=_number(verdict["probability"]),
-        recommendation=verdict["recommendation"],
-        probabilities={cause.meaning: _number(verdict[f"p_{cause.key}"]) for cause in CAUSES},
-        status=verdict["status"],
-        flags=(*filter(None, verdict["flags"].split("; ")), *verdicts.attrs["cautions"]),
-        answers=tuple(_answer(tree, table) for tree in trees.values()),
-        gain=None if None in gain.values() else {step: float(points or 0) for step, points in gain.items()},
-    )
-
-
-def _one_row(row: pd.Series | pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:
     table = row if isinstance(row, pd.DataFrame) else pd.DataFrame([dict(row)])
     if len(table) != 1:
         raise InputError(f"explain takes one row, got {len(table)}. Pick one, for instance table.iloc[[0]].")
-    return table
+    return Diagnosis.of(table, trees).verdict(0)
 
 
-def _answer(tree: MDTree, table: pd.DataFrame) -> Answer:
-    speaker = speaking(tree, table)
-    answers = tree_answers(speaker, table)
+def _answer(tree: MDTree, answers: Answers, row: int, status: str) -> Answer:
+    found = answers.speaker(row)
     question = named(tree.question)
-    label, leaf = answers.label[0], int(answers.leaf[0])
-    flags = [text for text, mask in answers.flags.items() if mask[0]]
-    counts = dict(zip(speaker.classes_.tolist(), speaker.leaf_counts_[leaf].tolist()))
+    label, leaf = found.label[row], int(found.leaf[row])
+    counts = dict(zip(found.tree.classes_.tolist(), found.tree.leaf_counts_[leaf].tolist()))
     return Answer(
         question=question.name,
         text=question.text,
         label=label,
         meaning=None if label is None else question.meaning[label],
-        probability=_number(answers.probability[0]),
-        status=answers.status[0],
+        probability=_number(found.probability[row]),
+        status=status,
         training_rows={} if label is None else counts,
-        evidence=() if label is None else _evidence(speaker, table, leaf, flags),
-        tree="single" if speaker.single else "full",
-        second_seed=_second_seed(tree) if speaker is not tree and label is not None else None,
+        evidence=() if label is None else _evidence(found, row),
+        tree="single" if found.tree.single else "full",
+        second_seed=second_seed(tree) if found.tree is not tree and label is not None else None,
     )
 
 
-def _evidence(tree: MDTree, table: pd.DataFrame, leaf: int, flags: list[str]) -> tuple[Evidence, ...]:
-    columns, errors = measured(tree, table)
+def _evidence(found: TreeAnswers, row: int) -> tuple[Evidence, ...]:
     steps = []
-    for i, side in tree.leaves_[leaf].path:
-        split = tree.tree_[i]
-        value, error = _number(columns[split.feature][0]), float(errors[split.feature][0])
+    for i, side in found.tree.leaves_[found.leaf[row]].path:
+        split = found.tree.tree_[i]
+        value, error = _number(found.values[split.feature][row]), float(found.errors[split.feature][row])
         distance = None if value is None else value - split.threshold
         this = quantity(split.feature)
         steps.append(
@@ -190,30 +284,15 @@ def _evidence(tree: MDTree, table: pd.DataFrame, leaf: int, flags: list[str]) ->
                 threshold=split.threshold,
                 at_most=side,
                 distance=distance,
-                flags=tuple(text for text in flags if text.startswith(f"{split.feature} ")),
+                flags=tuple(
+                    flag_text(flag) for flag, mask in found.flags.items() if flag.feature == split.feature and mask[row]
+                ),
                 crossed=distance is not None and error > 0 and abs(distance) <= NUM_ERRORS * error,
                 interval=interval(split),
                 meaning="" if this.reads == (split.feature,) else this.text,
             )
         )
     return tuple(steps)
-
-
-def _second_seed(tree: MDTree) -> str:
-    """What the full tree reads that one model cannot give, and how much oftener it was right."""
-    of_pairs = ", ".join(name for name in tree.features if quantity(name).of_pairs)
-    text = f"A second seed would add {of_pairs}"
-    full = tree.provenance_.get("transfer_accuracy")
-    single = tree.single_.provenance_.get("transfer_accuracy") if tree.single_ is not None else None
-    if full and single:
-        ways = "when trees grown on one published sweep diagnosed the other"
-        if round(full) > round(single):
-            text += (
-                f"; with it this question was answered right in {full:.0f} % of cases instead of {single:.0f} %, {ways}"
-            )
-        else:
-            text += f"; this question was answered as well without it, right in {single:.0f} % of cases, {ways}"
-    return text + "."
 
 
 def _number(value: Any) -> float | None:

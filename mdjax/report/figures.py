@@ -1,4 +1,4 @@
-"""The report's pictures: metrics and causes over width × batch size, and the trees, as SVG or PNG bytes.
+"""The report's pictures: features and causes over width × batch size, and the trees, as SVG or PNG bytes.
 
 Text in a picture may come from files of others, so none of it is read as mathematics.
 """
@@ -21,47 +21,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from mdjax.diagnosis.answers import CAUSES, NO_CLEAR_FAILURE, UNKNOWN
+from mdjax.columns import Feature, described
+from mdjax.diagnosis.causes import CAUSES, NO_CLEAR_FAILURE, UNKNOWN
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.quantities import QUANTITIES, quantity
 from mdjax.diagnosis.questions import QUESTIONS, named
-from mdjax.report.panels import Grid
+from mdjax.report.panels import PanelGrid
 
 Categories = Sequence[Any] | np.ndarray  # the category of each row of a table
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A column as people read it."""
-
-    column: str
-    label: str
-    unit: str = ""
-    log: bool = False  # colours by the logarithm where the values span more than an order of magnitude
-
-    @property
-    def title(self) -> str:
-        """The label with its unit."""
-        return f"{self.label} ({self.unit})" if self.unit else self.label
-
-
-METRICS = {
-    metric.column: metric
-    for metric in (
-        Metric("test_error", "Test error", "%"),
-        Metric("train_error", "Training error", "%"),
-        Metric("test_loss", "Test loss", "nats", log=True),
-        Metric("train_loss", "Training loss", "nats", log=True),
-        Metric("hessian_t", "Hessian trace", "ln"),
-        Metric("hessian_e", "Top Hessian eigenvalue", "ln"),
-        Metric("mode_connectivity_peak", "Connectivity peak", "% error, negated"),
-        Metric("mode_connectivity", "Mode connectivity", "points of error"),
-        Metric("CKA", "CKA similarity", "0 to 1"),
-        Metric("barrier", "Barrier between runs", "points of error"),
-        Metric("trace_for_loss", "Sharpness at equal loss (trace)"),
-        Metric("eigenvalue_for_loss", "Sharpness at equal loss (eigenvalue)"),
-    )
-}
 OVERVIEW = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak", "CKA", "hessian_e")
 
 
@@ -104,6 +74,20 @@ _STYLE: dict[Any, Any] = {
 _TAKEN = "#c2410c"
 
 
+def features(table: pd.DataFrame) -> dict[str, Feature]:
+    """The features that a table has and that can be named, by column: those that trees know first, then its own."""
+    known = {name: feature_of(name) for name in QUANTITIES}
+    return {name: feature for name, feature in (known | described(table)).items() if name in table.columns}
+
+
+def feature_of(name: str, table: pd.DataFrame | None = None) -> Feature:
+    """How people read a column: as the table describes it, else as the trees' quantities do, else by its name."""
+    if table is not None and name in (own := described(table)):
+        return own[name]
+    this = quantity(name)
+    return Feature(name, this.title or name, this.unit, log_colours=this.log_colours)
+
+
 def rendered(figure: Figure, kind: str = "svg") -> bytes:
     """The figure as a file of that kind (svg, png, pdf), the same bytes for the same figure."""
     buffer = io.BytesIO()
@@ -114,24 +98,36 @@ def rendered(figure: Figure, kind: str = "svg") -> bytes:
 
 
 @matplotlib.rc_context(_STYLE)
-def metric_figure(table: pd.DataFrame, column: str, grid: Grid, causes: Categories | None = None) -> Figure:
-    """One metric over width × batch size, a panel for each data share, with each cell's cause marked on it."""
+def feature_figure(table: pd.DataFrame, column: str, grid: PanelGrid, causes: Categories | None = None) -> Figure:
+    """One feature over width × batch size, a panel for each data share, with each cell's cause marked on it.
+
+    table: one row per configuration.
+    column: the feature's.
+    grid: where the rows stand.
+    causes: of each row, keys of `MARKS`; None to mark none.
+    """
     values, norm = _values(table, column, grid)
     figure, panels = _canvas(1, len(grid.panels), legend=causes is not None, bar=True)
     for k, axes in enumerate(panels[0]):
         _mesh(axes, grid, grid.cells(values, k), "viridis", norm)
         _label_axes(axes, grid, grid.panels[k][0], left=k == 0)
         _mark(axes, grid, k, causes)
-    _colour_bar(figure, panels[0], column, norm)
+    _colour_bar(figure, panels[0], feature_of(column, table), norm)
     _legend(figure, causes if causes is None else np.asarray(causes)[grid.drawn()], grid, [values])
     return figure
 
 
 @matplotlib.rc_context(_STYLE)
 def overview_figure(
-    table: pd.DataFrame, columns: Sequence[str], grid: Grid, causes: Categories | None = None
+    table: pd.DataFrame, columns: Sequence[str], grid: PanelGrid, causes: Categories | None = None
 ) -> Figure:
-    """Up to six metrics over width × batch size at the largest data share, with each cell's cause marked on it."""
+    """Up to six features over width × batch size at the largest data share, with each cell's cause marked on it.
+
+    table: one row per configuration.
+    columns: the features'.
+    grid: where the rows stand.
+    causes: of each row, keys of `MARKS`; None to mark none.
+    """
     grid, columns = grid.last(), list(columns)[:6]
     across = min(3, len(columns))
     down = -(-len(columns) // across)
@@ -147,15 +143,15 @@ def overview_figure(
         drawn.append(values)
         _mesh(axes, grid, grid.cells(values, 0), "viridis", norm)
         below = k + across >= len(columns)
-        _label_axes(axes, grid, _metric(columns[k]).title, left=k % across == 0, below=below)
+        _label_axes(axes, grid, feature_of(columns[k], table).label, left=k % across == 0, below=below)
         _mark(axes, grid, 0, causes)
-        _colour_bar(figure, [axes], columns[k], norm, titled=False)
+        _colour_bar(figure, [axes], feature_of(columns[k], table), norm, titled=False)
     _legend(figure, causes if causes is None else np.asarray(causes)[grid.drawn()], grid, drawn)
     return figure
 
 
 @matplotlib.rc_context(_STYLE)
-def category_figure(rows: Mapping[str, Categories], grid: Grid) -> Figure:
+def category_figure(rows: Mapping[str, Categories], grid: PanelGrid) -> Figure:
     """Categories (keys of MARKS) over width × batch size: a row for each title, a panel for each data share."""
     figure, panels = _canvas(len(rows), len(grid.panels), legend=True)
     palette = list(MARKS)
@@ -180,12 +176,12 @@ def category_figure(rows: Mapping[str, Categories], grid: Grid) -> Figure:
 
 @matplotlib.rc_context(_STYLE)
 def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
-    """A fitted tree: features and thresholds at its nodes, class and training share at its leaves.
+    """A fitted tree: features and thresholds at its nodes, classes and their fraction of the rows at its leaves.
 
-    `leaf` (a position in `tree.leaves_`) has the path that leads to it drawn in colour; the lines of that path
+    `leaf` (an index in `tree.leaves_`) has the path that leads to it drawn in colour; the lines of that path
     carry the id `taken-<split>-yes` or `taken-<split>-no`.
     """
-    spots: dict[Any, tuple[float, float]] = {}  # ("leaf", position) or ("split", position) -> x, y
+    spots: dict[Any, tuple[float, float]] = {}  # ("leaf", index) or ("split", index) -> x, y
     for k, found in enumerate(tree.leaves_):
         spots["leaf", k] = (float(k), -float(len(found.path)))
     for i in range(len(tree.tree_)):
@@ -210,9 +206,9 @@ def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
                 _branch(axes, spots["split", i], spots[end], side, f"taken-{i}" if taken.get(i) is side else None)
         _leaf_box(axes, spots["leaf", k], tree, k, k == leaf)
     for i, split in enumerate(tree.tree_):
-        metric = _metric(split.feature)
-        label = metric.title if metric.unit == "ln" else metric.label
-        percent = " %" if metric.unit.startswith("%") else ""
+        feature = feature_of(split.feature)
+        label = feature.label if feature.unit == "ln" else feature.title
+        percent = " %" if feature.unit.startswith("%") else ""
         threshold = f"{split.threshold:.4g}".replace("-", "−")
         text = f"{textwrap.fill(label, 18)}\n≤ {threshold}{percent} ?"
         _box(axes, spots["split", i], text, "#f3f4f6", i in taken)
@@ -232,9 +228,9 @@ def _branch(axes: Axes, start: tuple[float, float], end: tuple[float, float], si
     axes.text(*at, word, ha="center", va="center", fontsize=8, color=colour, weight=weight, bbox=box, zorder=3)
 
 
-def _leaf_box(axes: Axes, spot: tuple[float, float], tree: MDTree, position: int, taken: bool) -> None:
-    label = tree.leaves_[position].label
-    counts = tree.leaf_counts_[position]
+def _leaf_box(axes: Axes, spot: tuple[float, float], tree: MDTree, index: int, taken: bool) -> None:
+    label = tree.leaves_[index].label
+    counts = tree.leaf_counts_[index]
     total, own = int(counts.sum()), int(counts[list(tree.classes_).index(label)])
     share = f"{100 * own / total:.0f} % of {total:,}\ntraining rows" if total else "no training rows"
     meaning = named(tree.question).meaning[label]
@@ -252,11 +248,7 @@ def _tint(colour: str) -> tuple[float, ...]:
     return tuple(1 - 0.3 * (1 - part) for part in to_rgb(colour))
 
 
-def _metric(column: str) -> Metric:
-    return METRICS.get(column, Metric(column, column))
-
-
-def _values(table: pd.DataFrame, column: str, grid: Grid) -> tuple[np.ndarray, Normalize]:
+def _values(table: pd.DataFrame, column: str, grid: PanelGrid) -> tuple[np.ndarray, Normalize]:
     """The finite values of a column, and the colours' range: that of the rows that are drawn."""
     values = numeric_column(table, column)
     values = np.where(np.isfinite(values), values, np.nan)
@@ -267,7 +259,7 @@ def _values(table: pd.DataFrame, column: str, grid: Grid) -> tuple[np.ndarray, N
     low, high = float(drawn.min()), float(drawn.max())
     if low == high:
         return values, Normalize(low - 0.5, high + 0.5)
-    if _metric(column).log and low > 0 and high / low > 10:
+    if feature_of(column, table).log_colours and low > 0 and high / low > 10:
         return values, LogNorm(low, high)
     return values, Normalize(low, high)
 
@@ -280,7 +272,7 @@ def _canvas(
     return figure, figure.subplots(down, across, squeeze=False)
 
 
-def _places(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cell_bounds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where cells lie on a logarithmic axis: their centres, and the edges halfway between them."""
     centres = np.log2(values)
     if len(centres) == 1:
@@ -289,18 +281,18 @@ def _places(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centres, np.concatenate([[2 * centres[0] - halves[0]], halves, [2 * centres[-1] - halves[-1]]])
 
 
-def _mesh(axes: Axes, grid: Grid, cells: np.ndarray, colours: str | ListedColormap, norm: Normalize) -> None:
+def _mesh(axes: Axes, grid: PanelGrid, cells: np.ndarray, colours: str | ListedColormap, norm: Normalize) -> None:
     """The cells in colour; those without a value show the hatched ground."""
     axes.patch.set(facecolor="#eeeeee", hatch="////")
-    edges = _places(grid.widths)[1], _places(grid.batches)[1]
+    edges = _cell_bounds(grid.widths)[1], _cell_bounds(grid.batches)[1]
     axes.pcolormesh(*edges, np.ma.masked_invalid(cells), cmap=colours, norm=norm, rasterized=True)
 
 
-def _label_axes(axes: Axes, grid: Grid, title: str, *, left: bool, below: bool = True) -> None:
+def _label_axes(axes: Axes, grid: PanelGrid, title: str, *, left: bool, below: bool = True) -> None:
     axes.set_title(title)
     for axis, values in ((axes.xaxis, grid.widths), (axes.yaxis, grid.batches)):
         shown = np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).round().astype(int))
-        axis.set_ticks(_places(values)[0][shown], [f"{values[i]:g}" for i in shown])
+        axis.set_ticks(_cell_bounds(values)[0][shown], [f"{values[i]:g}" for i in shown])
     axes.tick_params(labelleft=left, labelbottom=below, length=2.5)
     if below:
         axes.set_xlabel("width (channels, log)")
@@ -310,7 +302,7 @@ def _label_axes(axes: Axes, grid: Grid, title: str, *, left: bool, below: bool =
 
 def _mark(
     axes: Axes,
-    grid: Grid,
+    grid: PanelGrid,
     panel: int,
     categories: Categories | None,
     *,
@@ -320,12 +312,12 @@ def _mark(
     """The shape of its category in the middle of each cell."""
     if categories is None:
         return
-    x, y = _places(grid.widths)[0], _places(grid.batches)[0]
-    positions = grid.panels[panel][1]
-    here = np.asarray(categories, dtype=object)[positions]
+    x, y = _cell_bounds(grid.widths)[0], _cell_bounds(grid.batches)[0]
+    indices = grid.panels[panel][1]
+    here = np.asarray(categories, dtype=object)[indices]
     size = float(np.clip(60 / max(len(x), len(y)), 3.0, 7.0))
     for name, mark in MARKS.items():
-        chosen = positions[here == name]
+        chosen = indices[here == name]
         if not len(chosen):
             continue
         lines = "#333333" if mark is _UNCLEAR else edge
@@ -349,7 +341,7 @@ def _decades(low: float, high: float) -> list[float]:
     return ticks if len(ticks) <= 7 else [value for value in ticks if math.log10(value).is_integer()]
 
 
-def _colour_bar(figure: Figure, panels: Any, column: str, norm: Normalize, *, titled: bool = True) -> None:
+def _colour_bar(figure: Figure, panels: Any, feature: Feature, norm: Normalize, *, titled: bool = True) -> None:
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=list(panels), aspect=18, pad=0.015)
     bar.formatter = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
     if isinstance(norm, LogNorm):
@@ -358,10 +350,10 @@ def _colour_bar(figure: Figure, panels: Any, column: str, norm: Normalize, *, ti
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.update_ticks()
     if titled:
-        bar.set_label(_metric(column).unit or column)
+        bar.set_label(feature.unit or feature.title)
 
 
-def _legend(figure: Figure, categories: Categories | None, grid: Grid, drawn: Sequence[np.ndarray]) -> None:
+def _legend(figure: Figure, categories: Categories | None, grid: PanelGrid, drawn: Sequence[np.ndarray]) -> None:
     """What each shape means, for those that occur, and the hatched ground where a drawn column has holes."""
     there = set() if categories is None else set(categories)
     roomy = figure.get_figwidth() > 7

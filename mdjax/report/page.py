@@ -4,11 +4,9 @@ The page carries its plots and its style with it and runs no scripts; whatever a
 """
 
 import base64
-import contextlib
 import math
-import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,34 +16,29 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from mdjax.diagnosis.answers import (
-    CAUSES,
-    CLEAR,
-    NO_CLEAR_FAILURE,
-    UNKNOWN,
-    Trees,
-    answers_to,
-    as_trees,
-    diagnose,
-    speaking,
-    tree_answers,
-)
+from mdjax.diagnosis.answers import joined_flags
+from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, UNKNOWN
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS, named
-from mdjax.diagnosis.verdicts import explain
+from mdjax.diagnosis.sentences import flag_text
+from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
+from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.errors import InputError
+from mdjax.files import write_file
 from mdjax.report.figures import (
     MARKS,
-    METRICS,
     OVERVIEW,
     category_figure,
-    metric_figure,
+    feature_figure,
+    feature_of,
+    features,
     overview_figure,
     rendered,
     tree_figure,
 )
-from mdjax.report.panels import Grid, axes_of, grid_of
+from mdjax.report.panels import PanelGrid, axes_of, panel_grid
+from mdjax.statuses import StatusCode
 
 MAX_ROWS = 50  # of a table on the page
 MAX_LINES = 8  # of a list of statuses or cautions
@@ -53,13 +46,14 @@ PICTURES = ("png", "svg", "pdf")
 _TEMPLATES = Path(__file__).with_name("templates")
 _LISTED = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak")
 _MISSING = "–"
+_REMEDY = "Choose a file in a folder that you may write to."
 
 
 def write_report(
     path: str | PathLike[str],
     table: pd.DataFrame,
     *,
-    trees: Trees = None,
+    trees: Trees = SHIPPED,
     title: str = "Why do these networks underperform?",
     highlight: str | None = None,
     accuracies: pd.DataFrame | None = None,
@@ -67,35 +61,35 @@ def write_report(
 ) -> None:
     """Write one self-contained HTML page on a table of configurations: what was measured, and the diagnosis.
 
-    `table` holds one row per configuration, as `mdjax measure` or the published dataset does; whatever it lacks is
-    left out of the page. `trees` is what `mdjax.diagnose` takes. `highlight` names a configuration ("row 3" where
-    the table names none) that is explained in full, its path drawn in the trees. `accuracies` holds percentages,
-    one row per question; columns named like "rows" are counts. `source` is where readers find the whole table.
+        path: of the page.
+        table: one row per configuration, as `mdjax measure` or the published dataset has; what it lacks is left out.
+        trees: what `mdjax.diagnose` takes.
+        title: the page's heading.
+        highlight: a configuration ("row 3" where the table names none) to explain in full, its path drawn in the trees.
+        accuracies: percentages, one row per question; columns named like "rows" are counts.
+        source: where readers find the whole table.
 
-    Costs about a quarter of a second per metric. The same input gives the same bytes. Raises InputError for an
+    Costs about a quarter of a second per feature. The same input gives the same bytes. Raises InputError for an
     empty table, an unknown `highlight` and a path that cannot be written.
     """
     _check(table)
     trees = as_trees(trees)
     labels = names(table)
-    row = _position(labels, highlight)
+    row = _row_index(labels, highlight)
     table = table.reset_index(drop=True)
-    one = None if row is None else table.iloc[[row]]
-    readable = any(name in table.columns for tree in trees.values() for name in tree.features)
-    verdicts = diagnose(table, trees) if readable else None
+    diagnosis = _diagnosis(table, trees)
     context = {
         "title": title,
         "source": source,
-        "headline": _headline(table, verdicts),
-        "summary": None if verdicts is None else _summary(verdicts),
-        "phases": _phases(table, verdicts),
-        "trees": [_tree(tree, table, one) if readable else _tree(tree, None, None) for tree in trees.values()],
+        "headline": _headline(table, diagnosis),
+        "summary": None if diagnosis is None else _summary(diagnosis),
+        "phases": _phases(table, diagnosis),
+        "trees": [_tree(tree, diagnosis, row) for tree in trees.values()],
         "highlight": None if row is None else labels[row],
-        "verdict": None if one is None or verdicts is None else explain(one, trees),
-        "rows": _rows(table, labels, verdicts, row),
+        "verdict": None if row is None or diagnosis is None else diagnosis.verdict(row),
+        "rows": _rows(table, labels, diagnosis, row),
         "accuracies": None if accuracies is None else _accuracies(accuracies),
-        "metrics": METRICS,
-        "present": {name for name in METRICS if name in table.columns},
+        "present": set(features(table)),
         "marks": MARKS,
         "clear": CLEAR,
         "causes": [cause.meaning for cause in CAUSES],
@@ -108,22 +102,27 @@ def write_report(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(number=number, count=count)
+    environment.filters.update(number=number, count=count, label=lambda name: feature_of(name).label)
     page = environment.get_template("report.html").render(context)
-    _write(Path(path), page.encode("utf-8", "replace"))
+    write_file(Path(path), page, _REMEDY)
 
 
 def phase_plot(
     table: pd.DataFrame,
     path: str | PathLike[str],
     *,
-    trees: Trees = None,
+    trees: Trees = SHIPPED,
     columns: Sequence[str] | None = None,
 ) -> None:
-    """Save one picture (.png, .svg or .pdf): metrics over width × batch size at full data, causes marked on the cells.
+    """Save one picture (.png, .svg or .pdf): features over width × batch size at full data, causes marked on the cells.
 
-    Draws up to six of `columns` (default: those of `OVERVIEW` that the table has). Raises InputError for an empty
-    table, one without a grid of widths and batch sizes, columns it lacks and a path that cannot be written.
+        table: one row per configuration, with widths and batch sizes.
+        path: of the picture.
+        trees: what `mdjax.diagnose` takes.
+        columns: up to six features (default: those of `OVERVIEW` that the table has).
+
+    Raises InputError for an empty table, one without a grid of widths and batch sizes, columns it lacks and a path
+    that cannot be written.
     """
     _check(table)
     path = Path(path)
@@ -135,16 +134,15 @@ def phase_plot(
     if not found or (columns is not None and len(found) < len(columns)):
         absent = ", ".join(name for name in asked if name not in found)
         raise InputError(f"The table has no column {absent}; it has {', '.join(map(str, table.columns))}.")
-    grid = grid_of(table)
+    grid = panel_grid(table)
     if grid is None:
         raise InputError(
             "The table has no grid to draw: it needs columns width and bs (or batch_size) with two or more different "
             "settings. Use write_report, which leaves out what is missing."
         )
-    trees = as_trees(trees)
-    readable = any(name in table.columns for tree in trees.values() for name in tree.features)
-    causes = diagnose(table, trees)["cause"].to_numpy() if readable else None
-    _write(path, rendered(overview_figure(table, found, grid, causes), kind))
+    diagnosis = _diagnosis(table, as_trees(trees))
+    causes = None if diagnosis is None else diagnosis.causes.names()
+    write_file(path, rendered(overview_figure(table, found, grid, causes), kind), _REMEDY)
 
 
 def names(table: pd.DataFrame) -> list[str]:
@@ -173,7 +171,13 @@ def _check(table: pd.DataFrame) -> None:
         raise InputError("The table has no rows, so there is nothing to report. Measure one or more models first.")
 
 
-def _position(labels: list[str], highlight: str | None) -> int | None:
+def _diagnosis(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> Diagnosis | None:
+    """The diagnosis of a table; None where it has no feature that the trees read."""
+    readable = any(name in table.columns for tree in trees.values() for name in tree.features)
+    return Diagnosis.of(table, trees) if readable else None
+
+
+def _row_index(labels: list[str], highlight: str | None) -> int | None:
     """Which row to explain in full; the only one of a table of one."""
     if highlight is None:
         return 0 if len(labels) == 1 else None
@@ -183,14 +187,14 @@ def _position(labels: list[str], highlight: str | None) -> int | None:
     return labels.index(highlight)
 
 
-def _headline(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, Any]:
+def _headline(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:
     """What was measured, and what went wrong with it."""
     models = None
     if "num_models" in table.columns:
         models = int(np.nansum(numeric_column(table, "num_models")))
     presets = sorted({str(name) for name in table["preset"].dropna()}) if "preset" in table.columns else []
     statuses = None
-    told = verdicts if verdicts is not None else table
+    told = table if diagnosis is None else diagnosis.frame
     if "status" in told.columns:
         known = told["status"].dropna().astype(str)
         statuses = Counter(known[~known.isin(["ok", ""])])
@@ -205,8 +209,7 @@ def _headline(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, A
     errors = []
     for name in ("test_error", "train_error"):
         if name in table.columns and (ends := _ends(numeric_column(table, name))):
-            metric = METRICS[name]
-            errors.append(f"{metric.label}: {_span(ends, 3)} %.")
+            errors.append(f"{feature_of(name, table).title}: {_span(ends, 3)} %.")
     return {
         "models": models,
         "configurations": len(table),
@@ -229,13 +232,10 @@ def _span(ends: tuple[float, float], digits: int = 4) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
+def _summary(diagnosis: Diagnosis) -> dict[str, Any]:
     """How many configurations have each cause, and the reasons for caution that most of them share."""
+    verdicts = diagnosis.frame
     counts = verdicts["cause"].value_counts()
-    changes = {cause.meaning: cause.change for cause in CAUSES} | {
-        NO_CLEAR_FAILURE: "no single change stands out",
-        UNKNOWN: "measure what is missing first",
-    }
     causes = [
         {
             "name": name,
@@ -243,21 +243,24 @@ def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
             "percent": 100 * int(counts.get(name, 0)) / len(verdicts),
             "change": change,
         }
-        for name, change in changes.items()
+        for name, change in CHANGES.items()
         if name != UNKNOWN or counts.get(name, 0)
     ]
-    once = [(text, len(verdicts)) for text in verdicts.attrs.get("cautions", ())]
-    cautions = Counter(text for flags in verdicts["flags"] for text in filter(None, flags.split("; ")))
-    return {"causes": causes, "cautions": [*once, *cautions.most_common(MAX_LINES)], "total": len(verdicts)}
+    once = [(text, len(verdicts)) for text in verdicts.attrs["cautions"]]
+    flags = {flag: mask for flag, mask in joined_flags(diagnosis.answers).items() if mask.any()}
+    # The most frequent first; of equals the one that is met first.
+    often = sorted(flags, key=lambda flag: (-flags[flag].sum(), flags[flag].argmax()))
+    cautions = [(flag_text(flag), int(flags[flag].sum())) for flag in often[:MAX_LINES]]
+    return {"causes": causes, "cautions": [*once, *cautions], "total": len(verdicts)}
 
 
-def _phases(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, Any]:
+def _phases(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:
     """The pictures over width × batch size; none where the table has no such grid."""
-    grid = grid_of(table)
+    grid = panel_grid(table)
     if grid is None:
         return {"figures": [], "notes": ()}
     where = _where(grid)
-    causes = None if verdicts is None else verdicts["cause"].to_numpy()
+    causes = None if diagnosis is None else diagnosis.causes.names()
     figures = []
     if causes is not None:
         drawn = Counter(causes[grid.drawn()])
@@ -271,11 +274,11 @@ def _phases(table: pd.DataFrame, verdicts: pd.DataFrame | None) -> dict[str, Any
     if labelled:
         figure = category_figure(labelled, grid)
         figures.append(_embedded(figure, "Known labels: what the sweep itself shows", f"Labels {where}."))
-    for name, metric in METRICS.items():
-        if name not in table.columns or (ends := _ends(numeric_column(table, name)[grid.drawn()])) is None:
+    for name, feature in features(table).items():
+        if (ends := _ends(numeric_column(table, name)[grid.drawn()])) is None:
             continue
-        alt = f"{metric.title} {where}, from {_span(ends)}."
-        figures.append(_embedded(metric_figure(table, name, grid, causes), metric.title, alt))
+        alt = f"{feature.label} {where}, from {_span(ends)}."
+        figures.append(_embedded(feature_figure(table, name, grid, causes), feature.label, alt))
     return {"figures": figures, "notes": grid.notes}
 
 
@@ -286,25 +289,24 @@ def _label(question: str, value: Any) -> str | None:
     return named(question).meaning.get(value, "optimal" if value == "optimal" else None)
 
 
-def _where(grid: Grid) -> str:
+def _where(grid: PanelGrid) -> str:
     width, batch = (f"{number(values[0])} to {number(values[-1])}" for values in (grid.widths, grid.batches))
     shares = ", ".join(title for title, _ in grid.panels if title)
     return f"over width ({width}) and batch size ({batch})" + (f", at {shares}" if shares else "")
 
 
-def _tree(tree: MDTree, table: pd.DataFrame | None, one: pd.DataFrame | None) -> dict[str, Any]:
-    """A tree's picture, its text, and what it answers for the table."""
+def _tree(tree: MDTree, diagnosis: Diagnosis | None, row: int | None) -> dict[str, Any]:
+    """A tree's picture, its text, and what it answers for the table; the path of one row is drawn in colour."""
     question = named(tree.question)
     leaf, told = None, None
-    if table is not None:
-        answers = Counter(answers_to(tree, table).label)
-        found = [f"{question.meaning[label]}: {answers[label]:,}" for label in question.classes]
-        told = "; ".join([*found, *([f"not asked or no answer: {answers[None]:,}"] if answers[None] else [])])
-    shown = one if one is not None else table
-    tree = tree if shown is None else speaking(tree, shown)
-    if one is not None:
-        answer = tree_answers(tree, one)
-        leaf = int(answer.leaf[0]) if answer.label[0] is not None else None
+    if diagnosis is not None:
+        answers = diagnosis.answers[tree.question]
+        counts = Counter(answers.label)
+        found = [f"{question.meaning[label]}: {counts[label]:,}" for label in question.classes]
+        told = "; ".join([*found, *([f"not asked or no answer: {counts[None]:,}"] if counts[None] else [])])
+        tree = answers.main_tree if row is None else answers.speaker(row).tree
+        if row is not None and answers.label[row] is not None:
+            leaf = int(answers.leaf[row])
     alt = f"Decision tree with {count(len(tree.leaves_), 'leaf', 'leaves')}; the same as text is below."
     if leaf is not None:
         steps = ", ".join(
@@ -330,7 +332,7 @@ def _embedded(figure: Figure, caption: str, alt: str) -> dict[str, Any]:
 
 
 def _rows(
-    table: pd.DataFrame, labels: list[str], verdicts: pd.DataFrame | None, highlighted: int | None
+    table: pd.DataFrame, labels: list[str], diagnosis: Diagnosis | None, highlighted: int | None
 ) -> dict[str, Any]:
     """The first rows of the table with their verdicts, as text."""
     columns: list[tuple[str, list[str]]] = []
@@ -340,19 +342,17 @@ def _rows(
             columns.append((title, [number(value) for value in axes[axis]]))
     for name in _LISTED:
         if name in table.columns:
-            columns.append((METRICS[name].title, [number(value, 3) for value in numeric_column(head, name)]))
-    told = None if verdicts is None else verdicts.iloc[:MAX_ROWS]
+            columns.append((feature_of(name, table).label, [number(value, 3) for value in numeric_column(head, name)]))
+    told = None if diagnosis is None else diagnosis.frame
+    flags = {} if diagnosis is None else joined_flags(diagnosis.answers)
     # A caution that every row shares is told once, in the summary.
-    shared: set[str] = set()
-    if verdicts is not None and len(verdicts) > 1:
-        shared = set.intersection(*(set(flags.split("; ")) for flags in verdicts["flags"]))
+    shown = {flag: mask for flag, mask in flags.items() if len(table) == 1 or not mask.all()}
     rows = []
     for k in range(len(head)):
         notes = ""
         if told is not None:
-            status = told["status"].iloc[k]
-            flags = [text for text in told["flags"].iloc[k].split("; ") if text and text not in shared]
-            notes = "; ".join(([] if status == "ok" else [status]) + flags)
+            status = [] if told["status_code"].iloc[k] == StatusCode.OK else [told["status"].iloc[k]]
+            notes = "; ".join(status + [flag_text(flag) for flag, mask in shown.items() if mask[k]])
         rows.append(
             {
                 "name": labels[k],
@@ -380,18 +380,3 @@ def _accuracies(frame: pd.DataFrame) -> dict[str, Any]:
     titles = [str(name).replace("_", " ") for name in frame.columns]
     cells = [[cell(name, value) for name, value in zip(titles, row)] for row in frame.itertuples(index=False)]
     return {"titles": titles, "rows": cells}
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. Choose a file in a folder that you may write to."
-        ) from None

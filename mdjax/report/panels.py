@@ -6,38 +6,40 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdjax.columns import CONFIGURATION
 from mdjax.diagnosis.checks import numeric_column
 
 MAX_SHARES = 3
-_SLICED = ("family", "variant", "depth", "label_noise", "learning_rate", "momentum", "weight_decay", "epochs", "preset")
+_ON_AXES = ("width", "num_params", "batch_size", "data_share")  # the number of parameters follows the width
+_SLICED = tuple(name for name in CONFIGURATION if name not in _ON_AXES)
 """Settings that may vary beside the axes of a picture; one combination of them is drawn."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class PanelGrid:
     """Which rows of a table stand in which cell of which panel; axes are shared by all panels."""
 
-    widths: np.ndarray
-    batches: np.ndarray
-    panels: tuple[tuple[str, np.ndarray], ...]  # (its share of the data, positions of rows), from least to most data
-    column: np.ndarray  # of each row of the table, its place among the widths
-    row: np.ndarray  # and among the batch sizes
+    widths: np.ndarray  # ascending
+    batches: np.ndarray  # batch sizes, ascending
+    panels: tuple[tuple[str, np.ndarray], ...]  # (title, indices of the table's rows), from least to most data
+    column: np.ndarray  # of each row of the table, its index in `widths`
+    row: np.ndarray  # and in `batches`
     notes: tuple[str, ...]  # what of the table is not drawn
 
     def cells(self, values: np.ndarray, panel: int) -> np.ndarray:
-        """One panel's values as (batch sizes, widths), NaN where there are none."""
+        """One panel's cells, [batch sizes, widths], from the values of all rows; NaN where there are none."""
         cells = np.full((len(self.batches), len(self.widths)), np.nan)
-        positions = self.panels[panel][1]
-        cells[self.row[positions], self.column[positions]] = values[positions]
+        indices = self.panels[panel][1]
+        cells[self.row[indices], self.column[indices]] = values[indices]
         return cells
 
     def drawn(self) -> np.ndarray:
-        """The positions of all rows that are drawn."""
-        return np.concatenate([positions for _, positions in self.panels])
+        """The indices of all rows that are drawn."""
+        return np.concatenate([indices for _, indices in self.panels])
 
-    def last(self) -> "Grid":
+    def last(self) -> "PanelGrid":
         """The same grid with the panel of most data alone."""
-        return Grid(self.widths, self.batches, self.panels[-1:], self.column, self.row, self.notes)
+        return PanelGrid(self.widths, self.batches, self.panels[-1:], self.column, self.row, self.notes)
 
 
 def axes_of(table: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -56,7 +58,7 @@ def axes_of(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return found
 
 
-def grid_of(table: pd.DataFrame) -> Grid | None:
+def panel_grid(table: pd.DataFrame) -> PanelGrid | None:
     """How to lay out a table over width × batch size; None where it has fewer than two cells to draw."""
     axes = axes_of(table)
     if not {"width", "batch"} <= set(axes):
@@ -89,4 +91,4 @@ def grid_of(table: pd.DataFrame) -> Grid | None:
         doubled += len(here) - len(first)
     if doubled:
         notes.append(f"{doubled:,} configurations share a cell with an earlier one, which is drawn.")
-    return Grid(widths, batches, tuple(panels), column, row, tuple(notes))
+    return PanelGrid(widths, batches, tuple(panels), column, row, tuple(notes))

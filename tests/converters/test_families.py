@@ -13,18 +13,18 @@ import pytest
 import safetensors.torch
 import torch
 import torch_families as reference
+from helpers import measured
 from torch_cases import CASES, assert_same_bits, floats, state_dict
 from torch_derivatives import direction, jax_derivatives, relative, torch_derivatives
 from torch_resnet import random_resnet
 
 import converters
 from converters.errors import RefusedError
-from mdjax import engine
 from mdjax.landscape.alignment import specification, verify
 from mdjax.landscape.curves import random_bends
-from mdjax.metrics import PRESETS, Examples
+from mdjax.metrics import Examples, Hessian
 from mdjax.models import Architecture
-from mdjax.sweeps.units import chunks
+from mdjax.sweeps.units import units
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import Zoo
 
@@ -209,7 +209,7 @@ def test_zoos_hold_variants_and_old_ones_stay_readable(tmp_path):
         reopened.read_group(f"group{number}")
     data = [load_like(CASES[name].architecture) for name in ("MLP", "mdjax's MLP")]
     rows = [reopened.manifest.iloc[[number]] for number in range(2)]
-    found = [next(chunks(row, dataset, 8)).architecture for row, dataset in zip(rows, data, strict=True)]
+    found = [next(units(row, dataset, 8)).architecture for row, dataset in zip(rows, data, strict=True)]
     assert found == [CASES[name].architecture for name in ("MLP", "mdjax's MLP")]
 
 
@@ -237,8 +237,8 @@ def test_the_published_hessian_agrees_with_pyhessian_on_a_converted_model():
     eigenvalue, forms = theirs.eigenvalues()[0][0], theirs.trace()
     stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, state))
     data = Examples(images, labels.astype(np.int32), np.int32(50), images, labels.astype(np.int32))
-    metric = dataclasses.replace(PRESETS["reference"]["hessian"], num_samples=50)
-    (row,) = engine.measure_models(metric, architecture.model("patches"), *stacked, data, ["a"])
+    metric = dataclasses.replace(Hessian.of_preset("reference"), num_samples=50)
+    (row,) = measured(metric, architecture.model("patches"), *stacked, data, ["a"])
     assert row["hessian_eigenvalue"] == pytest.approx(eigenvalue, rel=0.02)
     error = np.hypot(row["hessian_trace_se"], np.std(forms, ddof=1) / len(forms) ** 0.5)
     assert row["hessian_trace"] == pytest.approx(np.mean(forms), abs=4 * error)

@@ -5,14 +5,12 @@ import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from mdjax.diagnosis.answers import diagnose
 from mdjax.diagnosis.baselines import HyperparameterTree, ValidationTree
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import Axes, failure_labels, step_gains
@@ -21,7 +19,9 @@ from mdjax.diagnosis.protocols import (
     CASES,
     CURVES,
     FACTORIES,
+    Choice,
     calibration_error,
+    choices,
     evaluate,
     learning_curve,
     one_step_change,
@@ -30,6 +30,7 @@ from mdjax.diagnosis.protocols import (
 )
 from mdjax.diagnosis.quantities import QUANTITIES
 from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.verdicts import diagnose
 from mdjax.errors import InputError
 
 # case -> mean training rows, hyperparameter, validation, MD tree; accuracy in percent
@@ -64,23 +65,25 @@ def noisy(published_data) -> pd.DataFrame:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_published_cases(basic, noisy, case):
     rows, hyperparameter, validation, md_tree = PUBLISHED_CASES[case.name]
-    kwargs = {"mode": case.mode, "size": case.size}
-    result = transfer(MDTree, case.question, basic, noisy, **kwargs)
+    result = transfer(MDTree, case.question, basic, noisy, case.choice)
     assert result.num_rows.mean() == pytest.approx(rows)
     assert result.mean == pytest.approx(md_tree, abs=0.1)
-    by_hyperparameters = transfer(HyperparameterTree, case.question, basic, noisy, **kwargs)
+    by_hyperparameters = transfer(HyperparameterTree, case.question, basic, noisy, case.choice)
     assert by_hyperparameters.mean == pytest.approx(hyperparameter, abs=0.1)
     # Ties between equally good splits fall differently from one scikit-learn version to another.
-    by_validation = transfer(ValidationTree, case.question, basic, noisy, **kwargs)
+    by_validation = transfer(ValidationTree, case.question, basic, noisy, case.choice)
     assert by_validation.mean == pytest.approx(validation, abs=0.5 if version("scikit-learn").startswith("1.9.") else 2)
 
 
 @pytest.mark.parametrize(("question", "mode", "sizes"), CURVES, ids=lambda value: str(value))
 def test_published_curves(basic, noisy, question, mode, sizes):
-    curve = learning_curve(MDTree, question, basic, noisy, mode=mode, sizes=sizes)
+    curve = learning_curve(MDTree, question, basic, noisy, choices(mode, sizes))
     np.testing.assert_allclose(curve["accuracy"], PUBLISHED_CURVES[question, mode], atol=0.1)
     assert ((curve["lowest"] <= curve["accuracy"]) & (curve["accuracy"] <= curve["highest"])).all()
     assert (curve["spread"] == 0).all() == mode.endswith("limit")
+    if mode.endswith("limit"):  # whatever the seed
+        again = learning_curve(MDTree, question, basic, noisy, [Choice(mode, size, (90,)) for size in sizes])
+        pd.testing.assert_frame_equal(again, curve)
 
 
 # (one, random, best); the published random steps were drawn, ours are expectations.
@@ -105,7 +108,7 @@ ONE_STEP = {
 @pytest.mark.parametrize(("question", "mode", "size"), [("optimizer", "random", 8), ("width", "random_data", 1)])
 def test_published_one_step_change(basic, noisy, question, mode, size):
     methods = {"hyperparameter": HyperparameterTree, "validation": ValidationTree, "md_tree": MDTree}
-    gains = one_step_change(question, basic, noisy, methods, mode=mode, size=size)
+    gains = one_step_change(question, basic, noisy, methods, Choice(mode, size))
     assert list(gains.index) == list(ONE_STEP[question])
     for method, published in ONE_STEP[question].items():
         exact = method in ("optimal", "hyperparameter", "md_tree")
@@ -179,9 +182,7 @@ def test_any_classifier_can_be_scored():
         "optimizer",
         table,
         small_zoo(1),
-        mode="data_limit",
-        size=5,
-        seeds=(0, 1),
+        Choice("data_limit", 5, (0, 1)),
         features=["train_error", "hessian_t"],
     )
     assert result.accuracies.shape == (2,)
@@ -191,7 +192,7 @@ def test_any_classifier_can_be_scored():
 
 def test_scale_transfer_within_one_zoo():
     table = small_zoo()
-    result = transfer(MDTree, "optimizer", table, table[table["width"] > 8], mode="width_limit", size=8, seeds=(0,))
+    result = transfer(MDTree, "optimizer", table, table[table["width"] > 8], Choice("width_limit", 8, (0,)))
     assert result.num_rows.tolist() == [len(table[(table["width"] == 8) & (table["bs_failure"] != "optimal")])]
 
 
@@ -210,7 +211,7 @@ def test_step_gains_by_hand():
 
 def test_following_the_labels_beats_guessing():
     table = small_zoo()
-    gains = one_step_change("width", table, table, {"md": MDTree}, mode="data_limit", size=5, seeds=(0,))
+    gains = one_step_change("width", table, table, {"md": MDTree}, Choice("data_limit", 5, (0,)))
     assert list(gains.columns) == ["one", "random", "best"]
     assert gains.loc["optimal", "best"] >= gains["best"].max()
     assert gains.loc["optimal", "best"] > gains.loc["random guess", "best"]
@@ -221,17 +222,17 @@ def test_following_the_labels_beats_guessing():
 
 def test_methods_are_known_by_name():
     table = small_zoo()
-    kwargs: dict[str, Any] = {"mode": "data_limit", "size": 5, "seeds": (0,)}
+    choice = Choice("data_limit", 5, (0,))
     for name in ("md_tree", "default"):
-        by_name = transfer(name, "optimizer", table, small_zoo(1), **kwargs)
-        by_hand = transfer(FACTORIES[name], "optimizer", table, small_zoo(1), **kwargs)
+        by_name = transfer(name, "optimizer", table, small_zoo(1), choice)
+        by_hand = transfer(FACTORIES[name], "optimizer", table, small_zoo(1), choice)
         assert by_name.mean == by_hand.mean
     with pytest.raises(
         InputError, match=r"no method 'best'\. Choose one of hyperparameter, .*, or add it to FACTORIES"
     ):
-        transfer("best", "optimizer", table, table, **kwargs)
+        transfer("best", "optimizer", table, table, choice)
     with pytest.raises(InputError, match="test table has no row that question 'width' is asked of"):
-        transfer("md_tree", "width", table, table[:0], **kwargs)
+        transfer("md_tree", "width", table, table[:0], choice)
 
 
 def test_calibration_error_by_hand():
@@ -261,12 +262,10 @@ def test_other_axes_go_through_labels_trees_and_curves():
     assert set(tree.gains_) <= {"small", "large"}
     assert tree.gains_
     assert len(diagnose(other, {"optimizer": tree})) == len(other)
-    curve = learning_curve("default", "optimizer", table, other, mode="random", sizes=(1, 4, 9), seeds=(0, 1), axes=OWN)
+    curve = learning_curve("default", "optimizer", table, other, choices("random", (1, 4, 9), (0, 1)), axes=OWN)
     assert curve["rows"].is_monotonic_increasing
     assert set(training_rows(table, "width_limit", 8, axes=OWN)["depth"]) == {8}
-    gains = one_step_change(
-        "width", table, other, {"default": "default"}, mode="random_data", size=1, seeds=(0,), axes=OWN
-    )
+    gains = one_step_change("width", table, other, {"default": "default"}, Choice("random_data", 1, (0,)), axes=OWN)
     assert list(gains.index) == ["optimal", "random guess", "default"]
     with pytest.raises(InputError, match="no column data, which the protocols choose rows by"):
         training_rows(table, "random_data", 1)
@@ -285,8 +284,8 @@ def test_the_least_width_of_the_data_question_may_change():
     no_width = diagnose(table.drop(columns="width"), {"data": narrow})
     assert no_width["data_answer"].tolist() == told["data_answer"].tolist()
     everywhere = replace(named("data"), min_width=None)
-    kwargs: dict[str, Any] = {"mode": "data_limit", "size": 5, "seeds": (0,)}
-    counted = [transfer("default", one, table, table, **kwargs).num_rows[0] for one in (everywhere, "data")]
+    choice = Choice("data_limit", 5, (0,))
+    counted = [transfer("default", one, table, table, choice).num_rows[0] for one in (everywhere, "data")]
     assert counted == [narrow.leaf_counts_.sum(), usual.leaf_counts_.sum()]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from helpers import digits, examples, forms, one, trained
+from helpers import digits, examples, forms, measured, one, trained
 from references import outputs64, published_cka, unbiased_cka
 
 from mdjax import engine
@@ -17,7 +17,6 @@ from mdjax.metrics.cka import PublishedCKA
 from mdjax.models import FunctionModel
 
 PAIRS = [(0, 1), (1, 2), (1, 0)]
-NAMES = ["a|b", "b|c", "b|a"]
 METRICS = {
     "softmax": CKA(num_batches=2, batch_size=24),
     "gram": CKA(num_batches=1, batch_size=24, layer="conv1"),
@@ -25,10 +24,8 @@ METRICS = {
 }
 
 
-def measure(metric, model, params, state, pairs=PAIRS, names=NAMES, **options):
-    if metric.scope == "features":
-        return engine.compare_models(metric, model, params, state, pairs, examples(), **options)
-    return engine.measure_pairs(metric, model, params, state, pairs, examples(), names, **options)
+def measure(metric, model, params, state, pairs=PAIRS, **options):
+    return measured(metric, model, params, state, examples(), members=pairs, **options)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +42,7 @@ def measure(metric, model, params, state, pairs=PAIRS, names=NAMES, **options):
 def test_cka_of_a_layer_agrees_with_float64(family, layer, wide):
     architecture, params, state = trained(family)
     metric = CKA(num_batches=2, batch_size=24 if wide else 40, layer=layer)
-    rows = engine.compare_models(metric, architecture.model(), params, state, PAIRS, examples())
+    rows = measured(metric, architecture.model(), params, state, examples(), members=PAIRS)
     inputs = metric.inputs(examples(), engine.metric_key(0, metric.name)).reshape(-1, *digits().input_shape)
     features = [outputs64(family, index, inputs, layer) for index in range(3)]
     num_examples, num_features = features[0].shape
@@ -69,7 +66,7 @@ def test_a_pair_in_company_is_as_similar_as_alone(name, family):
     architecture, params, state = trained(family)
     stacked = measure(METRICS[name], architecture.model("patches"), params, state, plan=forms()["vmap"])
     pair = jax.tree.map(lambda leaf: leaf[1:], (params, state))
-    alone = measure(METRICS[name], architecture.model("patches"), *pair, [(0, 1)], NAMES[1:2])
+    alone = measure(METRICS[name], architecture.model("patches"), *pair, [(0, 1)], ids=("b", "c"))
     assert alone[0].keys() == stacked[1].keys()
     for column in alone[0]:
         np.testing.assert_allclose(stacked[1][column], alone[0][column], rtol=1e-5, err_msg=column)

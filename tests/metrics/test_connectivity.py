@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import examples, trained
+from helpers import examples, measured, trained
 from model_pairs import pair
 
-from mdjax.engine.programs import measure_pairs
 from mdjax.errors import InputError
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity, PublishedModeConnectivity
@@ -21,8 +20,8 @@ def test_the_default_steps_end_lower_than_500_slow_ones(family):
     pairs, names = [(0, 1), (1, 2), (2, 3), (3, 0)], list("abcd")
 
     def peak(settings):
-        arguments = (ModeConnectivity(settings), architecture.model("patches"), params, state, pairs, examples(), names)
-        return -np.mean([row["mode_connectivity_peak"] for row in measure_pairs(*arguments)])
+        arguments = (ModeConnectivity(settings), architecture.model("patches"), params, state, examples(), names)
+        return -np.mean([row["mode_connectivity_peak"] for row in measured(*arguments, members=pairs)])
 
     assert peak(CurveSettings()) < peak(CurveSettings(num_steps=500, batch_size=128, learning_rate=0.01))
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers import dense_hessian, examples, trained
+from helpers import dense_hessian, examples, measured, trained
 
-from mdjax import engine
 from mdjax.errors import InputError
 from mdjax.metrics.density import Density
 
@@ -13,7 +12,7 @@ def test_metric_agrees_with_the_dense_hessian():
     architecture, params, state = trained("mlp")
     metric = Density(num_samples=64, num_runs=8, num_steps=12, num_points=16)
     names = ["a", "b", "c"]
-    rows = engine.measure_models(metric, architecture.model(), params, state, examples(), names)
+    rows = measured(metric, architecture.model(), params, state, examples(), names)
     row = rows[0]
     eigenvalues = np.linalg.eigvalsh(dense_hessian("mlp", 0, 64))
     assert len(row["density_grid"]) == len(row["density"]) == len(row["density_se"]) == 16

@@ -1,5 +1,6 @@
 """The Hessian metric: eigenvalues, trace and norm against dense float64 matrices, by layer, and as published."""
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 from helpers import dense_hessian, examples, one, trained
 from jax.flatten_util import ravel_pytree
 
-from mdjax import engine
 from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
 from mdjax.landscape.curvature import parameter_groups
@@ -21,7 +21,7 @@ SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("cnn", "resn
 def measured(metric, family="mlp", plan=None, convolution="patches", params=None):
     architecture, trained_params, state = trained(family)
     params = trained_params if params is None else params
-    return engine.measure_models(
+    return helpers.measured(
         metric, architecture.model(convolution), params, state, examples(), ["a", "b", "c"], plan=plan
     )
 
@@ -202,10 +202,10 @@ def test_published_agrees_with_pyhessian():
     params, state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], to_flax(arrays, architecture))
     data = Examples(*map(jnp.asarray, (images, labels, NUM_SAMPLES, images, labels)))
     model = architecture.model("patches")
-    row = engine.measure_models(PublishedHessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
+    row = helpers.measured(PublishedHessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
     # Both stop where a step moves the value by 0.1 %, each on its own way there.
     assert row["hessian_eigenvalue"] == pytest.approx(their_eigenvalue, rel=0.02)
     error = np.hypot(row["hessian_trace_se"], np.std(their_forms, ddof=1) / len(their_forms) ** 0.5)
     assert row["hessian_trace"] == pytest.approx(np.mean(their_forms), abs=4 * error)
-    exact = engine.measure_models(Hessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
+    exact = helpers.measured(Hessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
     assert exact["hessian_trace"] == pytest.approx(np.mean(their_forms), abs=5 * error)

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import digits, examples, one, trained
+from helpers import digits, examples, measured, one, trained
 from references import calibration_error
 
-from mdjax import engine
 from mdjax.errors import InputError
 from mdjax.metrics import Losses
 
@@ -18,7 +17,7 @@ FAMILIES = ["mlp", "cnn", pytest.param("resnet10", marks=pytest.mark.slow)]
 @pytest.mark.parametrize("num_train", [37, 700, None])
 def test_losses_agree_with_float64(family, num_train):
     architecture, params, state = trained(family)
-    row = engine.measure_models(Losses(), architecture.model(), params, state, examples(num_train), ["a", "b", "c"])[1]
+    row = measured(Losses(), architecture.model(), params, state, examples(num_train), ["a", "b", "c"])[1]
     count = num_train or len(digits().x_train)
     with jax.enable_x64(True):
         weights = jax.tree.map(lambda leaf: jnp.asarray(leaf[1], jnp.float64), (params, state))

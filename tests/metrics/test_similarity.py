@@ -3,10 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from helpers import digits, examples, forms, trained
+from helpers import digits, examples, forms, measured, trained
 from references import outputs64
 
-from mdjax import engine
 from mdjax.errors import InputError
 from mdjax.landscape import similarity
 from mdjax.metrics.similarity import Similarity
@@ -18,7 +17,7 @@ PAIRS = [(0, 1), (1, 2), (1, 0)]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_similarity_agrees_with_float64(family):
     architecture, params, state = trained(family)
-    rows = engine.compare_models(Similarity(100, 40), architecture.model(), params, state, PAIRS, examples())
+    rows = measured(Similarity(100, 40), architecture.model(), params, state, examples(), members=PAIRS)
     logits = [outputs64(family, index, digits().x_train[:100], "logits") for index in range(3)]
     for row, (i, j) in zip(rows, PAIRS, strict=True):
         assert row["agreement"] == pytest.approx(100 * (logits[i].argmax(1) == logits[j].argmax(1)).mean())
@@ -33,8 +32,8 @@ def test_similarity_agrees_with_float64(family):
 
 def test_similarity_uses_only_a_models_own_examples():
     architecture, params, state = trained("mlp")
-    few = engine.compare_models(Similarity(1000), architecture.model(), params, state, PAIRS, examples(60))
-    same = engine.compare_models(Similarity(60), architecture.model(), params, state, PAIRS, examples())
+    few = measured(Similarity(1000), architecture.model(), params, state, examples(60), members=PAIRS)
+    same = measured(Similarity(60), architecture.model(), params, state, examples(), members=PAIRS)
     for row, expected in zip(few, same, strict=True):
         assert row["js_divergence"] == pytest.approx(expected["js_divergence"], rel=1e-6)
 
@@ -43,9 +42,9 @@ def test_similarity_uses_only_a_models_own_examples():
 def test_a_pair_in_company_is_as_similar_as_alone(family):
     architecture, params, state = trained(family)
     model, metric = architecture.model("patches"), Similarity(100, 40)
-    stacked = engine.compare_models(metric, model, params, state, PAIRS, examples(), plan=forms()["vmap"])
+    stacked = measured(metric, model, params, state, examples(), members=PAIRS, plan=forms()["vmap"])
     pair = jax.tree.map(lambda leaf: leaf[1:], (params, state))
-    alone = engine.compare_models(metric, model, *pair, [(0, 1)], examples())
+    alone = measured(metric, model, *pair, examples(), members=[(0, 1)])
     assert alone[0].keys() == stacked[1].keys()
     for column in alone[0].keys() - {"l2_layers"}:
         np.testing.assert_allclose(stacked[1][column], alone[0][column], rtol=1e-5, err_msg=column)
@@ -55,7 +54,7 @@ def test_a_broken_model_agrees_with_nobody():
     architecture, params, state = trained("mlp")
     broken = jax.tree.map(np.array, params)
     broken["linear"]["kernel"][:2] = np.nan
-    for row in engine.compare_models(Similarity(50), architecture.model(), broken, state, PAIRS, examples()):
+    for row in measured(Similarity(50), architecture.model(), broken, state, examples(), members=PAIRS):
         assert all(np.isnan(value) for value in row.values() if isinstance(value, float))
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dense_hessian, digits, examples, forms, one, trained
+from helpers import dense_hessian, digits, examples, forms, measured, one, trained
 from jax.flatten_util import ravel_pytree
 
 from mdjax import engine
@@ -21,7 +21,7 @@ NUM_SAMPLES = 64
 
 def measure(metric, architecture, params, state, data=None, names=NAMES, **options):
     model = architecture.model("patches")
-    return engine.measure_models(metric, model, params, state, data or examples(), names, **options)
+    return measured(metric, model, params, state, data or examples(), names, **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

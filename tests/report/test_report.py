@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdjax.diagnosis.answers import diagnose, speaking
-from mdjax.diagnosis.mdtree import load_trees
-from mdjax.diagnosis.verdicts import explain
+from mdjax.columns import Feature, describe
+from mdjax.diagnosis.answers import question_answers
+from mdjax.diagnosis.quantities import QUANTITIES
+from mdjax.diagnosis.trees import load_trees
+from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
-from mdjax.report.figures import METRICS, tree_figure
+from mdjax.report.figures import feature_of, features, tree_figure
 from mdjax.report.page import MAX_ROWS, count, number, phase_plot, write_report
-from mdjax.report.panels import grid_of
+from mdjax.report.panels import panel_grid
 
 FEW = ("train_error", "mode_connectivity_peak", "hessian_t")
 
@@ -74,15 +76,34 @@ def test_headline_and_summary(page):
 
 
 def test_every_metric_is_drawn_with_an_alt_text_and_nothing_is_fetched(page):
-    table = measured(metrics=METRICS)
+    table = measured(metrics=QUANTITIES)
     table.loc[0, ["train_loss", "test_loss"]] = 1e-6, 0.03
     text = page(table)
-    for metric in METRICS.values():
-        assert f'alt="{metric.title} over width (16 to 64)' in text
-    assert len(pictures(text)) == 1 + len(METRICS) + 3
+    for name in QUANTITIES:
+        assert f'alt="{feature_of(name).label} over width (16 to 64)' in text
+    assert len(pictures(text)) == 1 + len(QUANTITIES) + 3
     assert not any("$" in picture for picture in pictures(text)), "a formula that nothing sets"
     assert not re.search(r"<script|<link|@import|url\(|\son\w+=", text)
     assert set(re.findall(r'(?:src|href)="(.{5})', text)) == {"data:"}
+
+
+def test_every_feature_that_a_table_describes_is_drawn(page):
+    table = measured()
+    table["roughness"], table["train_error_at_night"] = np.geomspace(1e-6, 1, 9), 3.0
+    known = len(pictures(page(table)))
+    table = describe(
+        table,
+        [
+            Feature("roughness", "Roughness of the loss", "1/m", log_colours=True),
+            Feature("hessian_t", "Trace", "ln"),
+            Feature("absent", "Absent"),
+        ],
+    )
+    text = page(table)
+    assert len(pictures(text)) == known + 1
+    assert 'alt="Roughness of the loss (1/m) over width' in text and "<figcaption>Roughness of the loss (1/m)" in text
+    assert 'alt="Trace (ln) over width' in text and 'alt="Hessian trace' not in text
+    assert list(features(table)) == ["train_error", "hessian_t", "mode_connectivity_peak", "roughness"]
 
 
 def test_names_are_escaped(page):
@@ -124,7 +145,7 @@ def test_highlighted_path_is_the_verdicts(page, row):
     text = page(table, highlight=f"mlp-{row}")
     verdict = explain(table.iloc[row])
     for answer, picture in zip(verdict.answers, pictures(text)[-3:], strict=True):
-        splits = list(speaking(trees[answer.question], table.iloc[[row]]).tree_)
+        splits = list(question_answers(trees[answer.question], table).speaker(row).tree.tree_)
         taken = [
             (splits[int(i)].feature, splits[int(i)].threshold, way == "yes")
             for i, way in re.findall(r'id="taken-(\d+)-(yes|no)"', picture)
@@ -135,7 +156,7 @@ def test_highlighted_path_is_the_verdicts(page, row):
     for flag in verdict.flags:
         assert flag in seen
     for step in (step for answer in verdict.answers for step in answer.evidence):
-        title = METRICS[step.feature].title
+        title = feature_of(step.feature).label
         side = "at or below" if step.at_most else "above"
         value = "not measured" if step.value is None else number(step.value)
         numbers = f"{number(step.standard_error, 2)} {side} {number(step.threshold)} {number(step.distance, 3)}"
@@ -168,10 +189,10 @@ def test_one_row_is_explained(page):
     ids="-".join,
 )
 def test_missing_columns_are_left_out(page, kept):
-    text = page(measured(metrics=METRICS)[kept], highlight="mlp-2" if "configuration" in kept else "row 3")
+    text = page(measured(metrics=QUANTITIES)[kept], highlight="mlp-2" if "configuration" in kept else "row 3")
     drawn = {"width", "bs"} <= set(kept)
     diagnosed = bool({"train_error", "hessian_t"} & set(kept))
-    assert len(pictures(text)) == 3 + drawn * (len(set(kept) & set(METRICS)) + diagnosed)
+    assert len(pictures(text)) == 3 + drawn * (len(set(kept) & set(QUANTITIES)) + diagnosed)
     assert ("No diagnosis" in text) is not diagnosed
     assert "% of the data" not in "".join(pictures(text))
     assert "configurations</dt><dd>9" in text
@@ -216,11 +237,11 @@ def test_accuracies(page):
 def test_one_slice_of_several_settings_is_drawn(page):
     table = measured()
     noisy = table.iloc[:2].assign(label_noise=0.1)
-    grid = grid_of(pd.concat([noisy, table.assign(label_noise=0.0), table.iloc[:3].assign(label_noise=0.0)]))
+    grid = panel_grid(pd.concat([noisy, table.assign(label_noise=0.0), table.iloc[:3].assign(label_noise=0.0)]))
     assert grid is not None
     assert sorted(grid.drawn()) == list(range(2, 11))
     assert "label_noise = 0.0" in grid.notes[0] and "3 configurations share" in grid.notes[1]
-    shares = grid_of(measured(shares=range(1, 11)))
+    shares = panel_grid(measured(shares=range(1, 11)))
     assert shares is not None
     assert [title for title, _ in shares.panels] == [f"{share} % of the data" for share in (10, 50, 100)]
 
@@ -228,7 +249,7 @@ def test_one_slice_of_several_settings_is_drawn(page):
 def test_cells_without_a_value_are_blank():
     table = measured(metrics=(*FEW, "CKA"))
     table.loc[0, "CKA"] = np.nan
-    grid = grid_of(table.drop(index=2).reset_index(drop=True))
+    grid = panel_grid(table.drop(index=2).reset_index(drop=True))
     assert grid is not None
     cells = grid.cells(table.drop(index=2)["CKA"].to_numpy(), 0)
     assert np.argwhere(np.isnan(cells)).tolist() == [[0, 0], [2, 0]]

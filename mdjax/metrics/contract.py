@@ -112,7 +112,13 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def run(self, model: Model, weights: tuple[Weights, ...], shared: PyTree, key: jax.Array) -> Raw:
-        """Call the traced half on one run's models."""
+        """Call the traced half on one run's models.
+
+        model: the network, `apply(params, state, inputs)`.
+        weights: (params, state) of each model of the run.
+        shared: what `shared` returns.
+        key: of this run alone.
+        """
 
     @abc.abstractmethod
     def row(self, raws: Sequence[Raw]) -> dict[str, Any]:
@@ -129,7 +135,13 @@ class ModelMetric(Metric):
 
     @abc.abstractmethod
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
-        """The traced half: arrays by name for one model."""
+        """The traced half: arrays by name for one model.
+
+        model: the network, `apply(params, state, inputs[b, ...]) -> logits[b, classes]`.
+        params, state: pytrees of its arrays, without a model axis.
+        data: the examples; the model's own are the first `data.num_train` (traced) of the train arrays.
+        key: random numbers of this model and metric.
+        """
 
     @abc.abstractmethod
     def columns(self, raw: Raw) -> dict[str, Any]:
@@ -154,7 +166,13 @@ class PairMetric(Metric):
 
     @abc.abstractmethod
     def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
-        """The traced half: arrays by name for one pair."""
+        """The traced half: arrays by name for one pair.
+
+        model: the network, as in `ModelMetric.measure`.
+        first, second: (params, state) of each.
+        data: the examples.
+        key: random numbers of this pair and metric.
+        """
 
     @abc.abstractmethod
     def columns(self, raw: Raw) -> dict[str, Any]:
@@ -190,7 +208,12 @@ class FeatureMetric(Metric):
 
     @abc.abstractmethod
     def features_of(self, model: Model, params: PyTree, state: PyTree, inputs: PyTree) -> Raw:
-        """The traced half: arrays by name for one model."""
+        """The traced half: arrays by name for one model.
+
+        model: the network, as in `ModelMetric.measure`.
+        params, state: pytrees of its arrays, without a model axis.
+        inputs: what `inputs` returns.
+        """
 
     @abc.abstractmethod
     def compare(self, first: Raw, second: Raw) -> dict[str, Any]:

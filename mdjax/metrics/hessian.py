@@ -242,7 +242,13 @@ class PublishedHessian(ModelMetric):
         return self.estimate(hessian.matvec, hessian.size, start_key, probe_key)
 
     def estimate(self, matvec: Matvec, size: int, start_key: jax.Array, probe_key: jax.Array) -> dict[str, jax.Array]:
-        """The two published estimators, one after the other in one loop, so that the product is compiled once."""
+        """The two published estimators, one after the other in one loop, so that the product is compiled once.
+
+        matvec: v[p] → A v [p].
+        size: p.
+        start_key: of the first vector of the power iteration.
+        probe_key: of the Rademacher probes.
+        """
         zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
         start = jax.random.normal(start_key, (size,))
         carry = {

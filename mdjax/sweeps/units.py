@@ -89,6 +89,13 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
 
 
 def unit_name(metric: Metric, unit: Unit, dataset: Dataset, seed: int) -> str:
+    """The name under which a metric's rows of a unit are kept: a digest of all that decides their values.
+
+    metric: its class and settings (and, for a user's own class, its code).
+    unit: the models' ids and weights, the share of the data and the label noise.
+    dataset: the content of its arrays.
+    seed: of the random numbers.
+    """
     models = unit.rows[["model_id", "weights_hash"]].to_numpy().tolist()
     content = [_VERSION, _described(metric), seed, dataset.fingerprint, unit.data_share, unit.label_noise, models]
     if unit.architecture is not None and unit.architecture.variant:

@@ -13,7 +13,8 @@ KINDS = {"CNN": "CNN-s", "CNN2": "CNN-l"}
 
 def network(config: dict[str, Any], seed: int) -> ModelZooCNN:
     """The network of a trial's config, its weights drawn anew."""
-    with torch.random.fork_rng():
+    # Of the CPU alone: torchax, once another test has imported it, adds a device whose generator cannot be asked.
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         kind, channels = KINDS[config["model::type"]], config["model::channels_in"]
         return ModelZooCNN(kind, channels, config["model::nlin"], config["model::dropout"]).eval()

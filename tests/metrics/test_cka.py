@@ -15,6 +15,7 @@ from mdjax.errors import InputError
 from mdjax.metrics import CKA, Examples
 from mdjax.metrics.cka import PublishedCKA
 from mdjax.models import FunctionModel
+from mdjax.statuses import StatusCode
 
 PAIRS = [(0, 1), (1, 2), (1, 0)]
 METRICS = {
@@ -96,7 +97,8 @@ def test_a_model_of_one_answer_has_no_cka(metric):
     rows = measure(metric, architecture.model(), dead, state)
     for row in rows:
         assert np.isnan(row["CKA"])
-        assert row["status"] == "CKA is undefined: a model answers the same to every input"
+        assert row["status"].code is StatusCode.UNDEFINED
+        assert row["status"].sentence == "CKA is undefined: a model answers the same to every input"
 
 
 def test_a_broken_model_is_like_nobody():

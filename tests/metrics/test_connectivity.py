@@ -12,6 +12,7 @@ from model_pairs import pair
 from mdjax.errors import InputError
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity, PublishedModeConnectivity
+from mdjax.statuses import Status, StatusCode
 
 
 @pytest.mark.parametrize("family", ["mlp", "cnn"])
@@ -130,7 +131,7 @@ def test_connectivity_definitions(error, inner, published, peak):
 @pytest.mark.parametrize("metric", [ModeConnectivity(), PublishedModeConnectivity(), LinearConnectivity()])
 def test_a_curve_without_numbers_says_so(metric):
     broken = metric.columns(raw_curve([1, np.nan, 1, 1, 1]))
-    assert broken["status"] == "curve diverged"
+    assert broken["status"] == Status(StatusCode.DIVERGED, "curve diverged")
     results = [name for name in broken if name.endswith(("connectivity", "peak", "barrier"))]
     assert len(results) == 2
     assert all(math.isnan(broken[name]) for name in results)
@@ -147,7 +148,7 @@ def test_a_model_of_nan_weights_harms_nobody(name):
     run = jax.jit(jax.vmap(lambda ends, key: metric.measure(model, *ends, data, key)))
     raw = run(stacked, keys)
     bad, good = (metric.columns({name: value[i] for name, value in raw.items()}) for i in range(2))
-    assert bad["status"] == "a model at the curve's end has no finite loss"
+    assert bad["status"] == Status(StatusCode.NOT_FINITE, "a model at the curve's end has no finite loss")
     assert "status" not in good
     # Beside a healthy one the same numbers come out.
     healthy = run(jax.tree.map(lambda leaf: jnp.stack([leaf[1]] * 2), stacked), keys)

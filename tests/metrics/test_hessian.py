@@ -13,6 +13,7 @@ from mdjax.errors import InputError
 from mdjax.landscape.curvature import parameter_groups
 from mdjax.metrics import Examples
 from mdjax.metrics.hessian import Hessian, PublishedHessian
+from mdjax.statuses import Status, StatusCode
 
 NUM_SAMPLES = 64
 SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("cnn", "resnet10")]
@@ -103,8 +104,9 @@ def test_by_layer_agrees_with_the_diagonal_blocks():
 
 def test_status_says_what_fell_short():
     row = measured(Hessian(num_samples=NUM_SAMPLES, block_size=1, max_steps=2, max_probes=8, trace_tolerance=1e-3))[0]
-    assert "hessian eigenvalue not converged after 2 products" in row["status"]
-    assert "hessian trace known to" in row["status"]
+    assert row["status"].code is StatusCode.NOT_CONVERGED
+    assert "hessian eigenvalue not converged after 2 products" in row["status"].sentence
+    assert "hessian trace known to" in row["status"].sentence
     assert np.isfinite(row["hessian_trace"])
 
 
@@ -116,7 +118,7 @@ def test_a_broken_model_harms_nobody(metric):
     clean, rows = measured(metric, plan=Plan("vmap", 3)), measured(metric, plan=Plan("vmap", 3), params=broken)
     assert rows[0] == clean[0]
     assert rows[2] == clean[2]
-    assert rows[1]["status"] == "hessian is not finite"
+    assert rows[1]["status"] == Status(StatusCode.NOT_FINITE, "hessian is not finite")
 
 
 @pytest.mark.parametrize(

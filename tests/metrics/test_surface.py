@@ -13,6 +13,7 @@ from mdjax.landscape import surfaces
 from mdjax.landscape.loss_curvature import loss_curvature
 from mdjax.metrics import Losses
 from mdjax.metrics.surface import Surface
+from mdjax.statuses import Status, StatusCode
 
 FAMILIES = ["mlp", "cnn"]  # a ResNet-18 is measured in every form by test_execution.py
 NAMES = ["a", "b", "c"]
@@ -106,10 +107,11 @@ def test_failures_become_a_status():
     broken = jax.tree.map(np.array, params)
     broken["linear"]["kernel"][1] = np.nan
     rows = measure(Surface("hessian", num_points=3, num_samples=60), architecture, broken, state)
-    assert rows[1]["status"] == "surface_loss is not finite at the model"
+    assert rows[1]["status"] == Status(StatusCode.NOT_FINITE, "surface_loss is not finite at the model")
     assert "status" not in rows[0]
     rows = measure(Surface("hessian", num_points=3, num_samples=60, max_steps=2), architecture, params, state)
-    assert rows[0]["status"] == "surface directions are no eigenvectors after 2 Lanczos steps"
+    assert rows[0]["status"].code is StatusCode.NOT_CONVERGED
+    assert rows[0]["status"].sentence == "surface directions are no eigenvectors after 2 Lanczos steps"
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,8 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from mdjax.report.page import write_report
+    from mdjax.diagnosis.trees import as_trees
+    from mdjax.report.page import is_readable, write_report
     from mdjax.table import read_configurations
 
     table = read_configurations(options.table)
@@ -225,6 +226,8 @@ def _report(options: argparse.Namespace) -> None:
         highlight=options.configuration,
         source=str(options.table),
     )
+    if not is_readable(table, as_trees(options.tree)):
+        print(f"{options.table} has none of the features that the trees read: no diagnosis.", file=sys.stderr)
     print(options.out)
 
 

@@ -33,6 +33,7 @@ example:
 
   mdjax measure zoo --out table
   mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
+  mdjax measure zoo --out table --data my.npz --layout nchw --label-noise 0
   mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
   mdjax measure zoo --plan --devices 8"""
 
@@ -112,6 +113,18 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="TABLE", help="where the table goes; needed unless --plan is given"
     )
     measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
+    measure.add_argument(
+        "--layout",
+        metavar="nhwc|nchw|features|tokens",
+        help="what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or "
+        "what types and shapes say)",
+    )
+    measure.add_argument(
+        "--label-noise",
+        metavar="0|known",
+        help="take the training labels as they are, or redraw them with the noise that models are known to have been "
+        "trained with (default: known, and said where the data may be others)",
+    )
     measure.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
     measure.add_argument("--metrics", metavar="a,b", help="see below (default: those the trees read)")
     measure.add_argument(
@@ -162,6 +175,8 @@ def _measure(options: argparse.Namespace) -> None:
         "metrics": options.metrics,
         "settings": options.set,
         "mesh": device_mesh(options.devices),
+        "layout": options.layout,
+        "label_noise": options.label_noise,
     }
     if options.plan:
         plan = preview(options.zoo, **arguments)
@@ -199,7 +214,8 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from mdjax.report.page import write_report
+    from mdjax.diagnosis.trees import as_trees
+    from mdjax.report.page import is_readable, write_report
     from mdjax.table import read_configurations
 
     table = read_configurations(options.table)
@@ -210,6 +226,8 @@ def _report(options: argparse.Namespace) -> None:
         highlight=options.configuration,
         source=str(options.table),
     )
+    if not is_readable(table, as_trees(options.tree)):
+        print(f"{options.table} has none of the features that the trees read: no diagnosis.", file=sys.stderr)
     print(options.out)
 
 

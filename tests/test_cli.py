@@ -80,6 +80,22 @@ def test_report_is_written(table, tmp_path):
     assert "<html" in (tmp_path / "report.html").read_text()
 
 
+def test_a_table_without_features_is_neither_reported_nor_diagnosed(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["measure", str(table.parent / "zoo"), "--out", "bare", "--metrics", "surface"])
+    for command, message in (("report", "no feature to report on"), ("diagnose", "none of the features train_error")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([command, "bare"])
+        error = capsys.readouterr().err.strip()
+        assert stop.value.code == 2 and message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "report.html").exists()
+    rows = pd.read_parquet(table / "configurations.parquet")[["configuration", "width", "bs", "CKA"]]
+    rows.to_csv("alike.csv", index=False)
+    main(["report", "alike.csv"])
+    assert "none of the features that the trees read: no diagnosis" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "measure", "diagnose", "report"])
 def test_every_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:

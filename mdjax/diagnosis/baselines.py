@@ -11,11 +11,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.tree import DecisionTreeClassifier, export_text
 from sklearn.utils.validation import check_is_fitted
 
-from mdjax.diagnosis.checks import feature_columns, finite, known_labels
+from mdjax.diagnosis.checks import complete_rows, feature_columns, finite, known_labels
 from mdjax.diagnosis.questions import LANDSCAPE, VALIDATION, Question, named
 
 
-class _BaselineTree(ClassifierMixin, BaseEstimator):
+class BaselineTree(ClassifierMixin, BaseEstimator):
     """A Gini decision tree of bounded depth on the features that the question's baseline reads, as published.
 
     The published runs give every tree the first seed of the run (42) as `random_state`. Learned: `tree_`
@@ -35,7 +35,11 @@ class _BaselineTree(ClassifierMixin, BaseEstimator):
         return type(self)._reads(named(self.question))
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Grow the tree on rows `X` with labels `y`; InputError for NaN features and foreign labels."""
+        """Grow the tree on rows `X` with labels `y`; InputError for foreign labels, and for NaN in an array.
+
+        Rows of a frame that lack a feature are left out, with a warning.
+        """
+        X, y, _ = complete_rows(X, y, self.features, named(self.question))
         columns = finite(feature_columns(X, self.features))
         labels = known_labels(y, len(next(iter(columns.values()))), named(self.question)).astype(str)
         self.tree_ = DecisionTreeClassifier(
@@ -66,25 +70,25 @@ class _BaselineTree(ClassifierMixin, BaseEstimator):
         return str(export_text(self.tree_, feature_names=list(self.features), decimals=decimals))
 
 
-class HyperparameterTree(_BaselineTree):
+class HyperparameterTree(BaselineTree):
     """The baseline that reads the logs of data and parameter amounts: what is known before training."""
 
     _reads = staticmethod(lambda question: question.hyperparameters)
 
 
-class ValidationTree(_BaselineTree):
+class ValidationTree(BaselineTree):
     """The baseline that reads training and test errors and losses: what is usually looked at afterwards."""
 
     _reads = staticmethod(lambda _: VALIDATION)
 
 
-class CombinedTree(_BaselineTree):
+class CombinedTree(BaselineTree):
     """The baseline that reads hyperparameters and validation together."""
 
     _reads = staticmethod(lambda question: (*question.hyperparameters, *VALIDATION))
 
 
-class LandscapeTree(_BaselineTree):
+class LandscapeTree(BaselineTree):
     """A free decision tree on the loss-landscape features, without the MD tree's fixed structure."""
 
     _reads = staticmethod(lambda _: LANDSCAPE)

@@ -1,5 +1,6 @@
 """A table's features and labels as checked arrays: picked by name, turned to float64, refused when unusable."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,30 @@ def finite(columns: Columns) -> Columns:
                 "are needed. Drop these rows (mdjax.diagnose keeps them and names what is missing)."
             )
     return columns
+
+
+def has_all(table: pd.DataFrame, features: Sequence[str]) -> np.ndarray:
+    """A mask of the rows that have all the features, finite."""
+    return np.logical_and.reduce([np.isfinite(values) for values in feature_columns(table, features).values()])
+
+
+def complete_rows(X: Any, y: Any, features: Sequence[str], question: Question) -> tuple[Any, Any, dict[str, int]]:
+    """The rows to fit on, their labels, and {"left_out": how many others there are} where there are any.
+
+    Of a frame those that have all the features, with a warning of the rest. An array's rows are all taken: NaN in it
+    is an error, as scikit-learn's contract asks. Raises InputError where no row of a frame has them all.
+    """
+    if not isinstance(X, pd.DataFrame) or not len(X):
+        return X, y, {}
+    complete = has_all(X, features)
+    if complete.all():
+        return X, y, {}
+    labels = known_labels(y, len(X), question)
+    if not complete.any():
+        raise InputError(f"None of {len(X)} rows has all of {', '.join(features)}. Measure these features first.")
+    left_out = int((~complete).sum())
+    warnings.warn(f"{left_out} of {len(X)} rows lack one of {', '.join(features)} and are left out.", stacklevel=3)
+    return X.loc[complete], labels[complete], {"left_out": left_out}
 
 
 def quantity_columns(trees: Sequence[Tree], X: Any, read: Sequence[str]) -> Columns:

@@ -1,12 +1,11 @@
 """Trees grown on a labelled table, on the rows their question is asked of, and what their answers brought there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from mdjax.diagnosis.checks import feature_columns
+from mdjax.diagnosis.checks import has_all
 from mdjax.diagnosis.fitting import METHODS
 from mdjax.diagnosis.labels import Axes, step_gains
 from mdjax.diagnosis.mdtree import MDTree
@@ -35,10 +34,10 @@ def grow(
         axes: the table's columns along which `gains_` are computed; None for the published ones.
         settings: of MDTree.
 
-    Rows that lack a feature are left out. Where the tree reads pairs of models, one for single models is grown with
-    it (`single_`), if the method has one; in a table without pairs it is grown alone. `gains_` says what the answers'
-    changes brought in this table, where it holds the sweep's axes and test accuracies. Raises InputError for a table
-    without the labels or features.
+    Rows that lack a feature are left out; `provenance_["left_out"]` is their number. Where the tree reads pairs of
+    models, one for single models is grown with it (`single_`), if the method has one; in a table without pairs it is
+    grown alone. `gains_` says what the answers' changes brought in this table, where it holds the sweep's axes and
+    test accuracies. Raises InputError for a table without the labels or features.
     """
     tree = MDTree(question, method=method, **settings)
     if tree.single or tree.structure is not None or METHODS[method].single_structures is None:
@@ -60,7 +59,7 @@ def _grown(
     rows = question.rows(table)
     structures = tree.candidates(rows)
     wanted = columns_of(*structures) or tree.features
-    complete = _complete(wanted, rows)
+    complete = has_all(rows, wanted)
     if len(rows) and not complete.any():
         raise InputError(
             f"No row that is labelled for question {tree.question!r} has all of {', '.join(wanted)}. "
@@ -68,14 +67,10 @@ def _grown(
         )
     tree.fit(rows.loc[complete], rows.loc[complete, question.label])
     tree.preset_ = preset or tree.preset_
-    tree.provenance_ |= dict(provenance or {})
+    left_out = int((~complete).sum())
+    tree.provenance_ |= ({"left_out": left_out} if left_out else {}) | dict(provenance or {})
     tree.gains_ = _gains(tree, table, axes or Axes())
     return tree
-
-
-def _complete(features: Iterable[str], rows: pd.DataFrame) -> np.ndarray:
-    """Which rows have all the features."""
-    return np.logical_and.reduce([np.isfinite(values) for values in feature_columns(rows, tuple(features)).values()])
 
 
 def _gains(tree: MDTree, table: pd.DataFrame, axes: Axes) -> dict[str, dict[str, float]]:
@@ -91,7 +86,7 @@ def _gains(tree: MDTree, table: pd.DataFrame, axes: Axes) -> dict[str, dict[str,
             gained = step_gains(table, label, axes=axes)
         except InputError:
             continue
-        asked = question.asked(table) & _complete(tree.features, table) & gained.notna().all(axis=1).to_numpy()
+        asked = question.asked(table) & has_all(table, tree.features) & gained.notna().all(axis=1).to_numpy()
         if not asked.any():
             continue
         gained = gained.loc[asked][tree.predict(table.loc[asked]) == label]

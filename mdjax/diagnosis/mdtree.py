@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mdjax.diagnosis.beliefs import at_most_probability, interval, leaf_memberships
-from mdjax.diagnosis.checks import known_labels, quantity_columns
+from mdjax.diagnosis.checks import complete_rows, known_labels, quantity_columns
 from mdjax.diagnosis.fitting import METHODS, Method
 from mdjax.diagnosis.questions import (
     SIMILARITY_TREE,
@@ -158,7 +158,10 @@ class MDTree(ClassifierMixin, BaseEstimator):
         return (with_thresholds(tree, self.starts),)
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fit the thresholds to rows `X` with labels `y`; InputError for NaN features and foreign labels."""
+        """Fit the thresholds to rows `X` with labels `y`; InputError for foreign labels, and for NaN in an array.
+
+        Rows of a frame that lack a feature are left out, with a warning and in `provenance_["left_out"]`.
+        """
         question, structures = named(self.question), self._structures()
         if not self.smoothing > 0:
             raise InputError(f"smoothing must be positive, got {self.smoothing!r}. Leave it at 1.")
@@ -166,6 +169,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             # Where no structure has all its columns, the first one's absent columns are told in the error.
             structures = self.candidates(X) or structures[:1]
         read = columns_of(*structures)
+        X, y, left_out = complete_rows(X, y, read, question)
         columns = quantity_columns(structures, X, read)
         labels = known_labels(y, len(next(iter(columns.values()))), question)
         fitted = self._method().fit(structures, columns, labels)
@@ -182,7 +186,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
         }
         presets = X["preset"].dropna().unique() if isinstance(X, pd.DataFrame) and "preset" in X else ()
         self.preset_ = str(presets[0]) if len(presets) == 1 else None
-        self.provenance_: dict[str, Any] = {"method": self.method, "rows": len(labels)}
+        self.provenance_: dict[str, Any] = {"method": self.method, "rows": len(labels), **left_out}
         self.single_: MDTree | None = None
         self.gains_: dict[str, dict[str, float]] = {}
         return self
@@ -226,10 +230,8 @@ class MDTree(ClassifierMixin, BaseEstimator):
         That of the method (`shares_`), or else the smoothed fraction of the class among the leaf's training rows.
         """
         check_is_fitted(self)
-        if self.shares_ is not None:
-            return self.shares_
         counts = self.leaf_counts_ + float(self.smoothing)
-        return counts / counts.sum(axis=1, keepdims=True)
+        return counts / counts.sum(axis=1, keepdims=True) if self.shares_ is None else self.shares_
 
     def leaf_weights(self, columns: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray]) -> np.ndarray:
         """The probability that each row's true feature values lead to each leaf, [rows, leaves]; rows add to one.
@@ -305,7 +307,8 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 *lines(split.above, depth + 1),
             ]
 
-        return "\n".join(lines(0, 0)) + "\n"
+        left_out = self.provenance_.get("left_out", 0)
+        return "\n".join(lines(0, 0)) + f"\n(left out for want of a feature: {left_out} rows)" * bool(left_out) + "\n"
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write this tree alone to a JSON file; `trees.save_trees` keeps several together."""

@@ -7,6 +7,7 @@ be scored: `factory(question)` returns an unfitted classifier; mdjax's own read 
 Source: Zhou et al., "MD tree", ICML 2024, arXiv 2406.16988, sections 4 and 5; choices of rows follow its code.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdjax.diagnosis.baselines import CombinedTree, HyperparameterTree, LandscapeTree, ValidationTree
+from mdjax.diagnosis.baselines import BaselineTree, CombinedTree, HyperparameterTree, LandscapeTree, ValidationTree
+from mdjax.diagnosis.checks import has_all
 from mdjax.diagnosis.labels import STEPS, Axes, step_gains
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import Question, named
@@ -87,12 +89,14 @@ class Transfer:
     """How well a method diagnoses another zoo, one value per seed.
 
     Accuracies in percent; training rows; expected calibration errors (ten bins of equal width of the probability of
-    the answer, NaN for methods without probabilities).
+    the answer, NaN for methods without probabilities); rows of the other zoo that the method did not answer, for want
+    of a feature, and which do not count.
     """
 
     accuracies: np.ndarray
     num_rows: np.ndarray
     calibration_errors: np.ndarray
+    num_left_out: np.ndarray
 
     @property
     def mean(self) -> float:
@@ -171,7 +175,8 @@ def transfer(
         features: the columns that the classifier is given; None for the whole frame.
         axes: names the columns of data and width in one's own sweep.
 
-    To test scale transfer within one zoo, pass its larger models as `test`.
+    To test scale transfer within one zoo, pass its larger models as `test`. Rows that lack a feature which one of
+    mdjax's own methods reads are left out on both sides, with a warning.
     """
     asked = named(question)
     pool, tested = asked.rows(train), asked.rows(test)
@@ -182,11 +187,13 @@ def transfer(
     for seed in choice.seeds:
         rows = training_rows(pool, choice.mode, choice.size, seed, axes=axes)
         fitted = _fitted(factory, asked, rows, features)
-        right = np.asarray(fitted.predict(_read(tested, features)), dtype=object) == truth
+        answered = _answered([fitted], tested)
+        read, true = _read(tested.loc[answered], features), truth[answered]
+        right = np.asarray(fitted.predict(read), dtype=object) == true
         error = np.nan
         if hasattr(fitted, "predict_proba"):
-            error = calibration_error(fitted.predict_proba(_read(tested, features)), fitted.classes_, truth)
-        scores.append((100 * np.mean(right), len(rows), error))
+            error = calibration_error(fitted.predict_proba(read), fitted.classes_, true)
+        scores.append((100 * np.mean(right), len(rows), error, np.sum(~answered)))
     return Transfer(*np.array(scores, dtype=float).T)
 
 
@@ -206,6 +213,19 @@ def calibration_error(probabilities: np.ndarray, classes: np.ndarray, truth: np.
 
 def _fitted(factory: Factory | str, question: Question, rows: pd.DataFrame, features: Sequence[str] | None) -> Any:
     return factory_of(factory)(question.name).fit(_read(rows, features), rows[question.label])
+
+
+def _answered(fitted: Iterable[Any], rows: pd.DataFrame) -> np.ndarray:
+    """A mask of the rows that have what mdjax's own among these read; other classifiers see to it themselves."""
+    own = [method for method in fitted if isinstance(method, MDTree | BaselineTree)]
+    read = tuple(dict.fromkeys(name for method in own for name in method.features))
+    answered = has_all(rows, read) if read else np.ones(len(rows), dtype=bool)
+    if not answered.any():
+        raise InputError(f"None of {len(rows)} test rows has all of {', '.join(read)}. Measure these features first.")
+    if not answered.all():
+        text = f"{(~answered).sum()} of {len(rows)} test rows lack one of {', '.join(read)} and do not count."
+        warnings.warn(text, stacklevel=3)
+    return answered
 
 
 def factory_of(method: Factory | str) -> Factory:
@@ -301,6 +321,7 @@ def one_step_change(
 
     A method's trees are grown on the same rows of `train`. A `batch` verdict asks the method's optimizer tree for the
     direction. Rows labelled `optimal` for the question, or for the optimizer question, are left out on both sides.
+    Rows that lack a feature which one of mdjax's own methods reads are left out for all methods alike, with a warning.
     One row per method, after `optimal` (the labels decide) and `random guess` (each class is as likely); columns
     `STEPS`, means over the seeds.
 
@@ -310,6 +331,12 @@ def one_step_change(
     asked, optimizer = named(question), named("optimizer")
     test = test.reset_index(drop=True)
     pool, tested = asked.rows(optimizer.rows(train)), asked.rows(optimizer.rows(test))
+    chosen = [training_rows(pool, choice.mode, choice.size, seed, axes=axes) for seed in choice.seeds]
+    fitted = {
+        method: [[_fitted(factory, one, rows, None) for one in (optimizer, asked)] for rows in chosen]
+        for method, factory in methods.items()
+    }
+    tested = tested.loc[_answered([one for runs in fitted.values() for run in runs for one in run], tested)]
     # Gains come from the whole grid: an optimal neighbour is the one to move to.
     gains = {
         direction: step_gains(test, direction, axes=axes).loc[tested.index].to_numpy()
@@ -326,14 +353,10 @@ def one_step_change(
         "optimal": gained(tested[asked.label].to_numpy(dtype=object), tested[optimizer.label].to_numpy(dtype=object)),
         "random guess": np.mean([guess[name] for name in asked.classes], axis=0).mean(axis=0),
     }
-    for method, factory in methods.items():
+    for method, runs in fitted.items():
         results = []
-        for seed in choice.seeds:
-            chosen = training_rows(pool, choice.mode, choice.size, seed, axes=axes)
-            directions, answers = (
-                np.asarray(_fitted(factory, one, chosen, None).predict(tested), dtype=object)
-                for one in (optimizer, asked)
-            )
+        for run in runs:
+            directions, answers = (np.asarray(one.predict(tested), dtype=object) for one in run)
             results.append(gained(answers, directions))
         rows[method] = np.mean(results, axis=0)
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(STEPS))

@@ -4,7 +4,6 @@ The page carries its plots and its style with it and runs no scripts; whatever a
 """
 
 import base64
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -37,15 +36,14 @@ from mdjax.report.figures import (
     rendered,
     tree_figure,
 )
+from mdjax.report.headline import MAX_LINES, MISSING, count, ends, headline, number, span
 from mdjax.report.panels import PanelGrid, axes_of, panel_grid
 from mdjax.statuses import StatusCode
 
 MAX_ROWS = 50  # of a table on the page
-MAX_LINES = 8  # of a list of statuses or cautions
 PICTURES = ("png", "svg", "pdf")
 _TEMPLATES = Path(__file__).with_name("templates")
 _LISTED = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak")
-_MISSING = "–"
 _REMEDY = "Choose a file in a folder that you may write to."
 
 
@@ -69,11 +67,12 @@ def write_report(
         accuracies: percentages, one row per question; columns named like "rows" are counts.
         source: where readers find the whole table.
 
-    Costs about a quarter of a second per feature. The same input gives the same bytes. Raises InputError for an
-    empty table, an unknown `highlight` and a path that cannot be written.
+    Costs about a quarter of a second per feature. The same input gives the same bytes. Raises InputError for a table
+    that is empty or has no feature to draw or diagnose, an unknown `highlight` and a path that cannot be written.
     """
     _check(table)
     trees = as_trees(trees)
+    _check_told(table, trees)
     labels = names(table)
     row = _row_index(labels, highlight)
     table = table.reset_index(drop=True)
@@ -81,7 +80,7 @@ def write_report(
     context = {
         "title": title,
         "source": source,
-        "headline": _headline(table, diagnosis),
+        "headline": headline(table, diagnosis),
         "summary": None if diagnosis is None else _summary(diagnosis),
         "phases": _phases(table, diagnosis),
         "trees": [_tree(tree, diagnosis, row) for tree in trees.values()],
@@ -151,19 +150,6 @@ def names(table: pd.DataFrame) -> list[str]:
     return [f"row {k}" if pd.isna(name) else str(name) for k, name in enumerate(given, 1)]
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A number for people: `digits` significant digits, a true minus sign, a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return _MISSING
-    text = f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-    return ("0" if float(value) == 0 else text).replace("-", "−")
-
-
-def count(value: int, noun: str = "", plural: str | None = None) -> str:
-    """A count with its noun in the right number: "1,690 configurations"."""
-    return f"{value:,} {noun if value == 1 else plural or noun + 's'}" if noun else f"{value:,}"
-
-
 def _check(table: pd.DataFrame) -> None:
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"The table must be a pandas DataFrame, got {type(table).__name__}. Load it first.")
@@ -171,10 +157,22 @@ def _check(table: pd.DataFrame) -> None:
         raise InputError("The table has no rows, so there is nothing to report. Measure one or more models first.")
 
 
+def _check_told(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> None:
+    if not features(table) and not is_readable(table, trees):
+        raise InputError(
+            f"The table has no feature to report on; it has {', '.join(map(str, table.columns))}. Measure some first, "
+            "for instance with --metrics losses,hessian."
+        )
+
+
+def is_readable(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> bool:
+    """Whether a table has any feature that the trees read."""
+    return any(name in table.columns for tree in trees.values() for name in tree.features)
+
+
 def _diagnosis(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> Diagnosis | None:
     """The diagnosis of a table; None where it has no feature that the trees read."""
-    readable = any(name in table.columns for tree in trees.values() for name in tree.features)
-    return Diagnosis.of(table, trees) if readable else None
+    return Diagnosis.of(table, trees) if is_readable(table, trees) else None
 
 
 def _row_index(labels: list[str], highlight: str | None) -> int | None:
@@ -185,51 +183,6 @@ def _row_index(labels: list[str], highlight: str | None) -> int | None:
         some = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
         raise InputError(f"There is no configuration {highlight!r} in the table. Choose one of {some}.")
     return labels.index(highlight)
-
-
-def _headline(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:
-    """What was measured, and what went wrong with it."""
-    models = None
-    if "num_models" in table.columns:
-        models = int(np.nansum(numeric_column(table, "num_models")))
-    presets = sorted({str(name) for name in table["preset"].dropna()}) if "preset" in table.columns else []
-    statuses = None
-    told = table if diagnosis is None else diagnosis.frame
-    if "status" in told.columns:
-        known = told["status"].dropna().astype(str)
-        statuses = Counter(known[~known.isin(["ok", ""])])
-    spans = []
-    for axis, what, unit in (("width", "widths", ""), ("batch", "batch sizes", ""), ("share", "data shares", " %")):
-        values = axes_of(table).get(axis, np.empty(0)).round(6)
-        values = np.unique(values[np.isfinite(values)])
-        if len(values) > 1:
-            spans.append(f"{len(values)} {what} from {number(values[0])} to {number(values[-1])}{unit}")
-        elif len(values):
-            spans.append(f"{what[:-1]} {number(values[0])}{unit}")
-    errors = []
-    for name in ("test_error", "train_error"):
-        if name in table.columns and (ends := _ends(numeric_column(table, name))):
-            errors.append(f"{feature_of(name, table).title}: {_span(ends, 3)} %.")
-    return {
-        "models": models,
-        "configurations": len(table),
-        "presets": presets,
-        "not_ok": None if statuses is None else sum(statuses.values()),
-        "statuses": statuses.most_common(MAX_LINES) if statuses else [],
-        "more_statuses": max(0, len(statuses or ()) - MAX_LINES),
-        "spans": spans,
-        "errors": errors,
-    }
-
-
-def _ends(values: np.ndarray) -> tuple[float, float] | None:
-    finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if len(finite) else None
-
-
-def _span(ends: tuple[float, float], digits: int = 4) -> str:
-    low, high = (number(end, digits) for end in ends)
-    return low if low == high else f"{low} to {high}"
 
 
 def _summary(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -275,9 +228,9 @@ def _phases(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:
         figure = category_figure(labelled, grid)
         figures.append(_embedded(figure, "Known labels: what the sweep itself shows", f"Labels {where}."))
     for name, feature in features(table).items():
-        if (ends := _ends(numeric_column(table, name)[grid.drawn()])) is None:
+        if (found := ends(numeric_column(table, name)[grid.drawn()])) is None:
             continue
-        alt = f"{feature.label} {where}, from {_span(ends)}."
+        alt = f"{feature.label} {where}, from {span(found)}."
         figures.append(_embedded(feature_figure(table, name, grid, causes), feature.label, alt))
     return {"figures": figures, "notes": grid.notes}
 
@@ -374,7 +327,7 @@ def _accuracies(frame: pd.DataFrame) -> dict[str, Any]:
         if isinstance(value, str):
             return value
         if value is None or value is pd.NA or value != value:
-            return _MISSING
+            return MISSING
         return f"{value:,.0f}" if "rows" in name.lower() else f"{value:.1f}"
 
     titles = [str(name).replace("_", " ") for name in frame.columns]

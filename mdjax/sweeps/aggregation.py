@@ -16,6 +16,9 @@ from mdjax.table import Table
 SMALLEST_CURVATURE = 1e-3
 """Where the logarithm of a curvature turns linear, so that zero and negative values keep a place."""
 
+APPLIED_NOISE = "applied_label_noise"
+"""The column of models and configurations that says with which label noise they were measured."""
+
 _KEYS = {"models": ("model_id",), "pairs": ("configuration", "model_a", "model_b")}
 """What identifies a row of each frame."""
 
@@ -110,6 +113,8 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
     facts = [name for name in CONFIGURATION if name in models]
     grouped = models.groupby("configuration", sort=False)
     table = grouped[facts].first()
+    if APPLIED_NOISE in models:
+        table[APPLIED_NOISE] = grouped[APPLIED_NOISE].first()
     table["num_models"] = grouped.size()
     table["status"], table["status_code"] = _statuses(table.index, models, pairs)
     frames, found = {"models": models, "pairs": pairs}, []

@@ -19,22 +19,35 @@ from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import console, progress
 from mdjax.statuses import Status, StatusCode
-from mdjax.sweeps.aggregation import compose, member_row, with_status
+from mdjax.sweeps.aggregation import APPLIED_NOISE, compose, member_row, with_status
 from mdjax.sweeps.commits import Commits
-from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded, Source, check_model, loaded, opened, runner
+from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice, rise
+from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded, Source, fitting, loaded, opened, runner
 from mdjax.sweeps.units import Unit, unit_name, units
 from mdjax.table import Table, read_table, write_table
-from mdjax.zoo.data import Dataset, load
+from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.store import Zoo
 
 
-class RunOptions(TypedDict, total=False):
-    """How a measurement runs: `seed` moves every random number (default 0); `mesh` spreads the models over its axis
-    "models" and, where it has one, the examples of every batch over its axis "data"; `show_progress` (default True)
-    draws a bar."""
+class PlanOptions(TypedDict, total=False):
+    """On what devices and data a measurement runs.
+
+    `mesh` spreads the models over its axis "models" and, where it has one, the examples of every batch over its axis
+    "data". `layout` says what the inputs of the data are (`mdjax.zoo.data.load`). `label_noise` is "known" (the
+    default): training labels are redrawn with the noise that each model was trained with, which is said where the data
+    may be others than those it was trained on; or 0: the labels of the data are taken as they are.
+    """
+
+    mesh: Mesh | None
+    layout: str | None
+    label_noise: LabelNoise | None
+
+
+class RunOptions(PlanOptions, total=False):
+    """How a measurement runs: on what (`PlanOptions`); `seed` moves every random number (default 0); `show_progress`
+    (default True) draws a bar."""
 
     seed: int
-    mesh: Mesh | None
     show_progress: bool
 
 
@@ -47,7 +60,7 @@ def measure(
     source: Source,
     *,
     out: str | Path | None = None,
-    data: Dataset | str | Path | None = None,
+    data: Data | None = None,
     model: Model | Any = None,
     preset: str = "default",
     metrics: str | Sequence[str | Metric] | None = None,
@@ -65,21 +78,20 @@ def measure(
     source: a zoo (or its path), or a list of (params, state) pytrees of equal shapes together with `model`; the list
         counts as seeds of one configuration, trained on all of `data`.
     out: the folder of the table.
-    data: a Dataset, a name or a path (default: what the zoo was trained on).
+    data: a Dataset, a name, a path, or the arrays (x_train, y_train, x_test, y_test) as a tuple or a dictionary
+        (default: what the zoo was trained on).
     model: a pure `apply(params, state, inputs) -> logits`, or an object with `apply` and `batch_apply`
         (`mdjax.models.Model`).
     preset: "default", "reference" or "fast".
     metrics: names ("losses,hessian" or a list), or metric objects with settings of their own; the table holds what was
         asked for (default: what the trees read).
     settings: texts such as "hessian.num_samples=64" that change one setting each.
-    options: `seed`, `mesh` and `show_progress`, see `RunOptions`.
+    options: `seed`, `mesh`, `layout`, `label_noise` and `show_progress`, see `RunOptions`.
     """
-    unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
-    if unknown:
-        raise TypeError(f"measure() got an unexpected keyword argument {unknown[0]!r}")
+    _check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
     keep_compiled_programs()
-    work = _prepared(source, data, select(preset, metrics, settings), model, options.get("mesh"))
+    work = _prepared(source, data, select(preset, metrics, settings), model, options)
     # The folder is tried before anything is computed.
     commits = Commits(Path(out) / "shards") if out is not None else None
     if isinstance(work.collection, GivenModels):
@@ -88,10 +100,15 @@ def measure(
         _warn(f"{reason} Its models are left out.")
     if work.collection.fingerprint not in (None, work.dataset.fingerprint) and data is None:
         _warn(f"The data {work.collection.data} has changed since the models were trained on it.")
-    for text in _left_out(work):
+    for text in (*work.notes, *_left_out(work)):
         _warn(text)
     read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
+    noisy = next((unit for unit in work.units if unit.label_noise > 0), None)
+    if noisy is not None and not work.is_certain:
+        models = loaded(noisy, runner(noisy.architecture, model, work.plan), read_group)
+        if (text := rise(noisy, models, device_data, programs, seed)) is not None:
+            _warn(text)
     results: dict[Metric, list[pd.DataFrame]] = {metric: [] for metric in work.metrics}
     problems: dict[str, Status] = {}
     failures = _Failures()
@@ -130,22 +147,23 @@ def measure(
 def preview(
     source: Source,
     *,
-    data: Dataset | str | Path | None = None,
+    data: Data | None = None,
     model: Model | Any = None,
     preset: str = "default",
     metrics: str | Sequence[str | Metric] | None = None,
     settings: Sequence[str] = (),
-    mesh: Mesh | None = None,
+    **options: Unpack[PlanOptions],
 ) -> pd.DataFrame:
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
 
     Columns: `architecture`, `metric`, `members` (models or pairs that go through it), `devices`, `convolution`,
     `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes that a call takes on
     each device by the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors
-    are those of `measure`.
+    are those of `measure`; options: `mesh`, `layout` and `label_noise`, see `PlanOptions`.
     """
+    _check_options("preview", options, PlanOptions)
     keep_compiled_programs()
-    work = _prepared(source, data, select(preset, metrics, settings), model, mesh)
+    work = _prepared(source, data, select(preset, metrics, settings), model, options)
     plan, rows = work.plan, []
     programs, device_data = Programs(plan), DeviceData(work.dataset, plan)
     by_architecture: dict[Any, list[Unit]] = {}
@@ -189,21 +207,37 @@ class _Work:
     metrics: tuple[Metric, ...]
     units: list[Unit]
     plan: Plan
+    is_certain: bool  # that the models were trained on these labels, with the noise that is known of them
+    notes: tuple[str, ...]  # what is to be said of the data
 
 
-def _prepared(source: Source, data: Any, metrics: tuple[Metric, ...], model: Any, mesh: Mesh | None) -> _Work:
-    plan = default_plan(mesh)
+def _check_options(function: str, options: Mapping[str, Any], kind: type) -> None:
+    unknown = sorted(options.keys() - kind.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
+
+
+def _prepared(
+    source: Source, data: Data | None, metrics: tuple[Metric, ...], model: Any, options: PlanOptions
+) -> _Work:
+    plan, noise = default_plan(options.get("mesh")), label_noise_of(options.get("label_noise"))
     collection = opened(source, model, metrics)
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
-    dataset = data if isinstance(data, Dataset) else load(data if data is not None else collection.data)
+    dataset = dataset_of(collection.data if data is None else data, options.get("layout"))
     manifest = collection.manifest
     if manifest.empty:
         raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
-    if isinstance(collection, GivenModels):
-        check_model(collection, runner(None, model, plan), dataset)
+    called = runner(None, model, plan) if isinstance(collection, GivenModels) else None
+    dataset, notes = fitting(collection, called, dataset)
+    applied = applied_noise(manifest, noise)
+    known = is_certain(collection, data, dataset)
+    if not known and (text := notice(applied, noise, dataset)) is not None:
+        notes = (*notes, text)
     limit = max(_UNIT_SIZE, plan.models_per_call)
-    return _Work(collection, dataset, manifest, metrics, list(units(manifest, dataset, limit)), plan)
+    members = list(units(manifest.assign(label_noise=applied), dataset, limit))
+    manifest = manifest.assign(**{APPLIED_NOISE: applied})
+    return _Work(collection, dataset, manifest, metrics, members, plan, known, notes)
 
 
 class _Failures:

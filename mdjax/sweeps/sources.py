@@ -14,8 +14,10 @@ from mdjax.engine import Plan, Stack, stacks
 from mdjax.errors import InputError, first_line
 from mdjax.metrics import Examples, Metric
 from mdjax.models import Architecture, FunctionModel, Model
+from mdjax.models.architecture import shape_text
 from mdjax.statuses import OK, Status, StatusCode
 from mdjax.sweeps.units import Unit
+from mdjax.zoo.arrays import Assumption
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import DamagedGroupError, Zoo
 
@@ -95,22 +97,94 @@ def runner(architecture: Architecture | None, model: Any, plan: Plan) -> Model:
     return model if isinstance(model, Model) else FunctionModel(model)
 
 
-def check_model(given: GivenModels, model: Model, dataset: Dataset) -> None:
-    """InputError unless the model takes the data's inputs and gives logits [b, classes] for the data's labels.
+class Fitting(NamedTuple):
+    """The data in the form that the models read, and what is to be said of how it was chosen."""
 
-    By shapes alone, before anything runs; an architecture of a zoo is held against the data with its unit.
+    dataset: Dataset
+    notes: tuple[str, ...] = ()
+
+
+def fitting(collection: Zoo | GivenModels, model: Model | None, dataset: Dataset) -> Fitting:
+    """The data as the models read them: where nobody gave the inputs' layout, the one that the models can be called on.
+
+    collection: what is measured.
+    model: how models given in Python are called; a zoo knows the shape of its models' inputs.
+    dataset: the data, as `mdjax.zoo.data.dataset_of` read them.
+
+    By shapes alone, before anything runs. Raises InputError where models given in Python do not take the inputs or do
+    not give logits [b, classes] for the labels; an architecture of a zoo is held against the data with its unit.
     """
-    params, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), given.read_group(""))
+    reading = dataset.reading
+    if isinstance(collection, Zoo):
+        shapes = set(collection.manifest.get("input_shape", ()))
+        if reading and reading.otherwise and shapes == {shape_text(dataset.input_shape[:-1])}:
+            return Fitting(reading.otherwise())
+        return Fitting(dataset)
+    assert model is not None
+    params, state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), collection.read_group("")
+    )
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(
                 f"The parameter {jax.tree_util.keystr(path)} holds {leaf.dtype}, but parameters are differentiated. "
                 "Put what is not trained into state."
             )
-    inputs = jax.ShapeDtypeStruct((2, *dataset.input_shape), dataset.x_train.dtype)
+
+    def misfit(shape: tuple[int, ...], dtype: Any) -> InputError | None:
+        try:
+            _check_call(model, (params, state), jax.ShapeDtypeStruct((2, *shape), dtype), dataset)
+        except InputError as error:
+            return error
+        return None
+
+    shape, dtype = dataset.input_shape, dataset.x_train.dtype
+    error = misfit(shape, dtype)
+    if reading is None:
+        if error is not None:
+            raise error
+        return Fitting(dataset)
+    other = {
+        Assumption.GREY: (shape[:-1], dtype),
+        Assumption.PIXELS: (shape, np.int32),
+        Assumption.TOKENS: (shape, np.float32),
+    }[reading.assumption]
+    fits = misfit(*other) is None
+    told = _told(dataset, reading.assumption)
+    if error is None:
+        also = (
+            f"{told} The model would take them otherwise, too: say which by layout {_REMEDIES[reading.assumption]} "
+            "(--layout, layout= or an array layout beside them)."
+        )
+        return Fitting(dataset, (also,) if fits else ())
+    if fits and reading.otherwise is not None:
+        return Fitting(reading.otherwise())
+    raise InputError(f"{error} {told}") from error
+
+
+_REMEDIES = {
+    Assumption.GREY: "nhwc or features",
+    Assumption.PIXELS: "features or tokens",
+    Assumption.TOKENS: "tokens (or give pixels as uint8)",
+}
+"""The layouts that say what was assumed, and what else it could be."""
+
+
+def _told(dataset: Dataset, assumption: Assumption) -> str:
+    shape = list(dataset.input_shape)
+    read = {
+        Assumption.GREY: f"{shape[:-1]} each, were read as images of one channel, {shape}",
+        Assumption.PIXELS: f"uint8 {shape} each, were read as pixels and standardised",
+        Assumption.TOKENS: f"whole numbers {shape} each, were read as tokens",
+    }
+    return f"The inputs of {dataset.name}, {read[assumption]}."
+
+
+def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: jax.ShapeDtypeStruct, dataset: Dataset) -> None:
+    """InputError unless the model takes the inputs and gives logits [b, classes] for the data's labels."""
     told = f"inputs {inputs.dtype}{list(inputs.shape)} of {dataset.name}"
     try:
-        outputs = jax.eval_shape(model.apply, params, state, inputs)
+        outputs = jax.eval_shape(model.apply, *weights, inputs)
     except InputError:
         raise
     except Exception as error:  # the model is the user's own: it can raise anything
@@ -125,7 +199,7 @@ def check_model(given: GivenModels, model: Model, dataset: Dataset) -> None:
             "returns one array of logits."
         )
     labels = [int(end) for y in (dataset.y_train, dataset.y_test) for end in (np.min(y), np.max(y))]
-    if min(labels) < 0 or max(*labels, dataset.num_classes - 1) >= outputs.shape[1]:
+    if max(*labels, dataset.num_classes - 1) >= outputs.shape[1]:
         given_outputs = f"{outputs.shape[1]} outputs"
         if outputs.shape[1] == 1:
             given_outputs = "1 output (a single logit z is the two logits 0 and z)"

@@ -81,6 +81,11 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
             f"The zoo's models read inputs of shape {architecture.input_shape}, but {dataset.name} has "
             f"{dataset.input_shape}. Give the data they were trained on with --data."
         )
+    if dataset.x_train.dtype.kind != "f":
+        raise InputError(
+            f"The zoo's models read floats, but the inputs of {dataset.name} are {dataset.x_train.dtype}. "
+            "Give pixels as uint8 in an .npz, or floats as they read them."
+        )
     if architecture.num_classes < dataset.num_classes:
         raise InputError(
             f"The zoo's models tell {architecture.num_classes} classes apart, but {dataset.name} has "

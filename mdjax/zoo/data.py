@@ -3,35 +3,43 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mdjax.errors import InputError, first_line
+from mdjax.zoo import arrays as checks
 from mdjax.zoo import cifar
+from mdjax.zoo.arrays import ARRAYS, FACTS, Assumption, Layout, layout_of
 
 NAMES = ("digits", "digits32")
 """Data that comes with the package's dependencies and needs no file."""
 
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _NOISE_SEED = 12345
 _NUM_DIGITS_TRAIN = 1297
-_MOST_CLASSES = 100_000
-_FORMS = "[n, height, width, channels], [n, height, width] or [n, features]"
 _CIFAR_PREFIX = "cifar10:"
 
 Numbers = float | Sequence[float]
 """One number for all channels, or one per channel."""
 
 
+class Reading(NamedTuple):
+    """What was taken for granted of inputs whose layout nobody gave, and the same data read the other way."""
+
+    assumption: Assumption
+    otherwise: Callable[[], "Dataset"] | None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Inputs as a network sees them (float32, NHWC or flat) and clean integer labels.
+    """Inputs as a network sees them (float32, NHWC or flat; int32 tokens) and clean integer labels.
 
-    `x_train` [n, h, w, c] or [n, d], `y_train` [n] int32, and the same for the test set. Two of them are compared
-    by `fingerprint`.
+    `x_train` [n, h, w, c] or [n, d] or whatever the network reads, `y_train` [n] int32, and the same for the test
+    set. Two of them are compared by `fingerprint`. `reading` says what `load` had to assume of them.
     """
 
     name: str
@@ -40,17 +48,18 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray
     num_classes: int
+    reading: Reading | None = dataclasses.field(default=None, repr=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """One example's shape: (height, width, channels), or (features,)."""
+        """One example's shape: (height, width, channels), (features,), (length, features), (length,)."""
         return self.x_train.shape[1:]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hex digest of all arrays and the number of classes: another value anywhere changes it."""
         digest = hashlib.blake2b(str(self.num_classes).encode(), digest_size=8)
-        for name in _ARRAYS:
+        for name in ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(array.data)
@@ -90,43 +99,110 @@ class Dataset:
         return size
 
 
-def load(source: str | Path, *, mean: Numbers | None = None, std: Numbers | None = None) -> Dataset:
+Data = Dataset | str | Path | Sequence[Any] | Mapping[str, Any]
+"""What is accepted as data: a `Dataset`, a name or path as `load` takes it, or the arrays themselves."""
+
+
+def dataset_of(data: Data, layout: Layout | str | None = None) -> Dataset:
+    """The data as a checked `Dataset`.
+
+    data: a Dataset; what `load` takes; or arrays, as (x_train, y_train, x_test, y_test) or as a mapping with these
+        keys, `num_classes` and `layout` too, which are read as those of an .npz are.
+    layout: as for `load`; not for a Dataset, whose inputs are as a network sees them.
+
+    Raises InputError, which names the array, for lengths, types, labels or values that cannot be.
+    """
+    if isinstance(data, Dataset):
+        if layout is not None:
+            raise InputError(
+                f"layout {layout} was given, but the inputs of a Dataset are as the network sees them. Leave it out, "
+                "or give the arrays themselves."
+            )
+        return _checked_dataset(data)
+    if isinstance(data, str | os.PathLike):
+        return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout)
+    if isinstance(data, Mapping):
+        return _standardised("data", "the given data", dict(data), layout_of(layout))
+    if isinstance(data, Sequence) and len(data) == len(ARRAYS):
+        return _standardised("data", "the given data", dict(zip(ARRAYS, data, strict=True)), layout_of(layout))
+    given = type(data).__name__ + (f" of {len(data)}" if isinstance(data, Sequence) else "")
+    raise InputError(
+        f"The data is a {given}. Give a name, a path, a Dataset, or ({', '.join(ARRAYS)}) as a tuple or a dictionary."
+    )
+
+
+def load(
+    source: str | Path,
+    *,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    layout: Layout | str | None = None,
+) -> Dataset:
     """Load data by name or path; equal sources give equal arrays in equal order.
 
     - `digits`: scikit-learn's 1,797 handwritten digits, 8×8×1, shuffled by `RandomState(0)`, the first 1,297 for
       training and 500 for testing. `digits32`: the same, enlarged bilinearly to 32×32 and repeated over three
       channels, for networks of the published geometry.
-    - a path to an `.npz` with x_train, y_train, x_test and y_test, images [n, h, w, c] or [n, h, w], or flat inputs
-      [n, d]; a whole number `num_classes` beside them is heeded, else it is the largest train label plus one.
-      Float inputs are taken as they are; its `name` is the file's stem.
+    - a path to an `.npz` with x_train, y_train, x_test and y_test; a whole number `num_classes` beside them is
+      heeded, else it is the largest train label plus one. Its `name` is the file's stem.
     - CIFAR-10's official `cifar-10-batches-py` or `-bin` folder, or `cifar10:PATH` of it or of its parent.
 
-    Whole-number pixels are scaled to [0, 1] and standardised by `mean` and `std` (one number, or one per channel, on
-    that scale), which default to the train set's own, and to the published constants for CIFAR-10. Flat inputs count
-    as one channel.
+    `layout` says what the inputs of an .npz are, as does an array `layout` in it, or `LAYOUT:PATH` for the path: `nhwc`
+    or `nchw` (images), `features` (numbers without an axis to add: [n, features], [n, length, features], ...) or
+    `tokens` (whole numbers, kept). Without it, floats and bytes (uint8) are images [n, h, w, c] or [n, h, w], to which
+    a channel is added, or flat [n, d], and other whole numbers [n, length] are tokens; what could be something else is
+    remembered in `reading`, and `mdjax.measure` holds it against the model.
+
+    Floats are taken as they are. Bytes are scaled to [0, 1] and standardised by `mean` and `std` (one number, or one
+    per channel, on that scale), which default to the train set's own, and to the published constants for CIFAR-10.
+    Inputs without channels count as one channel.
 
     Raises InputError, which names the file and array, for anything missing, malformed or not finite.
     """
     if (mean is None) != (std is None):
         raise InputError("Only one of mean and std was given. Give both or neither.")
-    text = str(source)
+    told, text = split_layout(str(source))
+    layout = layout_of(layout if layout is not None else told)
+    path = Path(text.removeprefix(_CIFAR_PREFIX)).expanduser()
+    if text not in NAMES and path.is_file() and not text.startswith(_CIFAR_PREFIX):
+        return _npz(path, mean, std, layout)
+    if layout not in (None, Layout.NHWC):
+        raise InputError(f"layout {layout} was given for {text!r}, but it says what an .npz file holds. Leave it out.")
     if text in NAMES:
         return _digits(text, mean, std)
-    path = Path(text.removeprefix(_CIFAR_PREFIX)).expanduser()
     if text == "cifar10" and not path.exists():
         raise InputError(
             f"CIFAR-10 has to be read from its official folder. Give {_CIFAR_PREFIX}PATH, with the path of "
             "cifar-10-batches-py or cifar-10-batches-bin."
         )
-    if text.startswith(_CIFAR_PREFIX) or path.is_dir():
+    if is_cifar10(text):
         return _cifar10(path, mean, std)
-    if path.is_file():
-        return _npz(path, mean, std)
     if path.suffix == ".npz" or len(path.parts) > 1:
         raise InputError(f"There is no file or folder {path}. Give the path of an .npz or of a CIFAR-10 folder.")
     raise InputError(
         f"Unknown data {text!r}. Choose one of {', '.join(NAMES)}, or give the path of an .npz or {_CIFAR_PREFIX}PATH."
     )
+
+
+def split_layout(source: str) -> tuple[Layout | None, str]:
+    """The layout that a source's name begins with, as in `nchw:my.npz`, and the rest."""
+    prefix, colon, rest = source.partition(":")
+    return (Layout(prefix), rest) if colon and prefix in list(Layout) else (None, source)
+
+
+def absolute(source: str) -> str:
+    """The source, where it is the path of a file or folder that is there, as one that does not depend on the folder
+    one is in."""
+    layout, text = split_layout(source)
+    if not Path(text).exists():
+        return source
+    return f"{layout}:{Path(text).resolve()}" if layout else str(Path(text).resolve())
+
+
+def is_cifar10(source: Any) -> bool:
+    """Whether `load` reads, or would read, CIFAR-10 from its official folder."""
+    text = str(source)
+    return text == "cifar10" or text.startswith(_CIFAR_PREFIX) or Path(text).expanduser().is_dir()
 
 
 def _digits(name: str, mean: Numbers | None, std: Numbers | None) -> Dataset:
@@ -162,33 +238,67 @@ def _cifar10(path: Path, mean: Numbers | None, std: Numbers | None) -> Dataset:
     return Dataset("cifar10", x_train, y_train.astype(np.int32), x_test, y_test.astype(np.int32), 10)
 
 
-def _npz(path: Path, mean: Numbers | None, std: Numbers | None) -> Dataset:
-    arrays = _read_npz(path)
-    x_train, x_test = (_checked_inputs(path, name, arrays[name]) for name in ("x_train", "x_test"))
-    for split, inputs in (("train", x_train), ("test", x_test)):
-        labels = arrays[f"y_{split}"]
-        _check_labels(path, f"y_{split}", labels)
-        if len(labels) != len(inputs):
-            raise InputError(
-                f"{path}: x_{split} has {len(inputs)} examples, but y_{split} has {len(labels)} labels. "
-                "Give one label per example."
-            )
-    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype.kind != x_test.dtype.kind:
-        raise InputError(
-            f"{path}: x_train is {_form(x_train)}, but x_test is {_form(x_test)}. Save both in the same form and type."
-        )
-    num_classes = _num_classes(path, arrays)
+def _npz(path: Path, mean: Numbers | None, std: Numbers | None, layout: Layout | None) -> Dataset:
+    return _standardised(path.stem, str(path), _read_npz(path), layout, mean, std)
+
+
+def _standardised(
+    name: str,
+    where: str,
+    given: Mapping[str, Any],
+    layout: Layout | None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+) -> Dataset:
+    """Arrays as a network sees them: bytes scaled and standardised, floats as they are, tokens as whole numbers."""
+    found = checks.checked_arrays(where, given, layout)
+    x_train, x_test = found.x_train, found.x_test
     if x_train.dtype == np.uint8:
         x_train, x_test = _unit_scale(x_train), _unit_scale(x_test)
         _standardise(x_train, x_test, mean, std)
     elif mean is not None:
         raise InputError(
-            f"{path}: mean and std were given, but x_train is {x_train.dtype}, which is taken as it is. "
+            f"{where}: mean and std were given, but x_train is {x_train.dtype}, which is taken as it is. "
             "Leave them out, or save the inputs as uint8."
         )
-    x_train, x_test = _finite_floats(path, "x_train", x_train), _finite_floats(path, "x_test", x_test)
-    y_train, y_test = arrays["y_train"].astype(np.int32), arrays["y_test"].astype(np.int32)
-    return Dataset(path.stem, x_train, y_train, x_test, y_test, num_classes)
+    elif x_train.dtype.kind == "f":
+        x_train, x_test = x_train.astype(np.float32, copy=False), x_test.astype(np.float32, copy=False)
+    # The other way is read from the arrays anew where it is wanted: most never are.
+    again = functools.partial(_standardised, name, where, given)
+    readings = {
+        None: None,
+        Assumption.GREY: Reading(Assumption.GREY, lambda: again(Layout.FEATURES, mean, std)),
+        Assumption.PIXELS: Reading(Assumption.PIXELS, lambda: again(Layout.TOKENS)),
+        Assumption.TOKENS: Reading(Assumption.TOKENS, None),
+    }
+    reading = readings[found.assumption]
+    return Dataset(name, x_train, found.y_train, x_test, found.y_test, found.num_classes, reading)
+
+
+def _checked_dataset(data: Dataset) -> Dataset:
+    """The same object, once its arrays fit together; a copy with numpy arrays where it has others."""
+    where = f"Dataset {data.name!r}"
+    arrays = {name: checks.as_array(where, name, getattr(data, name)) for name in ARRAYS}
+    for split in ("train", "test"):
+        inputs, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        if inputs.ndim < 2 or inputs.size == 0:
+            raise InputError(f"{where}: x_{split} has shape {list(inputs.shape)}. Give examples as [n, ...].")
+        if inputs.dtype == np.uint8 and inputs.ndim > 2:
+            raise InputError(
+                f"{where}: x_{split} is {checks.form(inputs)}, but a Dataset holds inputs as the network sees them. "
+                "Give floats, or the arrays as a tuple or dictionary, whose pixels are scaled and standardised."
+            )
+        checks.check_whole(where, f"x_{split}", inputs)
+        checks.check_labels(where, f"y_{split}", labels, len(inputs))
+        checks.check_finite(where, f"x_{split}", inputs)
+    checks.check_alike(where, arrays["x_train"], arrays["x_test"])
+    classes = np.asarray(data.num_classes)
+    if classes.size != 1 or classes.dtype.kind not in "iu":
+        raise InputError(f"{where}: num_classes is {data.num_classes!r}. Give a whole number.")
+    checks.check_classes(where, int(classes.item()), arrays)
+    if all(array is getattr(data, name) for name, array in arrays.items()):
+        return data
+    return dataclasses.replace(data, **arrays)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -200,11 +310,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("it is no whole .npz file")
             file.seek(0)
             content = np.load(file, allow_pickle=False)
-            for name in _ARRAYS:
+            for name in ARRAYS:
                 if name not in content.files:
                     found = ", ".join(content.files) or "nothing"
-                    raise InputError(f"{path} has no array {name}; it holds {found}. Save {', '.join(_ARRAYS)}.")
-            for name in (*_ARRAYS, *({"num_classes"} & set(content.files))):
+                    raise InputError(f"{path} has no array {name}; it holds {found}. Save {', '.join(ARRAYS)}.")
+            for name in (*ARRAYS, *(fact for fact in FACTS if fact in content.files)):
                 arrays[name] = content[name]
     except InputError:
         raise
@@ -212,65 +322,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         where = f"array {name} of {path}" if name else str(path)
         raise InputError(f"Cannot read {where}: {first_line(error)}. Save it again with numpy.savez.") from None
     return arrays
-
-
-def _checked_inputs(path: Path, name: str, inputs: np.ndarray) -> np.ndarray:
-    if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
-        raise InputError(
-            f"{path}: {name} has type {inputs.dtype}. Save pixels of 0 to 255 as uint8, "
-            "or floats as the network reads them."
-        )
-    if inputs.ndim not in (2, 3, 4):
-        raise InputError(f"{path}: {name} has shape {list(inputs.shape)}. Save it as {_FORMS}.")
-    if inputs.size == 0:
-        raise InputError(f"{path}: {name} is empty, of shape {list(inputs.shape)}. Give at least one example.")
-    if inputs.ndim == 4 and inputs.shape[1] in (1, 3, 4) and inputs.shape[3] > 4 and inputs.shape[2] > inputs.shape[1]:
-        raise InputError(
-            f"{path}: {name} has shape {list(inputs.shape)}, which looks like channels first. "
-            f"Save {name}.transpose(0, 2, 3, 1), with the channels last."
-        )
-    return inputs[..., np.newaxis] if inputs.ndim == 3 else inputs
-
-
-def _check_labels(path: Path, name: str, labels: np.ndarray) -> None:
-    if labels.ndim != 1:
-        raise InputError(f"{path}: {name} has shape {list(labels.shape)}. Save one whole number per example, as [n].")
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{path}: {name} has type {labels.dtype}. Save labels as whole numbers from 0.")
-    if len(labels) and labels.min() < 0:
-        raise InputError(f"{path}: {name} holds {labels.min()}. Number the classes 0, 1, 2, ...")
-
-
-def _num_classes(path: Path, arrays: dict[str, np.ndarray]) -> int:
-    given = arrays.get("num_classes")
-    if given is not None and (given.size != 1 or given.dtype.kind not in "iu"):
-        raise InputError(f"{path}: num_classes is {given.dtype}{list(given.shape)}. Save a single whole number.")
-    num_classes = int(arrays["y_train"].max()) + 1 if given is None else int(given.item())
-    if not 2 <= num_classes <= _MOST_CLASSES:
-        raise InputError(
-            f"{path}: the labels make {num_classes} classes, but 2 to {_MOST_CLASSES} are expected. "
-            "Number the classes 0, 1, 2, ..."
-        )
-    for name in ("y_train", "y_test"):
-        if arrays[name].max() >= num_classes:
-            raise InputError(
-                f"{path}: {name} holds {arrays[name].max()}, but with {num_classes} classes the largest label is "
-                f"{num_classes - 1}. Correct it, or save the array num_classes too."
-            )
-    return num_classes
-
-
-def _finite_floats(path: Path, name: str, inputs: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # a value beyond float32 becomes inf, which the check reports
-        inputs = inputs.astype(np.float32, copy=False)
-    broken = ~np.isfinite(inputs)
-    if broken.any():
-        first = int(np.argmax(broken.reshape(len(inputs), -1).any(1)))
-        raise InputError(
-            f"{path}: {name} holds {broken.sum()} values that are NaN, infinite or beyond float32, the first in "
-            f"example {first}. Remove those examples."
-        )
-    return inputs
 
 
 def _unit_scale(pixels: np.ndarray) -> np.ndarray:
@@ -302,7 +353,3 @@ def _per_channel(name: str, numbers: Numbers, channels: int) -> np.ndarray:
     if values.shape not in ((1,), (channels,)) or not np.isfinite(values).all():
         raise InputError(f"{name} is {numbers}. Give one number, or one for each of {channels} channels.")
     return values
-
-
-def _form(inputs: np.ndarray) -> str:
-    return f"{inputs.dtype}{['n', *inputs.shape[1:]]}".replace("'", "")

@@ -20,7 +20,7 @@ from mdjax.landscape import losses
 from mdjax.landscape.batches import random_order
 from mdjax.models import Architecture, Model
 from mdjax.progress import progress
-from mdjax.zoo.data import Dataset, load
+from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
 from mdjax.zoo.grids import Grid, Setting, readable
 from mdjax.zoo.store import Zoo
 
@@ -74,12 +74,12 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
 
 
 @in_32_bits
-def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_progress: bool = True) -> Zoo:
+def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_progress: bool = True) -> Zoo:
     """Grow the zoo of a grid in `out`; models that are there already are not trained again.
 
         grid: the settings to train.
         out: the folder of the zoo, new or one that holds models of this grid only.
-        dataset: the data already loaded; by default `grid.data` is.
+        dataset: the data already loaded, or its arrays (`mdjax.zoo.data.dataset_of`); by default `grid.data` is.
         show_progress: draw a bar of models.
 
     Recipe: SGD with momentum, weight decay on every parameter, constant learning rate, mini-batches without the
@@ -90,11 +90,15 @@ def train(grid: Grid, out: str | Path, *, dataset: Dataset | None = None, show_p
     lacks.
     """
     keep_compiled_programs()
-    dataset = dataset or load(grid.data)
+    dataset = dataset_of(grid.data if dataset is None else dataset)
+    if dataset.x_train.dtype.kind != "f":
+        raise InputError(
+            f"The inputs of {dataset.name} are {dataset.x_train.dtype}, but the networks of a grid read floats. Give "
+            "pixels as uint8 in an .npz, or floats."
+        )
     settings = grid.settings()
     plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
-    data = str(Path(grid.data).resolve()) if Path(grid.data).exists() else grid.data
-    zoo = Zoo.create(out, data=data, fingerprint=dataset.fingerprint)
+    zoo = Zoo.create(out, data=absolute(grid.data), fingerprint=dataset.fingerprint)
     done = set(zoo.manifest["model_id"])
     foreign = sorted(done - {setting.model_id for setting in settings})
     if foreign:

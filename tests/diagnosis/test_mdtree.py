@@ -200,7 +200,10 @@ def test_bad_training_input_is_refused():
     with pytest.raises(InputError, match=r"no column hessian_t; it has train_error"):
         MDTree().fit(rows.drop(columns="hessian_t"), y)
     with pytest.raises(InputError, match=r"hessian_t contains NaN or inf in 2 of \d+ rows.*Drop these rows"):
-        MDTree().fit(rows.assign(hessian_t=[np.nan, np.inf, *rows["hessian_t"][2:]]), y)
+        holed = rows.assign(hessian_t=[np.nan, np.inf, *rows["hessian_t"][2:]])
+        MDTree().fit(holed[list(MDTree().features)].to_numpy(), y)
+    with pytest.raises(InputError, match=r"None of \d+ rows has all of train_error, .*Measure these features first"):
+        MDTree().fit(rows.assign(hessian_t=np.inf), y)
     with pytest.raises(InputError, match="Column hessian_t must hold numbers"):
         MDTree().fit(rows.assign(hessian_t="sharp"), y)
     with pytest.raises(InputError, match="2 columns named hessian_t"):

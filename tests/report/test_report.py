@@ -67,12 +67,49 @@ def words(text: str) -> str:
 def test_headline_and_summary(page):
     table = measured(shares=(2.5, 10.0))
     text = words(page(table))
-    for told in ("models measured 54", "configurations 18", "preset default", "configurations with a problem 1"):
+    for told in ("models measured 54", "configurations 18", "preset default", "with a failed measurement 1"):
         assert told in text
     assert "3 widths from 16 to 64, 3 batch sizes from 32 to 128, 2 data shares from 25 to 100 %" in text
     assert "1 of 1 pairs: curve diverged" in text
     for cause, num in diagnose(table)["cause"].value_counts().items():
         assert f"{cause} {num} ({100 * num / len(table):.0f} %)" in text
+
+
+def test_problems_are_told_by_what_they_are(page):
+    table = measured(4, 4, metrics=QUANTITIES)
+    table["status"], table["status_code"] = "ok", "ok"
+    table["mode_connectivity_peak"] = -3.0
+    said = {
+        0: ("1 of 3 models: weights are not finite", "weights_not_finite"),
+        1: ("3 of 3 models: Group g is damaged", "group_damaged"),
+        2: ("1 of 1 pairs: curve diverged", "diverged"),
+        3: ("1 of 3 models: hessian failed: TypeError", "failed"),
+        4: ("1 of 3 models: hessian_trace is not finite", "not_finite"),
+        5: ("2 of 3 pairs: CKA is undefined", "undefined"),
+    }
+    for row, (status, code) in said.items():
+        table.loc[row, ["status", "status_code"]] = status, code
+    table.loc[6:9, "hessian_t"] = np.nan
+    seen = words(page(table))
+    for told in (
+        "with a damaged model 2",
+        "with a failed measurement 3",
+        "not fully measured 5",
+        "2 configurations with a damaged model: 1 of 3 models: weights are not finite (1 configuration)",
+        "5 configurations not fully measured: missing hessian_t (4 configurations) 2 of 3 pairs: CKA is",
+    ):
+        assert told in seen
+    assert "with a problem" not in seen
+    whole = words(page(measured(4, 4, metrics=QUANTITIES).assign(status="ok", mode_connectivity_peak=-3.0)))
+    assert not any(kind in whole for kind in ("with a damaged model", "failed measurement", "not fully measured"))
+
+
+def test_a_table_with_nothing_to_tell_is_refused(page, tmp_path):
+    table = measured(metrics=QUANTITIES)
+    for kept in (["configuration", "status"], ["configuration", "width", "bs", "num_models", "preset"]):
+        with pytest.raises(InputError, match="no feature to report on; it has configuration, .*Measure some first"):
+            page(table[kept])
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_metric_is_drawn_with_an_alt_text_and_nothing_is_fetched(page):
@@ -184,7 +221,6 @@ def test_one_row_is_explained(page):
         ["configuration", "hessian_t", "width"],
         ["width", "bs", "CKA"],
         ["width", "bs", "train_error", "mode_connectivity_peak"],
-        ["configuration", "status"],
     ],
     ids="-".join,
 )

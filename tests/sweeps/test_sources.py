@@ -28,7 +28,7 @@ def logits(params, state, inputs):
     ("models", "function", "labels", "message"),
     [
         (weights(3), logits, Y + 1, "gives 3 outputs, but the labels of d go from 1 to 3 in 4 classes"),
-        (weights(3), logits, Y - 1, "gives 3 outputs, but the labels of d go from -1 to 1"),
+        (weights(3), logits, Y - 1, r"Dataset 'd': y_train holds -1. Number the classes 0, 1"),
         (weights(2), logits, Y, "gives 2 outputs, but the labels of d go from 0 to 2"),
         (weights(1), logits, Y % 2, r"1 output \(a single logit z is the two logits 0 and z\), but the labels"),
         (weights(), lambda p, s, x: logits(p, s, x)[:, 0], Y, r"returns \[2\] for inputs float32\[2, 5\] of d"),

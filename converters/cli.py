@@ -24,6 +24,11 @@ and configs tell of its training goes with it:
   cifar              checkpoint/ckpt.pth, checkpoint/NET/TIME/NET-EPOCH-{best|regular}.pth
   files              CONFIGURATION/SEED.pt: any other; a folder is a configuration, its files are the seeds
 
+Where names mean something else, say it: --name '{family}_width{width}_b{batch_size}_seed{seed}*' ("*" is anything, "/"
+parts folders; fields become facts, those of names that no column has only tell configurations apart), or --facts
+FILE.csv with a row per file. What is given wins over what layouts and files say. Equal weights in a configuration are
+one model; different weights with one seed number in it are refused.
+
 Files may be .pt, .pth, .pkl, .ckpt, .tar and .bin of torch.save (a state_dict, alone or in a dictionary),
 .safetensors, a sharded checkpoint's *.index.json, TorchScript, or .pt2. Nothing in them is run. A killed conversion
 goes on where it stopped when the same command is given again. Exit status: 0, or 1 if any file was refused, or 2 if

@@ -6,15 +6,13 @@ from converters.folding import PREFIXES
 
 
 def prefix_of(names: Collection[str], expected: Collection[str]) -> str:
-    """What stands before every name of `expected` that names here lack, as in a module that keeps all in `self.net`.
+    """What stands before every name of `expected` and was taken off these, as of a module that keeps all in `self.net`.
 
-    "" where they are the same, or differ in something else.
+    "" where nothing was.
     """
-    prefix = ""
-    while set(names) != {name.removeprefix(prefix) for name in expected}:
-        rest = [name.removeprefix(prefix) for name in expected]
-        shared = next((text for text in PREFIXES if rest and all(name.startswith(text) for name in rest)), None)
-        if shared is None:
-            return ""
+    prefix, rest = "", list(expected)
+    while shared := next((text for text in PREFIXES if rest and all(name.startswith(text) for name in rest)), ""):
         prefix += shared
-    return prefix
+        rest = [name.removeprefix(shared) for name in rest]
+    taken_off = set(names) == set(rest) or not any(name.startswith(prefix) for name in names)
+    return prefix if taken_off else ""

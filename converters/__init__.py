@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from converters.modules import Converted as Converted
     from converters.modules import from_exported as from_exported
     from converters.modules import from_module as from_module
+    from converters.reports import Note as Note
+    from converters.reports import NoteCode as NoteCode
     from converters.reports import Outcome as Outcome
     from converters.reports import OutcomeCode as OutcomeCode
     from converters.reports import Report as Report
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Converted": "converters.modules",
+    "Note": "converters.reports",
+    "NoteCode": "converters.reports",
     "Outcome": "converters.reports",
     "OutcomeCode": "converters.reports",
     "Reading": "converters.state_dicts",
@@ -43,6 +47,8 @@ _PUBLIC = {
 
 __all__ = [
     "Converted",
+    "Note",
+    "NoteCode",
     "Outcome",
     "OutcomeCode",
     "Reading",

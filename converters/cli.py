@@ -24,6 +24,11 @@ and configs tell of its training goes with it:
   cifar              checkpoint/ckpt.pth, checkpoint/NET/TIME/NET-EPOCH-{best|regular}.pth
   files              CONFIGURATION/SEED.pt: any other; a folder is a configuration, its files are the seeds
 
+Where names mean something else, say it: --name '{family}_width{width}_b{batch_size}_seed{seed}*' ("*" is anything, "/"
+parts folders; fields become facts, those of names that no column has only tell configurations apart), or --facts
+FILE.csv with a row per file. What is given wins over what layouts and files say. Equal weights in a configuration are
+one model; different weights with one seed number in it are refused.
+
 Files may be .pt, .pth, .pkl, .ckpt, .tar and .bin of torch.save (a state_dict, alone or in a dictionary),
 .safetensors, a sharded checkpoint's *.index.json, TorchScript, or .pt2. Nothing in them is run. A killed conversion
 goes on where it stopped when the same command is given again. Exit status: 0, or 1 if any file was refused, or 2 if
@@ -48,8 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what weights do not tell: nonlinearity=relu, input_shape=28x28x1, max_pool=true, specification=...",
+        help="of all files, what nothing else tells, or tells otherwise: nonlinearity=relu, input_shape=28x28x1, "
+        "max_pool=true, specification=..., label_noise=0, batch_size=32 and other columns",
     )
+    parser.add_argument(
+        "--name",
+        metavar="PATTERN",
+        help="what files' names mean, like '{family}_width{width}_b{batch_size}_seed{seed}*'",
+    )
+    parser.add_argument(
+        "--facts", metavar="FILE.csv", help="facts of each file: a column 'file', with paths below SRC, and others"
+    )
+    parser.add_argument(
+        "--module", metavar="FILE.py:CLASS", help="code of a network of no known family: its torch.nn.Module"
+    )
+    parser.add_argument("--module-args", metavar="ARGS", default="", help="what CLASS is called with: '16, bias=False'")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights stored beside the others")
     parser.add_argument("--dry-run", action="store_true", help="read and recognise every file, and write nothing")
     parser.add_argument(
@@ -69,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             format=options.format,
             data=options.data,
             facts=dict(map(_fact, options.fact)),
+            name=options.name,
+            facts_file=options.facts,
+            module=_module(options.module, options.module_args),
             reading=Reading(ema=options.ema, trust=options.trust),
             dry_run=options.dry_run,
         )
@@ -82,16 +103,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not console.is_terminal:
         console.width = 10_000  # a file or pipe has no edge at which paths would have to be broken
     console.print(report.table())
+    for note in report.notes:
+        print(note.sentence)
     sys.exit(report.exit_code)
 
 
 def _fact(text: str) -> tuple[str, Any]:
-    """NAME=VALUE as a name and a value: a shape like 28x28x1, true or false, or text."""
+    """NAME=VALUE as a name and a value, which is read as its name asks."""
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
         raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
-    if name == "input_shape":
-        from mdjax.models.architecture import parse_shape
+    return name, value
 
-        return name, parse_shape(value)
-    return name, {"true": True, "false": False}.get(value.lower(), value)
+
+def _module(text: str | None, arguments: str) -> str | None:
+    if arguments and text is None:
+        raise InputError(f"--module-args {arguments!r} are of no module. Give --module FILE.py:CLASS.")
+    return f"{text}({arguments})" if text and arguments else text

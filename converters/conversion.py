@@ -1,44 +1,54 @@
 """Files → groups of a zoo, in bounded memory: whatever cannot be taken is reported, and the rest goes on."""
 
 import dataclasses
-import hashlib
-import itertools
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, Unpack
 
-import jax
-import numpy as np
+import pandas as pd
 
-from converters import families, layouts
-from converters.errors import RefusedError
-from converters.layouts.contract import Candidate, known_facts
-from converters.reports import Outcome, OutcomeCode, Report
-from converters.state_dicts import USUAL, Reading, read_checkpoint, require_torch
-from mdjax.errors import InputError, first_line
-from mdjax.models import Architecture
+from converters import layouts
+from converters.errors import RefusedError, UnknownFamilyError
+from converters.families.keys import nonlinearity
+from converters.groups import Groups
+from converters.identities import Identities, Identity, clusters, identity, seed_notes, settled
+from converters.layouts.contract import Candidate
+from converters.naming import NETWORK, Given, Override, Statements, overrides
+from converters.own_modules import HINT, OwnModule, python_lines
+from converters.recognition import Recognised, label, recognised
+from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
+from converters.state_dicts import USUAL, Reading, require_torch
+from mdjax.errors import InputError
+from mdjax.models.architecture import shape_text
+from mdjax.models.sequences import NONLINEARITIES
 from mdjax.progress import progress
 from mdjax.zoo.data import load
 from mdjax.zoo.store import Zoo
 
-MAX_MODELS = 256
-"""Most models of one architecture that are held in memory until they are written."""
-
-MAX_BYTES = 2**30
-"""Most bytes of all models that are held in memory until they are written.
-
-Writing a group copies it: with the widest published models (179 MB each) the whole process took 3.4 GB.
-"""
-
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_COPIED = 2**23
-"""A model of fewer bytes is copied when it is read. Larger ones stay views of their file, which keep its memory mapping
-open; of small ones thousands may wait, more than a process may have mappings."""
-
 _CIFAR_SHAPE = (32, 32, 3)
-_LONGEST = 16
-"""Characters of the longest variant that is spelled out in an architecture's label."""
+_MOST_SEEDS = 45
+"""Seeds of a configuration that measuring still compares all with each other, within 1,000 pairs."""
+
+
+class Options(TypedDict, total=False):
+    """What else a conversion may be told.
+
+    `name`: a pattern that files' names fit, and `facts_file`: a CSV file with facts of each; see
+    `converters.naming.Statements`. `module`: the network's own torch.nn.Module, or its code as "FILE.py:CLASS", for
+    networks of no known family; see `converters.specifications`. `reading`: whether averaged weights are taken, and
+    whether files may run code. `dry_run`: read and recognise every file, and write nothing. `show_progress` (default
+    True): draw a bar of files.
+    """
+
+    name: str | None
+    facts_file: str | Path | None
+    module: Any
+    reading: Reading
+    dry_run: bool
+    show_progress: bool
 
 
 def convert(
@@ -48,9 +58,7 @@ def convert(
     format: str = "auto",
     data: str | Path | None = None,
     facts: Mapping[str, Any] = _NOTHING,
-    reading: Reading = USUAL,
-    dry_run: bool = False,
-    show_progress: bool = True,
+    **options: Unpack[Options],
 ) -> Report:
     """Convert the checkpoints of `src`, a file, a folder or a tree, into the zoo `out`; what is there already stays.
 
@@ -58,56 +66,54 @@ def convert(
         out: the folder of the zoo; may be None with `dry_run`.
         format: a layout (see `converters.layouts`), or "auto", where each file goes to the layout that knows it.
         data: what the models were trained on, as `mdjax measure --data` takes it; by default what the layout says.
-        facts: what neither the weights nor the layout tell of the networks, such as `{"nonlinearity": "relu"}`; see
-            `converters.recognise`.
-        reading: whether averaged weights are taken, and whether files may run code.
-        dry_run: read and recognise every file, and write nothing.
-        show_progress: draw a bar of files.
+        facts: of all files, what weights, names and configs do not tell, or tell otherwise: `{"nonlinearity": "relu"}`
+            and what else `converters.recognise` takes, or training facts by their column, `{"label_noise": 0}`.
+        options: `name`, `facts_file`, `module`, `reading`, `dry_run` and `show_progress`, see `Options`.
 
-    Of several checkpoints of one training run that a layout ranks, the first is taken; if it is damaged the model is
-    refused rather than replaced by another of its checkpoints. Weights that are not finite are converted; the zoo's
-    manifest says so in `status`. A killed run goes on where it stopped, and files added to `src` are added to the zoo.
-    Memory: see MAX_BYTES.
+    Of several checkpoints of one training run the first by rank (best before last) is taken; if it is damaged the model
+    is refused rather than replaced by another of its checkpoints. Files of one configuration with equal weights are one
+    model; files of one configuration and one seed with different weights are refused, since they are no seeds of each
+    other. Weights that are not finite are converted; the zoo's manifest says so in `status`. An input shape that
+    neither data nor facts tell stays open in the manifest. A killed run goes on where it stopped, and files added to
+    `src` are added to the zoo. Memory: see `converters.groups.MAX_BYTES`.
 
-    Raises InputError where torch is missing, `src` holds no checkpoints, there is no such fact, the data is unclear,
-    or `out` cannot be written or holds a zoo of other data.
+    Raises InputError where torch is missing, `src` holds no checkpoints, a fact, pattern or table of facts cannot be
+    read or contradicts the data, the data is unclear, or `out` cannot be written or holds a zoo of other data.
     """
+    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+        raise TypeError(f"convert() got an unexpected keyword argument {unknown[0]!r}")
     require_torch()
-    families.check_facts(facts)
+    dry_run, reading = options.get("dry_run", False), options.get("reading", USUAL)
+    said = Statements(Path(src), facts, options.get("name"), options.get("facts_file"))
+    code = options.get("module")
+    module = None if code is None else OwnModule(code)
     candidates, outcomes = _choose(layouts.find(src, format), ema=reading.ema)
     trained = _trained_on(data, candidates)
+    _check_facts(said.facts, trained, module)
     zoo = _open(out, trained, dry_run=dry_run)
-    present = set() if zoo is None else set(zoo.manifest["model_id"])
-    outcomes += [
-        Outcome(c.path, OutcomeCode.SKIPPED, "already in the zoo") for c in candidates if c.model_id in present
-    ]
-    remaining = [candidate for candidate in candidates if candidate.model_id not in present]
-    shape = {} if trained.input_shape is None else {"input_shape": trained.input_shape}
-    done = len(candidates) - len(remaining)
-    with progress("converting", len(candidates), done=done, show=show_progress) as advance:
-        groups = _Groups(None if dry_run else zoo)
-        for candidate in remaining:
-            try:
-                given = {**candidate.facts, **shape, **facts}
-                architecture, row, model = _read(candidate, given, reading)
-            except RefusedError as error:
-                outcomes.append(Outcome(candidate.path, OutcomeCode.REFUSED, str(error)))
-            else:
-                groups.add(architecture, row, model)
-                outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, architecture=label(architecture)))
-            advance()
-        groups.write_all()
+    rows: list[Any] = [] if zoo is None else zoo.manifest.to_dict("records")
+    present = {str(row["model_id"]): row for row in rows}
+    remaining: list[Given] = []
+    for candidate in candidates:
+        given = said.of(candidate)
+        if isinstance(given, Outcome):
+            outcomes.append(given)
+        elif candidate.model_id in present:
+            outcomes.append(_present(given, present[candidate.model_id]))
+        else:
+            remaining.append(given)
+    identities = Identities(None if zoo is None else zoo.manifest, candidates)
+    work = _Work(None if dry_run else zoo, identities, trained, reading, module)
+    show, done = options.get("show_progress", True), len(candidates) - len(remaining)
+    with progress("converting", len(candidates), done=done, show=show) as advance:
+        for cluster in clusters(remaining):
+            work.add(cluster)
+            for _ in cluster:
+                advance()
+        work.groups.write_all()
     written = None if dry_run or out is None else Path(out)
-    return Report(written, tuple(sorted(outcomes, key=lambda outcome: outcome.path)))
-
-
-def label(architecture: Architecture) -> str:
-    """A short name that tells architectures apart but for their input, as in `resnet18-w4-d18-c10`."""
-    parts = [architecture.family, f"w{architecture.width}", f"d{architecture.depth}", f"c{architecture.num_classes}"]
-    variant = architecture.variant
-    if len(variant) > _LONGEST:
-        variant = hashlib.blake2b(variant.encode(), digest_size=3).hexdigest()
-    return "-".join([*parts, variant] if variant else parts)
+    outcomes = sorted([*outcomes, *work.outcomes], key=lambda outcome: outcome.path)
+    return Report(written, tuple(outcomes), tuple(work.notes()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,75 +186,140 @@ def _averaged(candidate: Candidate) -> Candidate:
     )
 
 
-def _read(candidate: Candidate, facts: Mapping[str, Any], reading: Reading) -> tuple[Architecture, dict[str, Any], Any]:
-    """The architecture, manifest row and (params, state) of one file; raises RefusedError with the reason."""
-    checkpoint = read_checkpoint(candidate.path, reading)
-    try:
-        architecture = families.recognise(checkpoint.arrays, facts)
-        if candidate.width not in (None, architecture.width):
-            raise RefusedError(f"its width is {architecture.width}, but its folder says {candidate.width}")
-        model = families.to_flax(checkpoint.arrays, architecture)
-    except RefusedError:
-        raise
-    except Exception as error:  # whatever a file holds, the others are converted
-        raise RefusedError(f"its entries make no network: {first_line(error)}") from None
-    row = candidate.row
-    row |= {name: value for name, value in known_facts(checkpoint.facts).items() if row.get(name) is None}
-    # The seeds of a configuration are compared with each other: two kinds of network in a folder are two of them.
-    if candidate.width is None:
-        row["configuration"] = f"{candidate.configuration}-{label(architecture)}"
-    return architecture, row, model
+def _check_facts(facts: Mapping[str, Any], trained: _Trained, module: OwnModule | None) -> None:
+    """InputError for facts that could have no effect beside the data or the module that were given."""
+    shape = facts.get("input_shape")
+    if shape is not None and trained.input_shape is not None and math.prod(shape) != math.prod(trained.input_shape):
+        raise InputError(
+            f"input_shape is {shape_text(shape)}, but the data {trained.name} has inputs of "
+            f"{shape_text(trained.input_shape)}. Leave one of the two out."
+        )
+    for name in NETWORK:
+        if module is not None and name in facts and name != "input_shape":
+            raise InputError(f"The module tells its {name}. Leave the fact {name} out.")
 
 
-class _Groups:
-    """Converted models that wait to be written, by architecture; without a zoo they are only counted."""
+def _present(given: Given, row: Mapping[str, Any]) -> Outcome:
+    """A model that the zoo has: skipped, or refused where other facts are given now than its row holds."""
+    told = {**given.columns, "seed": given.candidate.seed}
+    if shape := given.facts.get("input_shape"):
+        told["input_shape"] = shape_text(shape)
+    stored = {name: None if pd.isna(row.get(name)) else row[name] for name in told}
+    differing = [name for name, value in told.items() if overrides({name: value}, stored) or stored[name] is None]
+    own, held = given.candidate.configuration, str(row["configuration"])
+    other = held != own and not held.startswith(f"{own}-{row['family']}-w{row['width']}-")
+    words = str(row["variant"]).split()
+    if "nonlinearity" in given.facts and row["family"] == "sequence":
+        # In the family's spelling, as when it was recognised.
+        name = nonlinearity(given.facts, tuple(NONLINEARITIES))
+        differing += ["nonlinearity"] if name not in words else []
+    if not differing and not other:
+        return Outcome(given.candidate.path, OutcomeCode.SKIPPED, "already in the zoo")
+    name = differing[0] if differing else "configuration"
+    value = " ".join(word for word in words if word in NONLINEARITIES) if name == "nonlinearity" else row.get(name)
+    reason = f"already in the zoo, where its {name} is {value}; convert into a new folder to say otherwise"
+    return Outcome(given.candidate.path, OutcomeCode.REFUSED, reason)
 
-    def __init__(self, zoo: Zoo | None):
-        self._zoo = zoo
-        self._waiting: dict[Architecture, list[tuple[Mapping[str, Any], Any]]] = {}
-        self._bytes: dict[Architecture, int] = {}
 
-    def add(self, architecture: Architecture, row: Mapping[str, Any], model: Any) -> None:
-        if self._zoo is None:
-            return
-        members = self._waiting.setdefault(architecture, [])
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
-        if len(members) >= MAX_MODELS:
-            self._write(architecture, self._num_complete(members, row))
-        while self._bytes and sum(self._bytes.values()) + size > MAX_BYTES:
-            largest = max(self._bytes, key=lambda key: self._bytes[key])
-            self._write(largest, self._num_complete(self._waiting[largest], row))
-        if size < _COPIED:
-            model = jax.tree.map(np.array, model)
-        self._waiting.setdefault(architecture, []).append((row, model))
-        self._bytes[architecture] = self._bytes.get(architecture, 0) + size
+class _Work:
+    """The files that are read one after another: the models, what became of the files, what there is to say.
 
-    def write_all(self) -> None:
-        for architecture in list(self._waiting):
-            self._write(architecture, len(self._waiting[architecture]))
+    zoo: to be filled; None in a trial run.
+    identities: the models that are in the zoo.
+    data: what the models were trained on.
+    reading: how files are read.
+    module: the networks' own code, where it was given.
+    """
 
-    def _num_complete(self, members: list[tuple[Mapping[str, Any], Any]], following: Mapping[str, Any]) -> int:
-        """How many of the waiting models to write before `following` is added.
+    def __init__(
+        self,
+        zoo: Zoo | None,
+        identities: Identities,
+        data: "_Trained",
+        reading: Reading,
+        module: OwnModule | None,
+    ):
+        self.groups = Groups(zoo)
+        self.outcomes: list[Outcome] = []
+        self._identities, self._data, self._reading, self._module = identities, data, reading, module
+        self._taken: dict[str, list[Candidate]] = {}
+        self._overridden: dict[Override, list[Path]] = {}
+        self._misnamed: dict[Override, list[Path]] = {}
+        self._unknown: list[Path] = []
 
-        A configuration's seeds are measured together and stay together: those of `following` wait for it, unless they
-        are all there are.
+    def add(self, cluster: Sequence[Given]) -> None:
+        """Read the files that names say are one training run, or one seed, and keep those that are to be taken.
+
+        Of several files only the identities are kept at first, and those taken are read again.
         """
-        last = following["configuration"]
-        before = [index for index, (row, _) in enumerate(members) if row["configuration"] != last]
-        return before[-1] + 1 if before else len(members)
+        read = [(given, self._read(given, keep=len(cluster) == 1)) for given in cluster]
+        failed = [given.candidate for given, found in read if found is None]
+        members: dict[Path, tuple[Given, _Found]] = {}
+        for given, found in read:
+            one = given.candidate
+            if found is None:
+                continue
+            if one.run and any(other.run == one.run and other.rank < one.rank for other in failed):
+                reason = "another checkpoint of its training run is preferred, which is refused"
+                self.outcomes.append(Outcome(one.path, OutcomeCode.SKIPPED, reason))
+            else:
+                members[one.path] = given, found
+        taken, outcomes = settled([found.identity for _, found in members.values()])
+        self.outcomes += outcomes
+        for one in taken:
+            given, found = members[one.candidate.path]
+            if (problem := self._identities.problem_of(one)) is not None:
+                self.outcomes.append(problem)
+            elif found.model is not None or (found := self._read(given)) is not None:
+                self._take(given, found)
 
-    def _write(self, architecture: Architecture, count: int) -> None:
-        members, kept = self._waiting[architecture][:count], self._waiting[architecture][count:]
-        if self._zoo is not None and members:
-            models = [model for _, model in members]
-            params, state = jax.tree.map(lambda *leaves: np.stack(leaves), *models)
-            taken = set(self._zoo.groups)
-            names = (f"{label(architecture)}-{number}" for number in itertools.count())
-            name = next(name for name in names if name not in taken)
-            self._zoo.append(name, architecture, [row for row, _ in members], params, state)
-        if kept:
-            self._waiting[architecture] = kept
-            self._bytes[architecture] = sum(leaf.nbytes for _, model in kept for leaf in jax.tree.leaves(model))
-        else:
-            del self._waiting[architecture]
-            self._bytes.pop(architecture, None)
+    def notes(self) -> list[Note]:
+        """What there is to say of the files beside their outcomes."""
+        found = [*self._identities.notes(), *seed_notes(self._taken, _MOST_SEEDS)]
+        for (name, given, told), paths in self._overridden.items():
+            sentence = f"{name} is {given} as given, not {told} as names, configs or the file say ({_counted(paths)})."
+            found.append(Note(NoteCode.OVERRIDDEN, sentence))
+        for (name, given, told), paths in self._misnamed.items():
+            sentence = f"{name} is {told} by the weights, not {given} as names say ({_counted(paths)})."
+            found.append(Note(NoteCode.NETWORK_DIFFERS, sentence))
+        if self._unknown:
+            lines = python_lines(self._unknown[0], self._reading, self._module, self._data)
+            found.append(Note(NoteCode.OWN_MODULE, lines))
+        return found
+
+    def _read(self, given: Given, *, keep: bool = True) -> "_Found | None":
+        """The network of a file, its arrays only with `keep`; None for a file that is refused."""
+        path = given.candidate.path
+        try:
+            network = recognised(given, self._data.input_shape, self._reading, self._module)
+        except RefusedError as error:
+            reason = str(error)
+            if isinstance(error, UnknownFamilyError):
+                self._unknown.append(path)
+                reason += HINT if self._module is None else ""
+            self.outcomes.append(Outcome(path, OutcomeCode.REFUSED, reason))
+            return None
+        found = identity(given.candidate, network.row["configuration"], network.model)
+        return _Found(dataclasses.replace(network, model=None), network.model if keep else None, found)
+
+    def _take(self, given: Given, found: "_Found") -> None:
+        network, candidate = found.network, given.candidate
+        self._identities.add(found.identity)
+        self.groups.add(network.architecture, network.row, found.model)
+        self.outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, architecture=label(network.architecture)))
+        self._taken.setdefault(found.identity.configuration, []).append(candidate)
+        for kept, told in ((self._overridden, network.overridden), (self._misnamed, network.misnamed)):
+            for override in told:
+                kept.setdefault(override, []).append(candidate.path)
+
+
+class _Found(NamedTuple):
+    """A file's network, with its arrays or without, and who it is."""
+
+    network: Recognised
+    model: Any
+    identity: Identity
+
+
+def _counted(paths: Sequence[Path]) -> str:
+    return f"{len(paths)} files, first {paths[0]}" if len(paths) > 1 else str(paths[0])

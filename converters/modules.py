@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from converters.entry_names import prefix_of
 from converters.errors import RefusedError
 from converters.state_dicts import require_torch
 from mdjax.errors import InputError, first_line
@@ -181,8 +182,9 @@ class TorchModel:
         Entries are torch tensors or numpy arrays. Raises RefusedError for an entry that is missing, left over, of
         another shape, or differs from the one that it is tied to.
         """
-        given = {name: _array(value) for name, value in state_dict.items()}
         expected = self.module.state_dict(keep_vars=True)
+        prefix = prefix_of(state_dict.keys(), expected.keys())  # reading may have taken it off
+        given = {f"{prefix}{name}": _array(value) for name, value in state_dict.items()}
         if missing := expected.keys() - given.keys():
             raise RefusedError(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
         if unknown := given.keys() - expected.keys():

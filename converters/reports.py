@@ -16,44 +16,77 @@ class OutcomeCode(enum.StrEnum):
     REFUSED = "refused"
 
 
+class NoteCode(enum.StrEnum):
+    """What a conversion has to say beside what became of the files."""
+
+    SAME_WEIGHTS = "same_weights"  # in two configurations
+    SETTINGS_DIFFER = "settings_differ"  # in the names of one configuration's files
+    MANY_SEEDS = "many_seeds"  # of one configuration, from one folder
+    OVERRIDDEN = "overridden"  # what a layout or a file says, by what was given
+    NETWORK_DIFFERS = "network_differs"  # from what the files' names say of it
+    OWN_MODULE = "own_module"  # a network that only its own code tells, and how to measure it
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something to know about a conversion, and its words for people."""
+
+    code: NoteCode
+    sentence: str
+
+
 _MOST_NAMES = 20
-"""Files refused for one reason that are listed by name; the report in Python has them all."""
+"""Files refused for one reason, or copies, that are listed by name; the report in Python has them all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one file, and for people why; a converted one names its `architecture` instead of a reason."""
+    """What became of one file, and for people why; a converted one names its `architecture` instead of a reason.
+
+    `copy_of` is what holds the same weights already: another file, or a model of the zoo by its id.
+    """
 
     path: Path
     code: OutcomeCode
     reason: str = ""
     architecture: str = ""
+    copy_of: Path | str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every file of a conversion, in the order of their paths.
+    """What became of every file of a conversion, in the order of their paths, and `notes` on them.
 
     `zoo` is None where nothing was to be written; converted are then the files that could be.
     """
 
     zoo: Path | None
     outcomes: tuple[Outcome, ...]
+    notes: tuple[Note, ...] = ()
+
+    def with_status(self, code: OutcomeCode | str) -> list[Outcome]:
+        """The files of one outcome."""
+        return [outcome for outcome in self.outcomes if outcome.code == code]
 
     @property
     def converted(self) -> list[Outcome]:
         """The files whose models are in the zoo now."""
-        return self._with_code(OutcomeCode.CONVERTED)
+        return self.with_status(OutcomeCode.CONVERTED)
 
     @property
     def skipped(self) -> list[Outcome]:
         """The files that were rightly left out."""
-        return self._with_code(OutcomeCode.SKIPPED)
+        return self.with_status(OutcomeCode.SKIPPED)
+
+    @property
+    def copies(self) -> list[Outcome]:
+        """The skipped files that hold the weights of another model of their configuration."""
+        return [outcome for outcome in self.outcomes if outcome.copy_of is not None]
 
     @property
     def refused(self) -> list[Outcome]:
         """The files that could not be taken."""
-        return self._with_code(OutcomeCode.REFUSED)
+        return self.with_status(OutcomeCode.REFUSED)
 
     @property
     def exit_code(self) -> int:
@@ -61,16 +94,21 @@ class Report:
         return int(bool(self.refused))
 
     def table(self) -> Table:
-        """For the terminal: converted files counted by architecture, skipped ones by reason, refused ones by name."""
+        """For the terminal: converted files counted by architecture, skipped ones by reason, copies and refused ones by
+        name."""
         title = "nothing written" if self.zoo is None else str(self.zoo)
         table = Table("outcome", "files", "architecture or reason", title=Text(title))
         counted = (
             ("would be converted" if self.zoo is None else "converted", [one.architecture for one in self.converted]),
-            ("skipped", [one.reason for one in self.skipped]),
+            ("skipped", [one.reason for one in self.skipped if one.copy_of is None]),
         )
         for shown, texts in counted:
             for text in sorted(set(texts)) or [""]:
                 table.add_row(shown, str(texts.count(text)), Text(text))
+        for outcome in self.copies[:_MOST_NAMES]:
+            table.add_row("skipped", Text(str(outcome.path), overflow="fold"), Text(outcome.reason))
+        if (more := len(self.copies) - _MOST_NAMES) > 0:
+            table.add_row("skipped", f"{more} more", "copies")
         refused: dict[str, list[Outcome]] = {}
         for outcome in self.refused:
             refused.setdefault(outcome.reason, []).append(outcome)
@@ -80,6 +118,3 @@ class Report:
             if (more := len(outcomes) - _MOST_NAMES) > 0:
                 table.add_row("[red]refused[/]", f"{more} more", Text(reason))
         return table
-
-    def _with_code(self, code: OutcomeCode) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.code == code]

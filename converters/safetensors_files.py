@@ -75,6 +75,14 @@ def shards(path: Path) -> dict[Path, list[str]]:
     return found
 
 
+def shards_exist(path: Path) -> bool:
+    """Whether a file is an index of shards that are all there, beside the name it was given."""
+    try:
+        return all(shard.exists() for shard in shards(path))
+    except RefusedError:
+        return False
+
+
 def read_shards(path: Path, read: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
     """The entries of a sharded checkpoint, each in the file that the index says, and no other."""
     found: dict[str, Any] = {}

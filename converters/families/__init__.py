@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.errors import RefusedError
+from converters.errors import RefusedError, UnknownFamilyError
 from converters.families import mode_connectivity, resnets, sequences
 from converters.families.keys import Arrays, Facts, Schema, placed, problems_of, schema_of, stored
 from mdjax.errors import InputError
@@ -65,7 +65,7 @@ def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architectu
     for problems, guess in candidates:
         if not problems:
             return guess
-    raise RefusedError(_reason(arrays, candidates))
+    raise UnknownFamilyError(_reason(arrays, candidates))
 
 
 def check_facts(facts: Facts) -> None:

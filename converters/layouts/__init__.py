@@ -10,6 +10,7 @@ from pathlib import Path
 from converters.layouts import cifar, files, mode_connectivity, modelzoos, taxonomy
 from converters.layouts.contract import Candidate, Layout, forget
 from converters.reports import Outcome, OutcomeCode
+from converters.safetensors_files import INDEX_SUFFIX, shards_exist
 from mdjax.errors import InputError, first_line
 
 _LAYOUTS: tuple[Layout, ...] = (taxonomy, modelzoos, mode_connectivity, cifar, files)
@@ -35,15 +36,41 @@ def find(src: str | Path, format: str = "auto") -> list[Candidate | Outcome]:
     if given.is_dir():
         found = [claim for path in _walk(whole) if (claim := _claim(path, whole, layouts)) is not None]
     elif given.exists():
-        whole = whole.resolve()
-        found = [_claim(whole, whole.parent, layouts) or (files.named(whole) if format == "auto" else None)]
-        found = [claim for claim in found if claim is not None]
+        claim = _single(given, layouts) or (files.named(_named(given)) if format == "auto" else None)
+        found = [] if claim is None else [claim]
     else:
         raise InputError(f"There is no file or folder {given}. Give a checkpoint, or a folder that holds some.")
     if not found:
         what = "known layout" if format == "auto" else f"layout {format} ({LAYOUTS[format].SUMMARY})"
         raise InputError(f"There are no checkpoints in {given} in a {what}. Give a folder that holds some.")
     return found
+
+
+def _named(given: Path) -> Path:
+    """The whole path of a file by the name it was given: a last link stays, those to its folders are followed."""
+    return given.absolute().parent.resolve() / given.name
+
+
+def _single(given: Path, layouts: list[Layout]) -> Candidate | Outcome | None:
+    """What a file is by the name it was given, else, where that is a link, by the name of the file it leads to.
+
+    The Hugging Face cache links names to files that are named by their digests; others link a short name to a file in
+    a folder that tells its training.
+    """
+    paths = _names(given)
+    if paths[0].name.endswith(INDEX_SUFFIX):
+        paths.sort(key=lambda path: not shards_exist(path))
+    telling = [layout for layout in layouts if layout is not files]
+    tried = [(path, some) for some in (telling, layouts) for path in paths]
+    return next((claim for path, some in tried if (claim := _claim(path, path.parent, some)) is not None), None)
+
+
+def _names(given: Path) -> list[Path]:
+    """The whole paths by which a file is known: as given, and each that a link leads to."""
+    paths = [_named(given)]
+    while paths[-1].is_symlink():  # of an existing file: the links end
+        paths.append(_named(paths[-1].parent / paths[-1].readlink()))
+    return paths
 
 
 def _claim(path: Path | Outcome, root: Path, layouts: list[Layout]) -> Candidate | Outcome | None:

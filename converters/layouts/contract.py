@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from converters.reports import Outcome
 from mdjax.columns import TRAINING
 
-_COLUMNS: Mapping[str, type] = {
+COLUMNS: Mapping[str, type] = {
     **{name: int if name in ("batch_size", "epochs") else float for name in TRAINING},
     "epoch": int,
     "schedule": str,
@@ -53,6 +53,10 @@ class Candidate:
     `converters.recognise` takes them. `width` is the network's where the layout says it, and the weights must agree;
     `data` is what the model was trained on, as `mdjax measure --data` would name it. Of several checkpoints of one
     model that of the lowest `rank` is taken.
+
+    `by_folder`: the configuration is only the name of its folder, and `run` what tells the file's training run from
+    the others there, whichever of the run's checkpoints it is. `counted`: its seed is an index among the files beside
+    it, which no name tells.
     """
 
     path: Path
@@ -64,6 +68,9 @@ class Candidate:
     width: int | None = None
     data: str = ""
     rank: int = 0
+    by_folder: bool = False
+    run: str = ""
+    counted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("model_id", "configuration"):
@@ -97,7 +104,7 @@ def known_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Those facts that have a column, in its type; a value that does not fit its column is left out."""
     found = {}
     for name, value in facts.items():
-        kind = _COLUMNS.get(name)
+        kind = COLUMNS.get(name)
         if kind is not None and (fitting := _fitting(kind, value)) is not None:
             found[name] = fitting
     return found

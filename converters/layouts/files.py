@@ -16,13 +16,24 @@ SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".tar", ".bin", ".safetensors", ".pt
 
 _SEED = re.compile(r"(?:^|(?<=[-_./= ]))seed[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:^|(?<=[-_./ ]))(?:epoch|ep|checkpoint|ckpt)[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
+_CHECKPOINT = re.compile(
+    r"(?:^|(?<=[-_./ ]))(?:(?P<stopped>early[-_ ]?stop(?:ped|ping)?)|(?P<best>best)|(?P<last>last|latest|final)|"
+    r"model|checkpoint|ckpt|weights|pytorch|state[-_ ]?dict)(?=$|[-_./ ])",
+    re.IGNORECASE,
+)
+"""Words of a name that say which checkpoint of a training run it is, or just that it is one."""
+
+_RANKS = {"stopped": 0, "best": 1, "last": 2, None: 3}
+"""Which of a run's checkpoints is taken: as in the published analyses, the best one before the last."""
+
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
 
 def claim(path: Path, root: Path) -> Candidate | Outcome | None:
     """A model by its path below `root`. Its configuration is its folder, together with an epoch in its name.
 
-    Its seed is the number after "seed" in its name or its folder's, else its index among the files beside it.
+    Its seed is the number after "seed" in its name or its folder's, else its index among the files beside it. Files
+    whose names differ only in words like "best" and "last" are checkpoints of one training run.
     """
     if not path.name.endswith(SUFFIXES) and path.name != "checkpoints":
         return None
@@ -49,7 +60,23 @@ def named(path: Path, root: Path | None = None) -> Candidate:
         configuration="/".join(filter(None, folders)) + (f"-e{int(epoch[1])}" if epoch else ""),
         seed=_indices(path.parent).get(path.name, 0) if number is None else number,
         known={"epochs": int(epoch[1])} if epoch else {},
+        rank=min((_RANKS[word.lastgroup] for word in _CHECKPOINT.finditer(path.name)), default=_RANKS[None]),
+        by_folder=True,
+        run=(below.parent / _run(path.name)).as_posix(),
+        counted=number is None,
     )
+
+
+def bare(name: str) -> str:
+    """A file's name without the endings of checkpoints: `a.pth.tar` → `a`."""
+    while ending := next((ending for ending in SUFFIXES if name.endswith(ending) and name != ending), ""):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _run(name: str) -> str:
+    """A file's name without its seed and what says which of its run's checkpoints it is."""
+    return re.sub(r"[-_. ]{2,}", "-", _CHECKPOINT.sub("", without_seed(bare(name)))).strip("-_. ")
 
 
 def seed_in(name: str) -> int | None:

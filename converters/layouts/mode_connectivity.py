@@ -47,6 +47,7 @@ def claim(path: Path, root: Path) -> Candidate | Outcome | None:
         configuration=f"{run.parent.name}/{name}-e{epoch}",
         seed=0 if seed is None else int(seed),
         known=known_facts(known),
+        facts={"input_shape": (32, 32, 3)} if options.get("dataset") in ("CIFAR10", "CIFAR100") else {},
         data="cifar10" if options.get("dataset") == "CIFAR10" else "",
     )
 

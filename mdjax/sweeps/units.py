@@ -15,9 +15,10 @@ import pandas as pd
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
 from mdjax.models import Architecture
-from mdjax.models.architecture import parse_shape
+from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.statuses import StatusCode
 from mdjax.zoo.data import Dataset
+from mdjax.zoo.store import shape_on
 
 _VERSION = 4
 """Of the measurements. Raise it with every change that moves a metric's values or adds to its rows: what an earlier
@@ -52,6 +53,8 @@ def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit
         rows[name] = pd.to_numeric(known).fillna(default)
     architectures = _ARCHITECTURE if "family" in rows else []
     if architectures:
+        texts = rows["input_shape"]
+        rows["input_shape"] = [shape_text(shape_on(text, dataset.input_shape)) for text in texts]
         rows = rows.sort_values([*architectures, "data_share", "label_noise", "configuration", "seed"])
         cells = rows.groupby([*architectures, "data_share", "label_noise"], sort=False)
     else:
@@ -66,6 +69,7 @@ def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit
             architecture = Architecture(**fields)
         if architecture is not None:
             _check_fit(architecture, dataset)
+            _check_weights(architecture, first)
         members: list[pd.DataFrame] = []
         for _, configuration in cell.groupby("configuration", sort=False):
             if members and sum(map(len, members)) + len(configuration) > limit:
@@ -90,6 +94,15 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
         raise InputError(
             f"The zoo's models tell {architecture.num_classes} classes apart, but {dataset.name} has "
             f"{dataset.num_classes}. Give the data they were trained on with --data."
+        )
+
+
+def _check_weights(architecture: Architecture, row: dict[str, Any]) -> None:
+    """A shape that the data told makes the network that was saved."""
+    if architecture.num_params != row.get("num_params", architecture.num_params):
+        raise InputError(
+            f"The zoo's models have {row['num_params']} parameters, but would have {architecture.num_params} if they "
+            f"read inputs of shape {architecture.input_shape}. Give the data they were trained on with --data."
         )
 
 

@@ -12,6 +12,7 @@ writer removes; of two writers of the same group the first one wins.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ import pandas as pd
 from mdjax import files
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
-from mdjax.models.architecture import shape_text
+from mdjax.models.architecture import parse_shape, shape_text
+from mdjax.models.sequences import layers_of
 from mdjax.statuses import StatusCode
 
 PyTree = Any
@@ -52,6 +54,43 @@ def weights_hash(params: PyTree, state: PyTree) -> list[str]:
     return [digest.hexdigest() for digest in digests]
 
 
+def open_shape(architecture: Architecture) -> str:
+    """The manifest's `input_shape` of a network whose inputs nobody described: only what its weights tell.
+
+    Images of any size have question marks for it: "?x?x3". A network that flattens images of one channel, or
+    vectors, reads so many numbers: "784".
+    """
+    shape = architecture.input_shape
+    if len(shape) != 3:
+        return shape_text(shape)
+    flattens = architecture.family == "mlp"
+    if architecture.family == "sequence":
+        kinds = [layer.kind for layer in layers_of(architecture.variant)]
+        flattens = "flatten" in kinds and "conv" not in kinds[: kinds.index("flatten")]
+    if flattens and shape[2] == 1:
+        return shape_text((math.prod(shape),))
+    return f"?x?x{shape[2]}"
+
+
+def shape_on(text: str, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The input shape that a manifest's text stands for where the data has examples of `data_shape`.
+
+    That of the data, where the text leaves it open (see `open_shape`) and it fits. Raises InputError where a network
+    reads images of any size, but the data has none of its channels.
+    """
+    if not text.startswith("?"):
+        shape = parse_shape(text)
+        reads_numbers = len(shape) == 1 and len(data_shape) == 3 and data_shape[2] == 1
+        return data_shape if reads_numbers and math.prod(data_shape) == shape[0] else shape
+    channels = int(text.rpartition("x")[2])
+    if len(data_shape) != 3 or data_shape[2] != channels:
+        raise InputError(
+            f"The zoo's models read images of {channels} channels, but the data has inputs of shape {data_shape}. "
+            "Give the data they were trained on with --data."
+        )
+    return data_shape
+
+
 def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True))
 
@@ -72,10 +111,11 @@ class Zoo:
     """An open zoo. `Zoo(path)` opens an existing one; `Zoo.create` makes one or reopens it to add models.
 
     `manifest` is a frame with one row per model: `model_id`, `configuration` (the model's settings without the
-    seed), `seed`, `group`, `position` (its index there), the architecture's fields, `num_params`, `weights_hash`,
-    `status` ("ok", or a sentence) with `status_code` (a `StatusCode`'s value), and whatever is known of the training
-    (`mdjax.columns.TRAINING`; missing where unknown). `damaged` are the groups whose rows cannot be read, each with
-    the sentence that says so; their models are not in the manifest.
+    seed), `seed`, `group`, `position` (its index there), the architecture's fields (`input_shape` may leave open what
+    nobody told, see `open_shape`), `num_params`, `weights_hash`, `status` ("ok", or a sentence) with `status_code` (a
+    `StatusCode`'s value), and whatever is known of the training (`mdjax.columns.TRAINING`; missing where unknown).
+    `damaged` are the groups whose rows cannot be read, each with the sentence that says so; their models are not in
+    the manifest.
     """
 
     def __init__(self, path: str | Path):
@@ -153,7 +193,8 @@ class Zoo:
 
             group: a plain folder name that the zoo does not have yet.
             architecture: of every model of the group.
-            rows: one mapping per model, with at least `model_id`, `configuration` and `seed`.
+            rows: one mapping per model, with at least `model_id`, `configuration` and `seed`; with an `input_shape` as
+                `open_shape` gives it where the architecture's is only one of many.
             params: a pytree of arrays [models, ...], as `architecture.init` makes them.
             state: the same for the networks' statistics.
 
@@ -175,7 +216,8 @@ class Zoo:
         frame["position"] = np.arange(len(frame))
         fields = dataclasses.asdict(architecture)
         for name, value in fields.items():
-            frame[name] = shape_text(value) if isinstance(value, tuple) else value
+            texts = [row.get("input_shape", shape_text(architecture.input_shape)) for row in rows]
+            frame[name] = texts if name == "input_shape" else value
         frame["num_params"] = architecture.num_params
         frame["weights_hash"] = weights_hash(params, state)
         finite = _finite_models(params, state)

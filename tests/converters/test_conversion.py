@@ -16,7 +16,7 @@ from torch_refused import REFUSED
 from torch_resnet import random_resnet
 
 import converters
-from converters import conversion
+from converters import groups
 from converters.cli import main
 from mdjax.errors import InputError
 from mdjax.models import Architecture
@@ -108,12 +108,12 @@ def test_groups_keep_configurations_together_within_their_limits(monkeypatch, li
             written.append([row["configuration"] for row in rows])
 
     for name, value in limits.items():
-        monkeypatch.setattr(conversion, name, value)
-    groups = conversion._Groups(Recorder())
+        monkeypatch.setattr(groups, name, value)
+    waiting = groups.Groups(Recorder())
     for configuration in range(5):
         for _ in range(5):
-            groups.add(Architecture("mlp", 2), {"configuration": configuration}, ({"w": np.zeros(250, "f4")}, {}))
-    groups.write_all()
+            waiting.add(Architecture("mlp", 2), {"configuration": configuration}, ({"w": np.zeros(250, "f4")}, {}))
+    waiting.write_all()
     assert [len(group) for group in written] == sizes
     if max(sizes) > 4:
         assert all(len({*first} & {*second}) == 0 for first, second in itertools.pairwise(written))
@@ -232,8 +232,8 @@ def test_a_process_that_is_killed_goes_on(tmp_path):
     write(src, *(f"c{number // 4:02d}/seed{number % 4}.pt" for number in range(60)))
     code = (
         "import sys, time\n"
-        "from converters import conversion\n"
-        "conversion.MAX_MODELS = 8\n"
+        "from converters import conversion, groups\n"
+        "groups.MAX_MODELS = 8\n"
         "append = conversion.Zoo.append\n"
         "def slow(*arguments):\n"
         "    append(*arguments); print('group', flush=True); time.sleep(0.2)\n"

@@ -1,0 +1,221 @@
+"""Networks of no known family: their own torch.nn.Module, given by the user, as one of mdjax's architectures.
+
+The module's code is the user's and is run; a checkpoint stays what it is, data. A zoo holds networks by name, so what
+can be kept in one is a plain sequence of layers (`converters.specifications`) or a network of a known family, and it is
+held against the module itself: equal logits and gradients. Others are measured from Python (`converters.from_module`).
+"""
+
+import ast
+import copy
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from converters import families
+from converters.entry_names import prefix_of
+from converters.errors import RefusedError, UnknownFamilyError
+from converters.specifications import fitting_shape, specification
+from converters.state_dicts import Reading
+from mdjax.errors import InputError, first_line
+from mdjax.models import Architecture
+from mdjax.models.architecture import shape_text
+
+_TOLERANCE = 1e-4
+
+
+class OwnModule:
+    """The module that all files of a conversion are checkpoints of.
+
+    module: a torch.nn.Module, left as it is, or how it is made: "FILE.py:CLASS", or with plain values as arguments
+        "FILE.py:CLASS(16, bias=False)". `construction` is the call.
+    """
+
+    def __init__(self, module: Any):
+        import torch
+
+        self.construction = f"{type(module).__name__}()"
+        self.code = ""
+        if isinstance(module, str):
+            self.code, name, arguments = _parts(module)
+            self.construction = f"{name}({arguments})"
+            self.module = _made(self.code, name, arguments)
+        else:
+            self.module = module
+        if not isinstance(self.module, torch.nn.Module):
+            raise InputError(f"module is {type(self.module).__name__!r}. Give a torch.nn.Module or FILE.py:CLASS.")
+        self._verified: set[Architecture] = set()
+
+    def architecture(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Architecture:
+        """The architecture that computes what the module does with these arrays.
+
+        Every array is an entry of the module and the other way round, as in a strict `load_state_dict`. `facts` may
+        tell the `input_shape`. Raises RefusedError with the reason, UnknownFamilyError for a module that is none of
+        mdjax's networks. Cost: for the first file of an architecture a forward and a backward pass of four examples,
+        in PyTorch and here.
+        """
+        prefix = prefix_of(arrays.keys(), self.module.state_dict().keys())
+        module = self._with(arrays, prefix)
+        shape = facts.get("input_shape")
+        reason = ""
+        try:
+            text = specification(module, prefix)
+            told = {"specification": text, "input_shape": shape or fitting_shape(text, arrays)}
+            architecture = families.recognise(arrays, told)
+        except RefusedError as error:
+            reason = str(error)
+            try:
+                architecture = families.recognise(arrays, {} if shape is None else {"input_shape": shape})
+            except RefusedError:
+                raise UnknownFamilyError(_NOT_HERE.format(reason)) from None
+        finite = all(np.isfinite(array).all() for array in arrays.values())
+        if finite and architecture not in self._verified:
+            try:
+                difference = _difference(module, prefix, arrays, architecture)
+            except Exception as error:  # the module is the user's own: it can raise anything
+                shape = shape_text(architecture.input_shape)
+                problem = f"on inputs of {shape} it raises {type(error).__name__}: {first_line(error)}"
+                raise UnknownFamilyError(_NOT_HERE.format(problem)) from None
+            if not difference < _TOLERANCE:
+                reason = reason or "its trace does not show all that it does"
+                found = f"as {architecture.family} its logits or gradients differ by {difference:.0e}"
+                raise UnknownFamilyError(_NOT_HERE.format(f"{reason}; {found}"))
+            self._verified.add(architecture)
+        return architecture
+
+    def _with(self, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
+        """The module in eval mode with these arrays, every one of its parameters differentiated."""
+        import torch
+
+        module = copy.deepcopy(self.module).cpu().eval().requires_grad_(requires_grad=True)
+        entries = {f"{prefix}{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        expected = module.state_dict()
+        for verb, names in (("lacks", expected.keys() - entries.keys()), ("has", entries.keys() - expected.keys())):
+            if names:
+                kind = "entries" if verb == "lacks" else "entries unknown to the module"
+                raise RefusedError(f"it {verb} {len(names)} {kind} of {self.construction}, first {min(names)}")
+        try:
+            module.load_state_dict(entries)
+        except RuntimeError as error:
+            raise RefusedError(
+                f"it does not load into {self.construction}: {str(error).split(chr(10))[1].strip()}"
+            ) from None
+        return module
+
+
+HINT = "; give the network's code with --module FILE.py:CLASS, or measure it from Python as said below"
+_NOT_HERE = "its module is no network that a zoo can hold ({}); measure it from Python as said below"
+
+
+def python_lines(path: Path, reading: Reading, module: OwnModule | None, data: Any) -> str:
+    """How a network that only its own code tells is measured from Python, with the lines for one of its files.
+
+    path: of the checkpoint.
+    reading: how it is read.
+    module: the network's code, where it is known.
+    data: what it was trained on, by `name` and `input_shape`, which may be unknown.
+    """
+    made = "YourNetwork()" if module is None else module.construction
+    options = [f"{name}=True" for name, value in reading._asdict().items() if value]
+    how = f", converters.Reading({', '.join(options)})" if options else ""
+    shape = data.input_shape
+    inputs = "example_inputs"
+    if shape is not None:
+        inputs = f"torch.zeros{(2, shape[2], *shape[:2]) if len(shape) == 3 else (2, *shape)}"
+    imported = f"from {Path(module.code).stem} import {made.partition('(')[0]}\n  " if module and module.code else ""
+    told = "" if module else "YourNetwork is its class; "
+    told += "" if shape is not None else "example_inputs is a tensor of examples [b, ...] as it takes them"
+    return (
+        "A network that only its own code tells is measured from Python (pip install 'mdjax[torchax]'):\n\n"
+        f"  {imported}model, _, _ = converters.from_module({made}, {inputs})\n"
+        f"  models = [model.arrays(converters.read_state_dict({str(path)!r}{how}))]\n"
+        f"  table = mdjax.measure(models, model=model, data={data.name or 'my.npz'!r})\n"
+        + (f"\n{told.rstrip('; ')}." if told else "")
+    )
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """ "FILE.py:CLASS(ARGUMENTS)" as its three parts."""
+    found = re.fullmatch(r"(.+):([A-Za-z_]\w*)(?:\((.*)\))?", text, re.DOTALL)
+    if found is None:
+        raise InputError(f"Cannot read the module {text!r}. Give the network's code as FILE.py:CLASS.")
+    return found[1], found[2], found[3] or ""
+
+
+def _made(file: str, name: str, arguments: str) -> Any:
+    """The module that a call makes. Runs the file, whose folder is searched for what it imports."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InputError(f"There is no file {file}. Give the network's code as FILE.py:CLASS.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} is no Python file. Give the network's code as FILE.py:CLASS.")
+    code = importlib.util.module_from_spec(spec)
+    folder = str(path.absolute().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(code)
+    except Exception as error:  # the file is the user's own: it can raise anything
+        raise InputError(f"Cannot run {file}: {type(error).__name__}: {first_line(error)}. Mend it.") from None
+    finally:
+        sys.path.remove(folder)
+    called = getattr(code, name, None)
+    if not callable(called):
+        own = [key for key, value in vars(code).items() if getattr(value, "__module__", "") == path.stem]
+        raise InputError(f"{file} has no {name!r}; it has {', '.join(own) or 'nothing'}. Give FILE.py:CLASS.")
+    try:
+        call = ast.parse(f"made({arguments})", mode="eval").body
+        if not isinstance(call, ast.Call):
+            raise ValueError
+        positional = [ast.literal_eval(value) for value in call.args]
+        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError):
+        raise InputError(f"Cannot read {arguments!r}. Write plain values as in Python: 16, bias=False.") from None
+    try:
+        return called(*positional, **named)
+    except Exception as error:  # the user's own code again
+        raise InputError(
+            f"{name}({arguments}) raised {type(error).__name__}: {first_line(error)}. Give --module-args what it needs."
+        ) from None
+
+
+def _difference(module: Any, prefix: str, arrays: Mapping[str, np.ndarray], architecture: Architecture) -> float:
+    """The largest relative difference of logits and gradients between a module and an architecture, at random inputs.
+
+    Gradients are those of a random function of the logits; parameters that get none in PyTorch count as zero.
+    """
+    import torch
+
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(4, *architecture.input_shape)).astype(np.float32)
+    weights = generator.normal(size=(4, architecture.num_classes)).astype(np.float32)
+    stored = np.moveaxis(inputs, -1, 1) if inputs.ndim == 4 else inputs
+    # A copy: views of one channel keep strides that torch takes for channels stored last.
+    logits = module(torch.from_numpy(np.array(stored, order="C")))
+    (logits * torch.from_numpy(weights) + logits.square() / 2).sum().backward()
+    gradients = dict(arrays)
+    for name, parameter in module.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gradients[name.removeprefix(prefix)] = gradient.numpy()
+    params, state = families.to_flax(arrays, architecture)
+    model = architecture.model()
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        found = model.apply(params, state, jnp.asarray(inputs))
+        return (found * weights + found**2 / 2).sum(), found
+
+    found_gradients, found = jax.grad(loss, has_aux=True)(params)
+    pairs = [(found, logits.detach().numpy())]
+    expected = families.to_flax(gradients, architecture)[0]
+    pairs += list(zip(jax.tree.leaves(found_gradients), jax.tree.leaves(expected), strict=True))
+    if np.shape(found) != tuple(logits.shape):
+        return float("inf")
+    scale = max(float(np.abs(other).max()) for _, other in pairs[1:])
+    scales = [float(np.abs(pairs[0][1]).max()), *[max(np.abs(other).max(), 1e-2 * scale) for _, other in pairs[1:]]]
+    return max(float(np.abs(one - other).max() / max(size, 1e-30)) for (one, other), size in zip(pairs, scales))

@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 from flax import nnx, serialization
 
 from converters.errors import RefusedError
-from converters.modules import Converted, nested
+from converters.module_entries import nested
+from converters.modules import Converted
 from mdjax.errors import InputError, first_line
 from mdjax.models.layers import batch_moments
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from converters import module_entries as entries
 from converters.entry_names import prefix_of
 from converters.errors import RefusedError
 from converters.state_dicts import require_torch
@@ -58,12 +59,16 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
     is. Arrays of further checkpoints come from `model.arrays(state_dict)` and can be measured together.
 
     Params are nested by the module's names; a weight's outputs are its last axis, as in Flax. State holds the
-    floating-point buffers. Costs one forward pass of the module and one, op by op, in JAX, whose logits must agree
-    to 1e-4. Raises InputError where torchax is missing and RefusedError, with the reason, for a module that it
-    cannot run, that keeps no statistics for its BatchNorm, or that does not return logits.
+    buffers, whole numbers and masks included. Parameters that the module does not train are named in `model.frozen`.
+    What runs without gradient in PyTorch has none here. Costs two forward passes and a gradient of the module, and the
+    same, op by op, in JAX: logits must agree to 1e-4, gradients to 1e-2. Raises InputError where torchax is missing
+    and RefusedError, with the reason, for a module that it cannot run, whose derivatives are not those of what it
+    computes (`torch.autograd.Function`, hooks), that keeps no statistics for its BatchNorm, or does not return logits.
     """
-    torchax = require_torchax()
+    require_torchax()
     import torch
+
+    from converters.derivatives import reference_logits, refuse_hooks
 
     inputs = (
         example_inputs[0] if isinstance(example_inputs, tuple | list) and len(example_inputs) == 1 else example_inputs
@@ -72,28 +77,38 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
         raise InputError(
             f"example_inputs is {type(inputs).__name__!r}. Give one tensor of examples [b, ...], as the module takes."
         )
+    refuse_hooks(module)
+    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
     copied = _evaluating(copy.deepcopy(module).cpu())
     for name, part in copied.named_modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise RefusedError(
                 f"its BatchNorm {name} keeps no statistics, so that an example's logits depend on the other examples"
             )
-    model = TorchModel(copied, _names(copied), images=inputs.ndim == 4 if images is None else images)
-    params, state = model.arrays(copied.state_dict())
-    with torch.no_grad():
-        expected = copied(inputs.cpu())
+    examples = inputs.detach().cpu()
+    # A forward pass may change its buffers, as counters.
+    expected = reference_logits(copy.deepcopy(copied), examples)
     if not isinstance(expected, torch.Tensor) or expected.ndim != 2 or len(expected) != len(inputs):
         raise RefusedError(f"it returns {_described(expected)}, not one tensor of logits [b, classes]")
-    stored = inputs.detach().cpu().numpy()
+    names = entries.module_names(copied)
+    model = TorchModel(
+        copied,
+        names,
+        images=inputs.ndim == 4 if images is None else images,
+        frozen=tuple(entries.key_path(name) for name in names if name.torch in frozen and name.is_param),
+    )
+    stored = jnp.asarray(np.moveaxis(examples.numpy(), 1, -1) if model.images else examples.numpy())
     try:
-        found = model.apply(params, state, jnp.asarray(np.moveaxis(stored, 1, -1) if model.images else stored))
+        with jax.default_matmul_precision("highest"):
+            model = _traceable(model, stored)
+            params, state = model.arrays(copied.state_dict())
+            found = model.apply(params, state, stored)
+            _check_logits(np.asarray(found), expected.float().numpy())
+            _check_gradient(model, state, stored, examples)
     except RefusedError:
         raise
     except Exception as error:  # anything that torchax has no rule for
         raise RefusedError(f"torchax cannot run it: {first_line(error)}") from None
-    difference = float(np.abs(np.asarray(found) - expected.numpy()).max() / max(1e-30, float(expected.abs().max())))
-    if not difference < 1e-4 and bool(torch.isfinite(expected).all()):
-        raise RefusedError(f"its logits under torchax {torchax.__version__} differ by {difference:.0e} from PyTorch's")
     return Converted(model, params, state)
 
 
@@ -131,27 +146,21 @@ def from_exported(
     return from_module(program.module(check_guards=False), example_inputs, images=images)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Name:
-    """An entry of a state_dict and the array that it becomes."""
-
-    torch: str
-    path: tuple[str, ...]  # in params or state
-    is_param: bool
-    shape: tuple[int, ...]
-    outputs: int = 0  # the axis of outputs, in PyTorch
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TorchModel:
     """A module as a `mdjax.models.Model`.
 
-    Compared by identity: a program compiled for one object is not reused for another.
+    `frozen` are the parameters that the module does not train (`requires_grad` False), by their paths in params as
+    `jax.tree_util.keystr` spells them. `constants` are buffers whose values the program is built on, as the number of
+    steps of a loop; checkpoints with others are refused. Compared by identity: a program compiled for one object is
+    not reused for another.
     """
 
     module: Any
-    names: tuple[_Name, ...]
+    names: tuple[entries.Name, ...]
     images: bool
+    frozen: tuple[str, ...] = ()
+    constants: frozenset[str] = frozenset()
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
         """Logits [b, classes], with the stored statistics."""
@@ -170,92 +179,134 @@ class TorchModel:
         Raises RefusedError for running statistics that no BatchNorm used, so that there is no rule to estimate them.
         """
         logits, found = self._run(params, state, inputs, weights)
-        entries = {name.torch: name for name in self.names if not name.is_param}
-        for name in entries:
+        buffers = {name.torch: name for name in self.names if not name.is_param}
+        for name in buffers:
             if name.rpartition(".")[2] in ("running_mean", "running_var") and name not in found:
                 raise RefusedError(f"its statistics {name} are not those of a BatchNorm and cannot be re-estimated")
-        return logits, nested({entry.path: found.get(name, _at(state, entry.path)) for name, entry in entries.items()})
+        estimated = {entry.path: found.get(name, entries.at_path(state, entry.path)) for name, entry in buffers.items()}
+        return logits, entries.nested(estimated)
 
     def arrays(self, state_dict: Mapping[str, Any]) -> tuple[PyTree, PyTree]:
-        """(params, state) of a checkpoint of the module, as numpy arrays of float32.
+        """(params, state) of a checkpoint of the module, as numpy arrays: float32, whole numbers and masks as they are.
 
-        Entries are torch tensors or numpy arrays. Raises RefusedError for an entry that is missing, left over, of
-        another shape, or differs from the one that it is tied to.
+        Entries are torch tensors or numpy arrays; of tied ones one is enough. Every entry is taken, but for BatchNorm's
+        counters of batches. Raises RefusedError for an entry that is missing, left over, of another shape or kind,
+        that differs from the one it is tied to, or from a constant of the program.
         """
         expected = self.module.state_dict(keep_vars=True)
+        # All names of one tensor of the module, the first of which stands for it.
+        tied: dict[int, list[str]] = {}
+        for name, value in expected.items():
+            tied.setdefault(id(value), []).append(name)
         prefix = prefix_of(state_dict.keys(), expected.keys())  # reading may have taken it off
-        given = {f"{prefix}{name}": _array(value) for name, value in state_dict.items()}
+        given = {f"{prefix}{name}": entries.plain_array(value, name) for name, value in state_dict.items()}
+        for group in tied.values():
+            # Files that keep one copy of what is tied leave the other names out.
+            if kept := next((name for name in group if name in given), None):
+                given = {name: given[kept] for name in group} | given
         if missing := expected.keys() - given.keys():
             raise RefusedError(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
         if unknown := given.keys() - expected.keys():
             raise RefusedError(f"it has {len(unknown)} unknown entries, first {min(unknown)}")
-        kept = {id(value): name for name, value in reversed(expected.items())}
         for name, value in expected.items():
-            tied = kept[id(value)]
-            if given[name].shape != tuple(value.shape):
+            entries.check_entry(name, given[name], value)
+            first = tied[id(value)][0]
+            if not np.array_equal(given[name], given[first], equal_nan=given[name].dtype.kind == "f"):
+                raise RefusedError(f"its entries {first} and {name} differ, but are tied to each other")
+            if name in self.constants and not np.array_equal(given[name], entries.plain_array(value, name)):
                 raise RefusedError(
-                    f"its entry {name} is of shape {list(given[name].shape)}, but {list(value.shape)} was expected"
+                    f"its entry {name} is not that of the module, whose program depends on it. Load this checkpoint "
+                    "into the module and call from_module again"
                 )
-            if tied != name and not np.array_equal(given[name], given[tied]):
-                raise RefusedError(f"its entries {tied} and {name} differ, but are tied to each other")
-        constants = {name: value for name, value in self.module.named_buffers() if name not in given}
-        params, state = {}, {}
-        for name in self.names:
-            value = given.get(name.torch)
-            value = _array(constants[name.torch]) if value is None else value
-            value = value.astype(np.float32)
-            (params if name.is_param else state)[name.path] = (
-                np.moveaxis(value, name.outputs, -1) if name.is_param and value.ndim > 1 else value
-            )
-        return nested(params), nested(state)
+        others = {name: value for name, value in self.module.named_buffers() if name not in given}
+        values = given | {name: entries.plain_array(value, name) for name, value in others.items()}
+        values = {name.torch: entries.canonical(name.torch, values[name.torch]) for name in self.names}
+        return entries.placed(self.names, values, params=True), entries.placed(self.names, values, params=False)
 
     def _run(
         self, params: PyTree, state: PyTree, inputs: jax.Array, weights: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         import torch
-        import torchax
 
-        from converters.torchax_modes import Interception
+        from converters import torchax_rules
+        from converters.torchax_modes import Interception, mark
 
-        environment = torchax.default_env()
-        arrays = {}
-        for name in self.names:
-            value = jnp.asarray(_at(params if name.is_param else state, name.path))
-            arrays[name.torch] = jnp.moveaxis(value, -1, name.outputs) if name.is_param and value.ndim > 1 else value
-        for name, buffer in self.module.named_buffers():
-            if name not in arrays:  # whole numbers and masks
-                arrays[name] = jnp.asarray(buffer.detach().numpy())
+        environment = torchax_rules.environment()
+        arrays = entries.found(self.names, params, params=True) | entries.found(self.names, state, params=False)
+        with jax.ensure_compile_time_eval():  # the program can be built on them
+            for name, buffer in self.module.named_buffers():
+                if name not in arrays:  # counters of batches, and constants
+                    arrays[name] = jnp.asarray(entries.canonical(name, entries.plain_array(buffer, name)))
         tensors = environment.j2t_iso(arrays)
         statistics = {id(tensors[name.torch]): name.torch for name in self.names if not name.is_param}
-        examples = environment.j2t_iso(jnp.moveaxis(inputs, -1, 1) if self.images else inputs)
-        with environment, Interception(statistics, weights) as interception:
-            logits = torch.func.functional_call(self.module, tensors, (examples,))
+        given = jnp.asarray(inputs)
+        examples = mark(environment.j2t_iso(jnp.moveaxis(given, -1, 1) if self.images else given), False)
+        params_of = {name.torch for name in self.names if name.is_param}
+        for name, tensor in tensors.items():
+            mark(tensor, name in params_of)
+        everywhere = {name: tensors[first] for name, first in entries.representatives(self.module).items()}
+        with environment, Interception(statistics, weights, folded=bool(self.constants)) as interception:
+            logits = torch.func.functional_call(self.module, everywhere, (examples,), tie_weights=False)
         return environment.t2j_iso(logits), interception.found
 
 
-def _names(module: Any) -> tuple[_Name, ...]:
-    import torch
+def _traceable(model: TorchModel, inputs: jax.Array) -> TorchModel:
+    """The model, with those buffers as constants without whose values its program cannot be written down."""
+    whole = {name.torch for name in model.names if not name.is_param and not name.is_floating}
+    failure = _failure(model, inputs)
+    if failure is None or not whole:
+        if failure is not None:
+            raise failure
+        return model
+    fixed = {name for name in whole if _failure(_with_constants(model, whole - {name}), inputs) is not None}
+    for constants in (fixed, whole):
+        found = _with_constants(model, constants)
+        failure = _failure(found, inputs)
+        if failure is None:
+            return found
+    raise failure
 
-    parts = dict(module.named_modules())
-    entries = []
-    for is_param, named in ((True, module.named_parameters()), (False, module.named_buffers())):
-        for name, value in named:
-            if not value.is_floating_point():
-                if is_param:
-                    raise RefusedError(f"its parameter {name} is {value.dtype}, which has no derivatives")
-                continue
-            owner, _, leaf = name.rpartition(".")
-            part = parts.get(owner)
-            inputs_first = isinstance(part, torch.nn.modules.conv._ConvTransposeNd | torch.nn.Embedding)
-            if is_param and leaf == "weight":
-                leaf = "kernel" if value.ndim > 1 else "scale"
-            path = (*owner.split("."), leaf) if owner else (leaf,)
-            outputs = 1 if inputs_first and leaf == "kernel" else 0
-            entries.append(_Name(name, path, is_param, tuple(value.shape), outputs))
-    paths = [(entry.is_param, entry.path) for entry in entries]
-    if len(set(paths)) < len(paths):  # a module with both a weight and a kernel
-        return tuple(dataclasses.replace(entry, path=tuple(entry.torch.split("."))) for entry in entries)
-    return tuple(entries)
+
+def _with_constants(model: TorchModel, constants: set[str]) -> TorchModel:
+    names = tuple(name for name in model.names if name.torch not in constants)
+    return dataclasses.replace(model, names=names, constants=frozenset(constants))
+
+
+def _failure(model: TorchModel, inputs: jax.Array) -> Exception | None:
+    try:
+        jax.eval_shape(model.apply, *model.arrays(model.module.state_dict()), inputs)
+    except Exception as error:  # the module's own code, and anything that torchax has no rule for
+        return error
+    return None
+
+
+def _check_logits(found: np.ndarray, expected: np.ndarray) -> None:
+    import torchax
+
+    difference = float(np.abs(found - expected).max() / max(1e-30, float(np.abs(expected).max())))
+    if not difference < 1e-4 and bool(np.isfinite(expected).all()):
+        raise RefusedError(f"its logits under torchax {torchax.__version__} differ by {difference:.0e} from PyTorch's")
+
+
+def _check_gradient(model: TorchModel, state: PyTree, inputs: jax.Array, examples: Any) -> None:
+    from converters import derivatives
+
+    if not any(name.is_param for name in model.names):
+        return
+    values = {name: entries.plain_array(value, name) for name, value in model.module.named_parameters()}
+    point = derivatives.nearby(values)
+
+    def total(params: PyTree) -> jax.Array:
+        logits = model.apply(params, state, inputs)
+        return jnp.sum(logits * derivatives.logit_weights(logits.shape))
+
+    slopes = jax.grad(total)(entries.placed(model.names, point, params=True))
+    named = {name: np.asarray(array) for name, array in entries.found(model.names, slopes, params=True).items()}
+    if differing := derivatives.difference(named, derivatives.gradient(copy.deepcopy(model.module), point, examples)):
+        raise RefusedError(
+            f"the derivative of its logits by {differing} is not PyTorch's: something in its forward pass changes "
+            "derivatives in a way that torchax does not follow"
+        )
 
 
 def _evaluating(module: Any) -> Any:
@@ -263,33 +314,6 @@ def _evaluating(module: Any) -> Any:
         return module.eval()
     except NotImplementedError:  # an exported program has no modes
         return module
-
-
-def _array(value: Any) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    try:
-        value = value.detach().cpu()
-        return (value.float() if value.is_floating_point() else value).numpy()
-    except Exception as error:  # sparse, quantised, without data
-        raise RefusedError(f"one of its entries is no plain array: {first_line(error)}") from None
-
-
-def nested(arrays: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Arrays by their paths as dicts of dicts."""
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        node = tree
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        node[path[-1]] = array
-    return tree
-
-
-def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
-    for part in path:
-        tree = tree[part]
-    return tree
 
 
 def _described(value: Any) -> str:

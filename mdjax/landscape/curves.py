@@ -332,7 +332,12 @@ def reestimate_statistics(
         def add_point(point: tuple[jax.Array, PyTree]) -> PyTree:
             t, total = point
             _, statistics = model.batch_apply(curve_point(curve, t), state, x, weights)
-            return jax.tree.map(lambda old, new: old + fraction * new, total, statistics)
+            # Orders and masks are no statistics.
+            return jax.tree.map(
+                lambda old, new: old + fraction * new if jnp.issubdtype(old.dtype, jnp.floating) else new,
+                total,
+                statistics,
+            )
 
         return jax.lax.map(add_point, (points, totals))
 

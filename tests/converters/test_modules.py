@@ -256,7 +256,7 @@ def test_bad_checkpoints_of_a_module_are_refused():
         "it has 1 unknown entries, first extra": good | {"extra": torch.ones(1)},
         r"its entry head.bias is of shape \[3\], but \[10\] was expected": good | {"head.bias": torch.ones(3)},
         "its entries square.weight and again.weight differ": good | {"again.weight": torch.ones(4, 4)},
-        "one of its entries is no plain array": good | {"head.bias": torch.ones(10).to_sparse()},
+        "its entry head.bias is no plain array": good | {"head.bias": torch.ones(10).to_sparse()},
     }
     for reason, entries in cases.items():
         with pytest.raises(RefusedError, match=reason):

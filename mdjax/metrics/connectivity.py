@@ -10,11 +10,14 @@ import numpy as np
 from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape import curves, losses
-from mdjax.landscape.alignment import aligned
+from mdjax.landscape.alignment import TOLERANCE, aligned_and_verified
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics.contract import Examples, Metric, PairMetric, Pairs, Raw, Weights
 from mdjax.models import Model
 from mdjax.statuses import Status, StatusCode
+
+_VERIFIED_ON, _VERIFICATION = 8, 1
+"""Examples that an alignment is verified on, and what tells its random numbers from the curve's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,8 @@ class ModeConnectivity(PairMetric):
     kept, so that any other definition can be computed from the table. `curve_end_gap` (points of error) and
     `curve_end_loss_gap` (nats) are how far the curve's ends, whose statistics are re-estimated, lie from the two
     models with their own stored statistics: 0 without statistics. `align` permutes the second model's units to
-    match the first's before (`mdjax.landscape.alignment`).
+    match the first's before (`mdjax.landscape.alignment`); on a few examples it is checked that this leaves the
+    network what it is, and where it does not the row says so and has no numbers.
     Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
 
@@ -148,8 +152,11 @@ def _along_curve(
 ) -> Raw:
     """Loss and error [num_points] along the curve, and at the models themselves [2] with their own statistics."""
     (start, state), (end, end_state) = first, second
+    found: dict[str, jax.Array] = {}
     if align:
-        end, _ = aligned(model, start, end, end_state, data.x_train[:1])
+        # A key of its own: the curve's random numbers are the same with and without.
+        verify_key, inputs = jax.random.fold_in(key, _VERIFICATION), data.x_train[:_VERIFIED_ON]
+        end, _, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
     points = jnp.linspace(0.0, 1.0, num_points)
     curve = curves.trained_curve(model, settings, start, end, state, data.train, key)
     loss, error = curves.evaluate_curve(model, curve, state, data.train, points=points)
@@ -157,17 +164,29 @@ def _along_curve(
     size = curves.EVALUATED_TOGETHER
     ends = [losses.evaluate(model, *member, data.train, batch_size=size) for member in (first, second)]
     end_loss, end_error = map(jnp.stack, zip(*ends))
-    return {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
+    return found | {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
 
 
 def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
     """The points along the curve, how far its ends are from the models, and a status where a number is missing."""
     found = {name: np.asarray(raw[name], np.float64) for name in raw}
+    change = found.pop("change", np.zeros(()))
+    is_finite = np.isfinite(found["end_error"]).all()
+    # Not finite by itself where a model's logits are not.
+    if is_finite and not change <= TOLERANCE:
+        for name in ("loss", "error", "end_loss", "end_error"):
+            found[name] = np.full_like(found[name], np.nan)
     columns: dict[str, Any] = {f"{prefix}_{name}": found[name].tolist() for name in ("t", "loss", "error")}
     columns[f"{prefix}_end_gap"] = float(np.abs(found["error"][[0, -1]] - found["end_error"]).max())
     columns[f"{prefix}_end_loss_gap"] = float(np.abs(found["loss"][[0, -1]] - found["end_loss"]).max())
-    if not np.isfinite(found["end_error"]).all():
+    if not is_finite:
         return columns | {"status": Status(StatusCode.NOT_FINITE, "a model at the curve's end has no finite loss")}
+    if not change <= TOLERANCE:
+        sentence = (
+            f"alignment would change the network: logits move by {change:.0e} of the largest, where rounding alone "
+            f"moves less than {TOLERANCE:.0e}; measure without align"
+        )
+        return columns | {"status": Status(StatusCode.ALIGNMENT_FAILED, sentence)}
     if not np.isfinite(found["error"]).all():
         return columns | {"status": Status(StatusCode.DIVERGED, "curve diverged")}
     return columns

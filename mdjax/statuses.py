@@ -13,6 +13,7 @@ class StatusCode(enum.StrEnum):
     TOO_LARGE = "too_large"  # for the device's memory
     NOT_FINITE = "not_finite"  # a measured number
     DIVERGED = "diverged"  # the training of a curve
+    ALIGNMENT_FAILED = "alignment_failed"  # it would have changed the network
     NOT_CONVERGED = "not_converged"  # an iteration, before its limit
     UNCERTAIN = "uncertain"  # a standard error out of all proportion
     FAILED = "failed"  # the metric itself, by an error

@@ -23,11 +23,25 @@ from mdjax.errors import InputError
 from mdjax.landscape.symmetries import Specification, specification
 from mdjax.models import Model
 
-__all__ = ["Specification", "aligned", "matching", "permuted", "random_permutations", "specification", "verify"]
+__all__ = [
+    "TOLERANCE",
+    "Aligned",
+    "Specification",
+    "aligned",
+    "aligned_and_verified",
+    "matching",
+    "permuted",
+    "random_permutations",
+    "specification",
+    "verify",
+]
 
 PyTree = Any
 Permutations = tuple[jax.Array, ...]
 """For each group of units, int32[units]: the unit at index permutation[i] moves to index i."""
+
+TOLERANCE = 1e-5
+"""A relative change of the logits above this is more than float32's rounding of reordered sums: the network changed."""
 
 _LARGEST = 2.0**30
 """Weights of this size or more count as 0 in the match, and a unit whose weights are all below 1/_LARGEST is rounded as
@@ -50,6 +64,43 @@ def aligned(
     _check_shapes(first_params, second_params)
     found = specification(model, second_params, second_state, inputs)
     return permuted(found, matching(found, first_params, second_params), second_params, second_state)
+
+
+class Aligned(NamedTuple):
+    """(params, state) of an aligned model, and the largest change of a logit by the alignment, as `verify` has it."""
+
+    params: PyTree
+    state: PyTree
+    change: jax.Array
+
+
+def aligned_and_verified(
+    model: Model,
+    first_params: PyTree,
+    second_params: PyTree,
+    second_state: PyTree,
+    inputs: jax.Array,
+    key: jax.Array,
+) -> Aligned:
+    """As `aligned`, and how far the network is from being the same one: `change`, which `TOLERANCE` judges.
+
+        model, first_params, second_params, second_state: as for `aligned`.
+        inputs: examples [b, ...] to compare logits on.
+        key: for random permutations, which are put to the test beside those found.
+
+    Costs three forward passes more. `change` is NaN where logits are not finite.
+    """
+    _check_shapes(first_params, second_params)
+    found = specification(model, second_params, second_state, inputs)
+    end = permuted(found, matching(found, first_params, second_params), second_params, second_state)
+    change = jnp.zeros(())
+    if found.sizes:
+        logits = model.apply(second_params, second_state, inputs)
+        change = jnp.maximum(
+            _relative_change(logits, model.apply(*end, inputs)),
+            verify(model, found, second_params, second_state, inputs, key),
+        )
+    return Aligned(*end, change)
 
 
 def permuted(
@@ -89,11 +140,17 @@ def verify(
         inputs: examples [b, ...].
         key: for the permutations.
 
-    Costs two forward passes. Anything above 1e-5 in float32 means that the specification is wrong for the model.
+    Costs two forward passes. Anything above `TOLERANCE` in float32 means that the specification is wrong for the model.
     """
     logits = model.apply(params, state, inputs)
     changed = model.apply(*permuted(specification, random_permutations(specification, key), params, state), inputs)
-    return jnp.max(jnp.abs(changed - logits)) / jnp.max(jnp.abs(logits))
+    return _relative_change(logits, changed)
+
+
+def _relative_change(logits: jax.Array, changed: jax.Array) -> jax.Array:
+    """The largest change, relative to the largest logit; 0 where nothing changed, also of logits that are all 0."""
+    change = jnp.max(jnp.abs(changed - logits))
+    return jnp.where(change == 0, 0.0, change / jnp.max(jnp.abs(logits)))
 
 
 def matching(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -13,6 +14,7 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples, over_data, random_order, slice_batch
 from mdjax.models import Model
+from mdjax.models.parameters import Parts, divided, united
 
 PyTree = Any
 
@@ -133,8 +135,13 @@ def straight_bends(start: PyTree, end: PyTree, num_bends: int) -> PyTree:
     return jax.tree.map(between, start, end)
 
 
-def random_bends(params: PyTree, num_bends: int, key: jax.Array) -> PyTree:
+def random_bends(params: PyTree, num_bends: int, key: jax.Array, counted: Sequence[bool] | None = None) -> PyTree:
     """Bends with the entries that a fresh network of the same shapes gets, stacked on axis 0.
+
+        params: one model's, or their shapes.
+        num_bends: how many.
+        key: what they are drawn with.
+        counted: for each array whether it is drawn; the others are None in the result.
 
     A kernel (any array of two or more axes, inputs before the last one) is drawn from U(±1/√fan_in), and so is a
     bias beside it: the nearest kernel before it, else after it, in the same node of the tree that has as many
@@ -142,12 +149,13 @@ def random_bends(params: PyTree, num_bends: int, key: jax.Array) -> PyTree:
     published (PyTorch < 1.2). InputError, with its path, for an array that is none of these.
     """
     leaves, structure = jax.tree.flatten_with_path(params)
-    bounds = [_bounds(index, leaves) for index in range(len(leaves))]
-    drawn = [
-        jax.random.uniform(jax.random.fold_in(key, index), (num_bends, *leaf.shape), leaf.dtype, low, high)
-        for index, ((_, leaf), (low, high)) in enumerate(zip(leaves, bounds))
-    ]
-    return jax.tree.unflatten(structure, drawn)
+
+    def drawn(index: int) -> jax.Array:
+        leaf, (low, high) = leaves[index][1], _bounds(index, leaves)
+        return jax.random.uniform(jax.random.fold_in(key, index), (num_bends, *leaf.shape), leaf.dtype, low, high)
+
+    wanted = [True] * len(leaves) if counted is None else counted
+    return jax.tree.unflatten(structure, [drawn(i) if is_wanted else None for i, is_wanted in enumerate(wanted)])
 
 
 def _bounds(index: int, leaves: list[tuple[Any, jax.Array]]) -> tuple[float, float]:
@@ -183,6 +191,7 @@ def trained_curve(
     state: PyTree,
     examples: LabelledExamples,
     key: jax.Array,
+    counted: Sequence[bool] | None = None,
 ) -> Curve:
     """A curve between two models' parameters, its bends trained and its ends fixed.
 
@@ -192,6 +201,8 @@ def trained_curve(
         state: any of the two models' statistics; only its structure matters.
         examples: where mini-batches come from.
         key: for the bends' random start, the mini-batches and t.
+        counted: for each array of the parameters whether it is trained (default: all); the others stay on the
+            straight line between the ends, and are not decayed.
 
     Cost: one gradient of `settings.batch_size` examples a step; memory: two copies of the bends, three of the
     parameters and one mini-batch's activations.
@@ -200,10 +211,10 @@ def trained_curve(
         return Curve("line", start, straight_bends(start, end, 0), end)
     inputs, labels, num_examples = examples
     start_key, key = jax.random.split(key)
+    counted = (True,) * len(jax.tree.leaves(start)) if counted is None else counted
+    bends, resting = divided(straight_bends(start, end, settings.num_bends), counted)
     if settings.start == "random":
-        bends = random_bends(start, settings.num_bends, start_key)
-    else:
-        bends = straight_bends(start, end, settings.num_bends)
+        bends = random_bends(start, settings.num_bends, start_key, counted)
     size = settings.batch_size
     published = settings.recipe == "published"
     steps_per_epoch = -(-num_examples // size) if published else 1
@@ -211,15 +222,16 @@ def trained_curve(
     num_epochs = settings.epoch_factor * (10 * inputs.shape[0] // num_examples) if published else settings.num_steps
     optimizer = optax.sgd(_schedule(settings.learning_rate, steps_per_epoch, num_epochs), momentum=settings.momentum)
 
-    def loss(params: PyTree, x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
+    def loss(params: PyTree, held: PyTree, x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
         x, y, weights = over_data((x, y, weights))
-        logits, _ = model.batch_apply(params, state, x, weights)
+        logits, _ = model.batch_apply(united(Parts(params, held)), state, x, weights)
         return losses.mean_cross_entropy(logits, y, weights)
 
     def step(carry: PyTree, t: jax.Array, index: jax.Array, weights: jax.Array) -> PyTree:
         bends, optimizer_state = carry
-        params = curve_point(Curve(settings.kind, start, bends, end), t)
-        gradient = jax.grad(loss)(params, inputs[index], labels[index], weights)
+        point = curve_point(Curve(settings.kind, start, united(Parts(bends, resting)), end), t)
+        params, held = divided(point, counted)
+        gradient = jax.grad(loss)(params, held, inputs[index], labels[index], weights)
         # By the chain rule each bend's gradient is the point's times the bend's weight in it.
         own = jnp.stack(point_weights(settings.kind, t, settings.num_bends + 2)[1:-1])
         gradient = jax.tree.map(
@@ -246,7 +258,7 @@ def trained_curve(
 
     carry = (bends, optimizer.init(bends))
     bends = jax.lax.fori_loop(0, num_epochs, epoch if published else drawn_step, carry)[0]
-    return Curve(settings.kind, start, bends, end)
+    return Curve(settings.kind, start, united(Parts(bends, resting)), end)
 
 
 def _schedule(learning_rate: float, steps_per_epoch: Any, num_epochs: Any) -> optax.Schedule:

@@ -10,6 +10,7 @@ hidden units. A missing rule can thus cost permutations, never correctness.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -139,11 +140,15 @@ class _Digits:
             else:
                 # Sizes like 4 × 6 against 6 × 4 have no digits in common.
                 self.fix((a, b, *left, *right))
-                break
+                return first
+        # Digits that nothing stands against belong to axes that are not of equal size after all.
+        self.fix((*left, *right))
         return first
 
-    def unify_values(self, first: Value, second: Value) -> Value:
-        return tuple(self.unify(a, b) for a, b in zip(first, second, strict=True))
+    def describe(self, value: Value, shape: Sequence[int]) -> bool:
+        """Whether the digits make up an array of this shape."""
+        sizes = [math.prod(self.size[digit] for digit in self.resolved(axis)) for axis in value]
+        return sizes == list(shape)
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         """The digits of all axes, dealt out to axes of these sizes."""
@@ -179,8 +184,13 @@ def _outputs(jaxpr: Jaxpr, inputs: Sequence[Value], digits: _Digits) -> list[Val
         return values[atom] if not isinstance(atom, Literal) and atom in values else _constant(digits, atom)
 
     for equation in jaxpr.eqns:
-        rule = _RULES.get(equation.primitive.name, _unknown)
-        values |= zip(equation.outvars, rule(digits, equation, [read(atom) for atom in equation.invars]), strict=True)
+        operands = [read(atom) for atom in equation.invars]
+        results = _RULES.get(equation.primitive.name, _unknown)(digits, equation, operands)
+        written: list[Any] = [output.aval for output in equation.outvars]
+        if not all(digits.describe(value, aval.shape) for value, aval in zip(results, written, strict=True)):
+            # The operation means more than its rule knows.
+            results = _unknown(digits, equation, operands)
+        values |= zip(equation.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -195,11 +205,17 @@ def _unknown(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
 
 
 def _elementwise(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    # A scalar goes with every entry.
+    """Operands are of one shape, but for scalars and axes of size 1, which go with every entry whatever its order."""
     whole = [value for value in read if value]
-    for value in whole[1:]:
-        digits.unify_values(whole[0], value)
-    return [whole[0] if whole else () for _ in equation.outvars]
+    if len(set(map(len, whole))) > 1:
+        return _unknown(digits, equation, read)
+    axes = []
+    for together in zip(*whole, strict=True):
+        first, *others = [axis for axis in together if axis] or [()]
+        for axis in others:
+            digits.unify(first, axis)
+        axes.append(first)
+    return [tuple(axes) for _ in equation.outvars]
 
 
 def _separately(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
@@ -207,8 +223,11 @@ def _separately(digits: _Digits, equation: Any, read: list[Value]) -> list[Value
 
 
 def _call(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
-    inner = next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
-    return _outputs(getattr(inner, "jaxpr", inner), read, digits)
+    known = [equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params]
+    inner = [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in known]
+    if not inner or len(inner[0].invars) != len(read):
+        return _unknown(digits, equation, read)
+    return _outputs(inner[0], read, digits)
 
 
 def _reduction(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
@@ -272,6 +291,15 @@ def _concatenation(digits: _Digits, equation: Any, read: list[Value]) -> list[Va
     else:
         digits.fix(*(value[joined] for value in read))
         axes[joined] = digits.new(equation.outvars[0].aval.shape[joined], fixed=True)
+    return [tuple(axes)]
+
+
+def _stack(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+    for value in read[1:]:
+        for first, other in zip(read[0], value, strict=True):
+            digits.unify(first, other)
+    axes = list(read[0])
+    axes.insert(equation.params["axis"], digits.new(len(read), fixed=True))
     return [tuple(axes)]
 
 
@@ -364,6 +392,7 @@ _RULES: dict[str, Rule] = {
     "reshape": _reshape,
     "rev": _reversal,
     "squeeze": _squeeze,
+    "stack": _stack,
     "transpose": _transpose,
 }
 """Primitive → how it passes its operands' digits on."""

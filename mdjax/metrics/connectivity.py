@@ -1,6 +1,8 @@
 """Connectivity of two models: training error along a trained curve, and along the straight line, between them."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -10,11 +12,15 @@ import numpy as np
 from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape import curves, losses
-from mdjax.landscape.alignment import aligned
-from mdjax.landscape.curves import CurveSettings
+from mdjax.landscape.alignment import TOLERANCE, aligned_and_verified
+from mdjax.landscape.curves import Curve, CurveSettings
 from mdjax.metrics.contract import Examples, Metric, PairMetric, Pairs, Raw, Weights
 from mdjax.models import Model
+from mdjax.models.parameters import Parameters, check_parameters, counted_leaves
 from mdjax.statuses import Status, StatusCode
+
+_VERIFIED_ON, _VERIFICATION = 8, 1
+"""Examples that an alignment is verified on, and what tells its random numbers from the curve's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,10 @@ class ModeConnectivity(PairMetric):
     kept, so that any other definition can be computed from the table. `curve_end_gap` (points of error) and
     `curve_end_loss_gap` (nats) are how far the curve's ends, whose statistics are re-estimated, lie from the two
     models with their own stored statistics: 0 without statistics. `align` permutes the second model's units to
-    match the first's before (`mdjax.landscape.alignment`).
+    match the first's before (`mdjax.landscape.alignment`); on a few examples it is checked that this leaves the
+    network what it is, and where it does not the row says so and has no numbers.
+    Only the `parameters` that count, as in `Hessian`, bend: those that the model names as frozen stay on the straight
+    line between the two models ("all" bends them too).
     Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
 
@@ -44,9 +53,11 @@ class ModeConnectivity(PairMetric):
     num_points: int = 9
     pairs: Pairs = "disjoint"
     align: bool = False
+    parameters: Parameters = "trainable"
 
     def __post_init__(self) -> None:
         _check_points(self.num_points)
+        check_parameters(self.parameters)
 
     @classmethod
     def of_preset(cls, preset: str) -> Metric:
@@ -55,7 +66,9 @@ class ModeConnectivity(PairMetric):
         return cls(CurveSettings(num_steps=75), num_points=5, pairs="first") if preset == "fast" else cls()
 
     def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
-        return _along_curve(self.settings, self.num_points, self.align, model, first, second, data, key)
+        counted = counted_leaves(model, first[0], self.parameters)
+        trained = functools.partial(curves.trained_curve, model, self.settings, counted=counted)
+        return _along_curve(trained, self.num_points, self.align, model, first, second, data, key)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         error = np.asarray(raw["error"], np.float64)
@@ -99,7 +112,8 @@ class LinearConnectivity(PairMetric):
 
     With e the errors (percent) at `num_points` equally spaced t, BatchNorm re-estimated at each: `linear_barrier` is
     the maximum over t of e(t) − ((1−t)·e(0) + t·e(1)), 0 where the line lies below the chord;
-    `linear_loss_barrier` the same of the loss (nats). Gaps and `align` as in `ModeConnectivity`.
+    `linear_loss_barrier` the same of the loss (nats). Gaps and `align` as in `ModeConnectivity`;
+    frozen parameters move along the line with all others.
     Cost: 2·num_points + 2 forward passes over the data.
     Source: Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020; statistics as in
     Jordan et al., "REPAIR", ICLR 2023.
@@ -117,7 +131,7 @@ class LinearConnectivity(PairMetric):
         _check_points(self.num_points)
 
     def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
-        line = CurveSettings(kind="line")
+        line = functools.partial(curves.trained_curve, model, CurveSettings(kind="line"))
         return _along_curve(line, self.num_points, self.align, model, first, second, data, key)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
@@ -137,7 +151,7 @@ def _check_points(num_points: int) -> None:
 
 
 def _along_curve(
-    settings: CurveSettings,
+    curve_between: Callable[..., Curve],
     num_points: int,
     align: bool,
     model: Model,
@@ -148,26 +162,41 @@ def _along_curve(
 ) -> Raw:
     """Loss and error [num_points] along the curve, and at the models themselves [2] with their own statistics."""
     (start, state), (end, end_state) = first, second
+    found: dict[str, jax.Array] = {}
     if align:
-        end, _ = aligned(model, start, end, end_state, data.x_train[:1])
+        # A key of its own: the curve's random numbers are the same with and without.
+        verify_key, inputs = jax.random.fold_in(key, _VERIFICATION), data.x_train[:_VERIFIED_ON]
+        end, _, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
     points = jnp.linspace(0.0, 1.0, num_points)
-    curve = curves.trained_curve(model, settings, start, end, state, data.train, key)
+    curve = curve_between(start, end, state, data.train, key)
     loss, error = curves.evaluate_curve(model, curve, state, data.train, points=points)
     # In the same batches as the curve: without statistics its ends are then the models to the last bit.
     size = curves.EVALUATED_TOGETHER
     ends = [losses.evaluate(model, *member, data.train, batch_size=size) for member in (first, second)]
     end_loss, end_error = map(jnp.stack, zip(*ends))
-    return {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
+    return found | {"t": points, "loss": loss, "error": error, "end_loss": end_loss, "end_error": end_error}
 
 
 def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
     """The points along the curve, how far its ends are from the models, and a status where a number is missing."""
     found = {name: np.asarray(raw[name], np.float64) for name in raw}
+    change = found.pop("change", np.zeros(()))
+    is_finite = np.isfinite(found["end_error"]).all()
+    # Not finite by itself where a model's logits are not.
+    if is_finite and not change <= TOLERANCE:
+        for name in ("loss", "error", "end_loss", "end_error"):
+            found[name] = np.full_like(found[name], np.nan)
     columns: dict[str, Any] = {f"{prefix}_{name}": found[name].tolist() for name in ("t", "loss", "error")}
     columns[f"{prefix}_end_gap"] = float(np.abs(found["error"][[0, -1]] - found["end_error"]).max())
     columns[f"{prefix}_end_loss_gap"] = float(np.abs(found["loss"][[0, -1]] - found["end_loss"]).max())
-    if not np.isfinite(found["end_error"]).all():
+    if not is_finite:
         return columns | {"status": Status(StatusCode.NOT_FINITE, "a model at the curve's end has no finite loss")}
+    if not change <= TOLERANCE:
+        sentence = (
+            f"alignment would change the network: logits move by {change:.0e} of the largest, where rounding alone "
+            f"moves less than {TOLERANCE:.0e}; measure without align"
+        )
+        return columns | {"status": Status(StatusCode.ALIGNMENT_FAILED, sentence)}
     if not np.isfinite(found["error"]).all():
         return columns | {"status": Status(StatusCode.DIVERGED, "curve diverged")}
     return columns

@@ -20,6 +20,7 @@ from mdjax.linalg.operators import LinearOperator, Matvec
 from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
 from mdjax.metrics.contract import Examples, Metric, ModelMetric, PyTree, Raw
 from mdjax.models import Model
+from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
 
 TraceMethod = Literal["deflated", "hutchinson", "hutch++", "xtrace"]
@@ -47,7 +48,9 @@ _UNCERTAIN = 5
 class Hessian(ModelMetric):
     """Extreme eigenvalues, trace and Frobenius norm of the Hessian of the mean training loss.
 
-    The same first `num_samples` training examples for every model, stored statistics, no weight decay. One block
+    The same first `num_samples` training examples for every model, stored statistics, no weight decay, of the
+    `parameters` that count: without those that the model names as frozen ("trainable"), "all", or a tuple of paths
+    (`mdjax.models.parameters`); the others are constants. One block
     Krylov run, of at least `min_steps` blocks of `block_size` products, goes on until the relative residuals of the
     `num_eigenvalues` largest and `num_smallest` smallest eigenvalues are `tolerance` (an eigenvalue's relative error
     is about the square of that); its basis deflates the trace, which is then sampled in blocks until its standard
@@ -83,8 +86,10 @@ class Hessian(ModelMetric):
     batch_size: int = 256
     by_layer: bool = False
     loss: Loss = losses.cross_entropy
+    parameters: Parameters = "trainable"
 
     def __post_init__(self) -> None:
+        check_parameters(self.parameters)
         if self.trace_method not in ("deflated", "hutchinson", "hutch++", "xtrace"):
             raise InputError(
                 f"Unknown trace_method {self.trace_method!r}. Choose one of deflated, hutchinson, hutch++, xtrace."
@@ -106,6 +111,7 @@ class Hessian(ModelMetric):
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         examples = data.train.first(self.num_samples)
         settings = {"batch_size": self.batch_size, "matrix": self.operator, "loss": self.loss}
+        model, params = counted(model, params, self.parameters)
         curvature = loss_curvature(model, params, state, examples, **settings)
         if not self.by_layer:
             return self._spectrum(curvature, key)
@@ -215,7 +221,8 @@ class PublishedHessian(ModelMetric):
     `max_iterations`, until μ moves by less than `tolerance` relative: it finds the largest |λ| and returns the value
     before the last. Hutchinson's trace of at most `max_probes` Rademacher probes, until the running mean moves by
     less than `trace_tolerance`, with no absolute value in the denominator: a negative mean stops at once.
-    `hessian_trace_se` is the spread of the probes over √n, which the published recipe does not compute.
+    `hessian_trace_se` is the spread of the probes over √n, which the published recipe does not compute. Of the
+    `parameters` that count, as in `Hessian`; PyHessian takes those that require gradients.
     Cost: 10–200 products. Source: Zhou et al., ICML 2024, with the public code behind its measurements.
     """
 
@@ -228,6 +235,10 @@ class PublishedHessian(ModelMetric):
     tolerance: float = 1e-3
     max_probes: int = 100
     trace_tolerance: float = 1e-3
+    parameters: Parameters = "trainable"
+
+    def __post_init__(self) -> None:
+        check_parameters(self.parameters)
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         sample_key, start_key, probe_key = jax.random.split(key, 3)
@@ -238,6 +249,7 @@ class PublishedHessian(ModelMetric):
         examples = LabelledExamples(
             data.x_train[chosen], data.y_train[chosen], jnp.minimum(data.num_train, len(chosen))
         )
+        model, params = counted(model, params, self.parameters)
         hessian = loss_curvature(model, params, state, examples, batch_size=self.num_samples)
         return self.estimate(hessian.matvec, hessian.size, start_key, probe_key)
 

@@ -12,6 +12,7 @@ from mdjax.landscape import surfaces
 from mdjax.landscape.loss_curvature import loss_curvature, loss_quadratic_forms
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
 from mdjax.models import Model
+from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
 
 _DIRECTIONS = ("filter", "random", "hessian")
@@ -23,7 +24,8 @@ class Surface(ModelMetric):
 
     `directions`: "filter", Gaussian with every filter as long as the model's (Li et al., 2018); "random", Gaussian,
     as long as all parameters together; "hessian", unit eigenvectors of the largest eigenvalues. The first two are
-    drawn for each model; a step of 1 is the filters', the model's and a Euclidean length of 1.
+    drawn for each model; a step of 1 is the filters', the model's and a Euclidean length of 1. All move the
+    `parameters` that count, as in `Hessian`, alone.
     On the first `num_samples` training examples (all, where there are fewer), stored statistics.
     Columns: `surface_x` (and `surface_y`), `surface_loss` and `surface_error`, whose entry [i][j] is at (xᵢ, yⱼ);
     `surface_curvature`, the second derivative at the model along each direction, with "hessian" the eigenvalues, and
@@ -44,8 +46,10 @@ class Surface(ModelMetric):
     batch_size: int = 256
     max_steps: int = 24
     tolerance: float = 1e-5
+    parameters: Parameters = "trainable"
 
     def __post_init__(self) -> None:
+        check_parameters(self.parameters)
         if self.directions not in _DIRECTIONS:
             raise InputError(f"Unknown directions {self.directions!r}. Choose one of {', '.join(_DIRECTIONS)}.")
         if self.dimensions not in (1, 2):
@@ -68,6 +72,7 @@ class Surface(ModelMetric):
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         examples = data.train.first(self.num_samples)
+        model, params = counted(model, params, self.parameters)
         mean_loss = (model, params, state, examples)
         if self.directions == "hessian":
             hessian = loss_curvature(*mean_loss, batch_size=self.batch_size)

@@ -1,5 +1,14 @@
 """Architectures by name, and models as pure functions of pytrees."""
 
-from mdjax.models.architecture import FAMILIES, GROWN, Architecture, FlaxModel, FunctionModel, Model, sequence
+from mdjax.models.architecture import (
+    FAMILIES,
+    GROWN,
+    Architecture,
+    FlaxModel,
+    FunctionModel,
+    HasFrozen,
+    Model,
+    sequence,
+)
 
-__all__ = ["FAMILIES", "GROWN", "Architecture", "FlaxModel", "FunctionModel", "Model", "sequence"]
+__all__ = ["FAMILIES", "GROWN", "Architecture", "FlaxModel", "FunctionModel", "HasFrozen", "Model", "sequence"]

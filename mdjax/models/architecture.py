@@ -51,11 +51,25 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class HasFrozen(Protocol):
+    """A model some of whose parameters were not trained: what it names they are.
+
+    `frozen` is a tuple of their paths in the parameters, as `jax.tree_util.keystr` writes them ("['dense']['kernel']");
+    the path of a node stands for all below it. Curvature and curves leave them out (`mdjax.models.parameters`).
+    """
+
+    @property
+    def frozen(self) -> tuple[str, ...]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class FlaxModel:
-    """One of this package's Flax modules as a `Model`; `state` is its `batch_stats` collection."""
+    """One of this package's Flax modules as a `Model`; `state` is its `batch_stats` collection, `frozen` names what was
+    not trained (`HasFrozen`)."""
 
     module: nn.Module
+    frozen: tuple[str, ...] = ()
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
         return self.module.apply({"params": params, "batch_stats": state}, inputs)  # pyright: ignore[reportReturnType]
@@ -101,9 +115,11 @@ class FunctionModel:
 
     Pass the same function object each time: a fresh lambda compiles anew. State, if there is any, stays as it
     was given, so a model with BatchNorm has to bring its own `batch_apply` to be connected by curves.
+    `frozen` names the parameters that were not trained, as `HasFrozen` says: `FunctionModel(apply, ("['first']",))`.
     """
 
     function: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+    frozen: tuple[str, ...] = ()
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
         return self.function(params, state, inputs)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from converters.reports import Outcome as Outcome
     from converters.reports import OutcomeCode as OutcomeCode
     from converters.reports import Report as Report
-    from converters.state_dicts import Reading as Reading
     from converters.state_dicts import read_state_dict as read_state_dict
 
 _PUBLIC = {
@@ -31,7 +30,6 @@ _PUBLIC = {
     "NoteCode": "converters.reports",
     "Outcome": "converters.reports",
     "OutcomeCode": "converters.reports",
-    "Reading": "converters.state_dicts",
     "RefusedError": "converters.errors",
     "Report": "converters.reports",
     "convert": "converters.conversion",
@@ -51,7 +49,6 @@ __all__ = [
     "NoteCode",
     "Outcome",
     "OutcomeCode",
-    "Reading",
     "RefusedError",
     "Report",
     "convert",

@@ -78,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from converters.conversion import convert
-    from converters.state_dicts import Reading
 
     try:
         report = convert(
@@ -90,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name=options.name,
             facts_file=options.facts,
             module=_module(options.module, options.module_args),
-            reading=Reading(ema=options.ema, trust=options.trust),
+            ema=options.ema,
+            trust=options.trust,
             dry_run=options.dry_run,
         )
     except InputError as error:

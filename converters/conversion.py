@@ -19,7 +19,7 @@ from converters.naming import NETWORK, Given, Override, Statements, overrides
 from converters.own_modules import HINT, OwnModule, python_lines
 from converters.recognition import Recognised, label, recognised
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
-from converters.state_dicts import USUAL, Reading, require_torch
+from converters.state_dicts import Reading, require_torch
 from mdjax.errors import InputError
 from mdjax.models.architecture import shape_text
 from mdjax.models.sequences import NONLINEARITIES
@@ -38,15 +38,16 @@ class Options(TypedDict, total=False):
 
     `name`: a pattern that files' names fit, and `facts_file`: a CSV file with facts of each; see
     `converters.naming.Statements`. `module`: the network's own torch.nn.Module, or its code as "FILE.py:CLASS", for
-    networks of no known family; see `converters.specifications`. `reading`: whether averaged weights are taken, and
-    whether files may run code. `dry_run`: read and recognise every file, and write nothing. `show_progress` (default
+    networks of no known family; see `converters.specifications`. `ema`: take the averaged weights beside the others.
+    `trust`: let files run code of their own. `dry_run`: read and recognise every file, and write nothing. `show_progress` (default
     True): draw a bar of files.
     """
 
     name: str | None
     facts_file: str | Path | None
     module: Any
-    reading: Reading
+    ema: bool
+    trust: bool
     dry_run: bool
     show_progress: bool
 
@@ -68,7 +69,7 @@ def convert(
         data: what the models were trained on, as `mdjax measure --data` takes it; by default what the layout says.
         facts: of all files, what weights, names and configs do not tell, or tell otherwise: `{"nonlinearity": "relu"}`
             and what else `converters.recognise` takes, or training facts by their column, `{"label_noise": 0}`.
-        options: `name`, `facts_file`, `module`, `reading`, `dry_run` and `show_progress`, see `Options`.
+        options: `name`, `facts_file`, `module`, `ema`, `trust`, `dry_run` and `show_progress`, see `Options`.
 
     Of several checkpoints of one training run the first by rank (best before last) is taken; if it is damaged the model
     is refused rather than replaced by another of its checkpoints. Files of one configuration with equal weights are one
@@ -83,7 +84,8 @@ def convert(
     if unknown := sorted(options.keys() - Options.__annotations__.keys()):
         raise TypeError(f"convert() got an unexpected keyword argument {unknown[0]!r}")
     require_torch()
-    dry_run, reading = options.get("dry_run", False), options.get("reading", USUAL)
+    dry_run = options.get("dry_run", False)
+    reading = Reading(ema=options.get("ema", False), trust=options.get("trust", False))
     said = Statements(Path(src), facts, options.get("name"), options.get("facts_file"))
     code = options.get("module")
     module = None if code is None else OwnModule(code)

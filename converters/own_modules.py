@@ -123,7 +123,7 @@ def python_lines(path: Path, reading: Reading, module: OwnModule | None, data: A
     """
     made = "YourNetwork()" if module is None else module.construction
     options = [f"{name}=True" for name, value in reading._asdict().items() if value]
-    how = f", converters.Reading({', '.join(options)})" if options else ""
+    how = "".join(f", {option}" for option in options)
     shape = data.input_shape
     inputs = "example_inputs"
     if shape is not None:

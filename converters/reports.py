@@ -47,7 +47,7 @@ class Outcome:
     """
 
     path: Path
-    code: OutcomeCode
+    status: OutcomeCode
     reason: str = ""
     architecture: str = ""
     copy_of: Path | str | None = None
@@ -64,9 +64,9 @@ class Report:
     outcomes: tuple[Outcome, ...]
     notes: tuple[Note, ...] = ()
 
-    def with_status(self, code: OutcomeCode | str) -> list[Outcome]:
+    def with_status(self, status: OutcomeCode | str) -> list[Outcome]:
         """The files of one outcome."""
-        return [outcome for outcome in self.outcomes if outcome.code == code]
+        return [outcome for outcome in self.outcomes if outcome.status == status]
 
     @property
     def converted(self) -> list[Outcome]:

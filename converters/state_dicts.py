@@ -49,18 +49,18 @@ def require_torch() -> None:
         )
 
 
-def read_state_dict(path: str | Path, reading: Reading = USUAL) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path, *, ema: bool = False, trust: bool = False) -> dict[str, np.ndarray]:
     """The arrays of the one network in a checkpoint file, by their PyTorch names, on the CPU.
 
     `path` is a file of torch.save (zip or older, bare or wrapped in a dict), TorchScript, an exported program (.pt2),
     safetensors, or a sharded checkpoint's `*.index.json`. Wrappers and shared prefixes are taken off, weight
-    normalisation and pruning multiplied out, half-precision numbers widened to float32. Nothing in the file is run,
-    unless `reading` trusts it and it holds classes of its own.
+    normalisation and pruning multiplied out, half-precision numbers widened to float32. `ema` takes the averaged
+    weights beside the others. Nothing in the file is run, unless `trust` says so and it holds classes of its own.
 
     Raises InputError where torch is missing, and RefusedError, with the reason, for a file that cannot be taken.
     """
     require_torch()
-    return read_checkpoint(Path(path), reading).arrays
+    return read_checkpoint(Path(path), Reading(ema=ema, trust=trust)).arrays
 
 
 def read_checkpoint(path: Path, reading: Reading = USUAL) -> Checkpoint:

@@ -113,7 +113,7 @@ def test_torchscript_that_restores_itself_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(Restoring()), tmp_path / "model.pt")
     with pytest.raises(converters.RefusedError, match="TorchScript that refers to __setstate__, which would run code"):
         converters.read_state_dict(tmp_path / "model.pt")
-    assert list(converters.read_state_dict(tmp_path / "model.pt", converters.Reading(trust=True))) == ["weight"]
+    assert list(converters.read_state_dict(tmp_path / "model.pt", trust=True)) == ["weight"]
 
 
 @pytest.mark.parametrize("how", ["zip", "old", "raw", "wrapped", "shard"])
@@ -161,11 +161,11 @@ def test_trust_loads_whole_modules_namespaces_and_newer_pickles(tmp_path):
     for name in ("wrapped.pt", "module.pt", "protocol.pt"):
         with pytest.raises(converters.RefusedError):
             converters.read_state_dict(tmp_path / name)
-        assert_same(converters.read_state_dict(tmp_path / name, converters.Reading(trust=True)))
+        assert_same(converters.read_state_dict(tmp_path / name, trust=True))
 
 
 def test_trusted_file_whose_classes_are_not_there_is_refused(tmp_path, monkeypatch):
     torch.save(Network(), tmp_path / "module.pt")
     monkeypatch.delattr(torch_checkpoints, "Network")
     with pytest.raises(converters.RefusedError, match=r"Network, .* and loading it failed: .*Network"):
-        converters.read_state_dict(tmp_path / "module.pt", converters.Reading(trust=True))
+        converters.read_state_dict(tmp_path / "module.pt", trust=True)

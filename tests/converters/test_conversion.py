@@ -186,7 +186,7 @@ def test_averaged_weights_are_another_model(tmp_path):
     averaged = {name: value + 1 for name, value in LINEAR.items()}
     write(tmp_path / "src", "a.pt", content={"state_dict": LINEAR, "state_dict_ema": averaged})
     convert(tmp_path / "src", tmp_path / "zoo")
-    convert(tmp_path / "src", tmp_path / "zoo", reading=converters.Reading(ema=True))
+    convert(tmp_path / "src", tmp_path / "zoo", ema=True)
     zoo = Zoo(tmp_path / "zoo")
     assert zoo.manifest["model_id"].tolist() == ["src/a.pt", "src/a.pt-ema"]
     assert zoo.manifest["weights_hash"].nunique() == zoo.manifest["configuration"].nunique() == 2

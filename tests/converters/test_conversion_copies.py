@@ -44,7 +44,7 @@ def test_equal_weights_of_a_configuration_are_one_model(tmp_path, first, second)
     report = convert(src, tmp_path / "zoo")
     assert [outcome.path for outcome in report.converted] == [paths[first]]
     (copied,) = report.copies
-    assert (copied.path, copied.copy_of, copied.code) == (paths[second], paths[first], "skipped")
+    assert (copied.path, copied.copy_of, copied.status) == (paths[second], paths[first], "skipped")
     assert f"a copy of {paths[first]}" in copied.reason
     assert report.exit_code == 0
     # Given again, the zoo's model is the original; and a copy that comes later is one too.

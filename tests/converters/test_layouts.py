@@ -98,7 +98,7 @@ def test_a_folder_is_a_configuration_and_its_files_are_seeds(tmp_path, name, con
 def test_a_single_file_of_any_name_is_converted(tmp_path):
     write(tmp_path, "weights")
     report = convert(tmp_path / "weights", tmp_path / "zoo")
-    assert [outcome.code for outcome in report.outcomes] == ["converted"]
+    assert [outcome.status for outcome in report.outcomes] == ["converted"]
     assert Zoo(tmp_path / "zoo").data == ""
 
 
@@ -109,7 +109,7 @@ def test_shards_are_taken_by_their_index_alone(tmp_path):
     places = {"linear.weight": "a-00001-of-00002.bin", "linear.bias": "a-00002-of-00002.bin"}
     (tmp_path / "a.bin.index.json").write_text(json.dumps({"weight_map": places}))
     report = convert(tmp_path, tmp_path / "zoo")
-    assert {outcome.path.name: (outcome.code, outcome.reason) for outcome in report.outcomes} == {
+    assert {outcome.path.name: (outcome.status, outcome.reason) for outcome in report.outcomes} == {
         "a-00001-of-00002.bin": ("skipped", "part of a sharded checkpoint"),
         "a-00002-of-00002.bin": ("skipped", "part of a sharded checkpoint"),
         "a.bin.index.json": ("converted", ""),

@@ -44,9 +44,9 @@ def test_wrappers_and_prefixes_are_taken_off(tmp_path, name):
 
 def test_averaged_weights_are_taken_on_request(tmp_path):
     torch.save(WRAPPERS["timm"](), tmp_path / "model.pth.tar")
-    assert_same(converters.read_state_dict(tmp_path / "model.pth.tar", converters.Reading(ema=True)), OTHERS)
+    assert_same(converters.read_state_dict(tmp_path / "model.pth.tar", ema=True), OTHERS)
     torch.save({"model": STATE, "model_ema": prefixed("module.")}, tmp_path / "other.pt")
-    assert_same(converters.read_state_dict(tmp_path / "other.pt", converters.Reading(ema=True)))
+    assert_same(converters.read_state_dict(tmp_path / "other.pt", ema=True))
     torch.save({"model": STATE}, tmp_path / "none.pt")
     with pytest.raises(converters.RefusedError, match="it holds no averaged weights"):
-        converters.read_state_dict(tmp_path / "none.pt", converters.Reading(ema=True))
+        converters.read_state_dict(tmp_path / "none.pt", ema=True)

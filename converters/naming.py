@@ -90,7 +90,7 @@ class Statements:
                 return _refused(candidate, f"its name does not fit the pattern {self._pattern.text!r}")
             fields |= found
         if self._rows is not None:
-            row = self._rows.get(str(candidate.path))
+            row = self._rows.get(os.path.normpath(candidate.path))
             if row is None:
                 return _refused(candidate, f"{self._table} has no row for it")
             if problem := _contradiction(fields, row, str(self._table)):

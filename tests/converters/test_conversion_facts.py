@@ -109,6 +109,16 @@ def test_files_without_a_row_or_of_another_name_are_refused(tmp_path):
     assert reasons(report) == {"c.pt": f"{tmp_path / 'facts.csv'} has no row for it"}
 
 
+def test_a_table_for_a_single_file_and_for_a_folder_given_by_a_detour(tmp_path, monkeypatch):
+    write(tmp_path / "src", "a.pt")
+    (tmp_path / "src/facts.csv").write_text("file,batch_size\na.pt,9\n")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    for number, src in enumerate(("../src", "../src/a.pt")):
+        convert(Path(src), tmp_path / str(number), facts_file="../src/facts.csv")
+        assert Zoo(tmp_path / str(number)).manifest["batch_size"].tolist() == [9]
+
+
 def test_statements_that_contradict_each_other_are_refused(tmp_path):
     write(tmp_path / "src", "b8.pt")
     (tmp_path / "facts.csv").write_text("file,batch_size\nb8.pt,9\n")

@@ -29,7 +29,7 @@ _EXPORT_SUFFIX = "_weights_config.json"
 _OLD_EXPORT = "serialized_state_dict.pt"
 """Entries by which archives of torch.export are known, since torch 2.8 and before."""
 
-_TRUST = "Pass --trust (in Python: Reading(trust=True)) to load it all the same, which runs whatever the file says"
+_TRUST = "Pass --trust (in Python: trust=True) to load it all the same, which runs whatever the file says"
 
 
 def read_content(path: Path, *, trust: bool = False) -> Any:

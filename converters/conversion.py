@@ -39,8 +39,8 @@ class Options(TypedDict, total=False):
     `name`: a pattern that files' names fit, and `facts_file`: a CSV file with facts of each; see
     `converters.naming.Statements`. `module`: the network's own torch.nn.Module, or its code as "FILE.py:CLASS", for
     networks of no known family; see `converters.specifications`. `ema`: take the averaged weights beside the others.
-    `trust`: let files run code of their own. `dry_run`: read and recognise every file, and write nothing. `show_progress` (default
-    True): draw a bar of files.
+    `trust`: let files run code of their own. `dry_run`: read and recognise every file, and write nothing.
+    `show_progress` (default True): draw a bar of files.
     """
 
     name: str | None

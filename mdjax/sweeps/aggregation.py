@@ -119,7 +119,9 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
     table["status"], table["status_code"] = _statuses(table.index, models, pairs)
     frames, found = {"models": models, "pairs": pairs}, []
     for metric in metrics:
-        own = [feature for feature in metric.features if feature.source in frames[metric.frame]]
+        # Without a second seed what takes pairs is missing, and says so; another operator gives other columns.
+        is_missing = metric.frame == "pairs" and not len(pairs)
+        own = [feature for feature in metric.features if is_missing or feature.source in frames[metric.frame]]
         for feature in own:
             table[feature.name], table[f"{feature.name}_se"] = _feature(table.index, frames[metric.frame], feature)
         if own and len(own) == len(metric.features):
@@ -140,7 +142,9 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
 
 
 def _feature(index: pd.Index, rows: pd.DataFrame, feature: Feature) -> tuple[pd.Series, pd.Series]:
-    """A feature of every configuration, and its standard error."""
+    """A feature of every configuration, and its standard error; NaN where no row has it."""
+    if feature.source not in rows:
+        return pd.Series(np.nan, index), pd.Series(np.nan, index)
     mean, error = _mean_and_se(index, rows, feature)
     if "model_a" in rows:
         error = _jackknife_se(rows, feature.source).reindex(index).fillna(error)

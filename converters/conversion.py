@@ -89,12 +89,12 @@ def convert(
         for candidate in remaining:
             try:
                 given = {**candidate.facts, **shape, **facts}
-                architecture, row, model = _read(candidate, given, reading)
+                architecture, row, model, notes = _read(candidate, given, reading)
             except RefusedError as error:
                 outcomes.append(Outcome(candidate.path, OutcomeCode.REFUSED, str(error)))
             else:
                 groups.add(architecture, row, model)
-                outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, architecture=label(architecture)))
+                outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, notes, label(architecture)))
             advance()
         groups.write_all()
     written = None if dry_run or out is None else Path(out)
@@ -180,8 +180,10 @@ def _averaged(candidate: Candidate) -> Candidate:
     )
 
 
-def _read(candidate: Candidate, facts: Mapping[str, Any], reading: Reading) -> tuple[Architecture, dict[str, Any], Any]:
-    """The architecture, manifest row and (params, state) of one file; raises RefusedError with the reason."""
+def _read(
+    candidate: Candidate, facts: Mapping[str, Any], reading: Reading
+) -> tuple[Architecture, dict[str, Any], Any, str]:
+    """The architecture, manifest row, (params, state) and notes of one file; raises RefusedError with the reason."""
     checkpoint = read_checkpoint(candidate.path, reading)
     try:
         architecture = families.recognise(checkpoint.arrays, facts)
@@ -197,7 +199,7 @@ def _read(candidate: Candidate, facts: Mapping[str, Any], reading: Reading) -> t
     # The seeds of a configuration are compared with each other: two kinds of network in a folder are two of them.
     if candidate.width is None:
         row["configuration"] = f"{candidate.configuration}-{label(architecture)}"
-    return architecture, row, model
+    return architecture, row, model, "; ".join(checkpoint.notes)
 
 
 class _Groups:

@@ -22,7 +22,7 @@ _MOST_NAMES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one file, and for people why; a converted one names its `architecture` instead of a reason."""
+    """What became of one file, and for people why; a converted one names its `architecture`, and what was changed."""
 
     path: Path
     code: OutcomeCode
@@ -65,7 +65,10 @@ class Report:
         title = "nothing written" if self.zoo is None else str(self.zoo)
         table = Table("outcome", "files", "architecture or reason", title=Text(title))
         counted = (
-            ("would be converted" if self.zoo is None else "converted", [one.architecture for one in self.converted]),
+            (
+                "would be converted" if self.zoo is None else "converted",
+                [f"{one.architecture} ({one.reason})" if one.reason else one.architecture for one in self.converted],
+            ),
             ("skipped", [one.reason for one in self.skipped]),
         )
         for shown, texts in counted:

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 import torch.utils.checkpoint
 from torch import nn
 from torch_hessians import jax_hessian, relative, torch_hessian

@@ -32,6 +32,14 @@ _OLD_EXPORT = "serialized_state_dict.pt"
 _TRUST = "Pass --trust (in Python: trust=True) to load it all the same, which runs whatever the file says"
 
 
+_LFS = b"version https://git-lfs"
+_PAGES = (b"<!doctype", b"<html", b"<?xml")
+_DISTRIBUTED = (
+    "it is part of a checkpoint of torch.distributed.checkpoint, which lies in pieces in its folder. Make one file of "
+    "it: torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, FILE)"
+)
+
+
 def read_content(path: Path, *, trust: bool = False) -> Any:
     """What a checkpoint file holds, its tensors on the CPU: a mapping, or whatever else was saved.
 
@@ -63,16 +71,27 @@ def read_content(path: Path, *, trust: bool = False) -> Any:
 
 
 def check_file(path: Path) -> int:
-    """The size in bytes of a file that may be opened; raises RefusedError where it is none, or empty."""
+    """The size in bytes of a file that may be opened.
+
+    Raises RefusedError where it is none, or empty, or stands for a file that was not fetched.
+    """
     try:
+        if path.suffix == ".distcp" or (path / ".metadata").is_file():
+            raise RefusedError(_DISTRIBUTED)
         if not path.is_file():
             raise RefusedError("it is no regular file" if path.exists() else "it does not exist")
         with path.open("rb") as file:
-            if not file.read(1):
-                raise RefusedError("it is empty")
-        return path.stat().st_size
+            beginning = file.read(256)
+        size = path.stat().st_size
     except OSError as error:
         raise RefusedError(f"it cannot be read: {first_line(error)}") from None
+    if not beginning:
+        raise RefusedError("it is empty")
+    if beginning.startswith(_LFS):
+        raise RefusedError("it is a Git LFS pointer, not the weights that it stands for. Fetch them: git lfs pull")
+    if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
+        raise RefusedError("it is a web page, as a failed download leaves it, not a checkpoint. Download it again")
+    return size
 
 
 def _is_tar(path: Path) -> bool:
@@ -171,9 +190,12 @@ def _exported(archive: zipfile.ZipFile) -> Mapping[str, Any]:
     if len(configs) != 1:
         raise RefusedError(f"it holds {len(configs)} exported programs, not one")
     folder = configs[0].rpartition("/")[0]
-    tensors = {}
+    tensors, contents = {}, dict[str, bytearray]()
     for name, entry in json.loads(archive.read(configs[0]))["config"].items():
-        content = archive.read(f"{folder}/{entry['path_name']}")
+        place = f"{folder}/{entry['path_name']}"
+        if place not in contents:  # what is tied is stored once, and stays one
+            contents[place] = bytearray(archive.read(place))
+        content = contents[place]
         if entry["use_pickle"]:
             tensors[name] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         else:
@@ -181,7 +203,7 @@ def _exported(archive: zipfile.ZipFile) -> Mapping[str, Any]:
     return tensors
 
 
-def _raw_tensor(name: str, content: bytes, meta: Mapping[str, Any]) -> Any:
+def _raw_tensor(name: str, content: bytearray, meta: Mapping[str, Any]) -> Any:
     import torch
 
     # The numbers of torch's exported schema.
@@ -193,7 +215,7 @@ def _raw_tensor(name: str, content: bytes, meta: Mapping[str, Any]) -> Any:
     sizes, strides = ([int(size["as_int"]) for size in meta[key]] for key in ("sizes", "strides"))
     if math.prod(sizes) == 0:
         return torch.empty(sizes, dtype=dtype)
-    flat = torch.frombuffer(bytearray(content), dtype=dtype)
+    flat = torch.frombuffer(content, dtype=dtype)
     return flat.as_strided(sizes, strides, int(meta["storage_offset"]["as_int"]))  # refuses to leave the buffer
 
 

@@ -308,7 +308,8 @@ class _Work:
         network, candidate = found.network, given.candidate
         self._identities.add(found.identity)
         self.groups.add(network.architecture, network.row, found.model)
-        self.outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, architecture=label(network.architecture)))
+        notes, architecture = "; ".join(network.notes), label(network.architecture)
+        self.outcomes.append(Outcome(candidate.path, OutcomeCode.CONVERTED, notes, architecture))
         self._taken.setdefault(found.identity.configuration, []).append(candidate)
         for kept, told in ((self._overridden, network.overridden), (self._misnamed, network.misnamed)):
             for override in told:

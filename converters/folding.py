@@ -1,7 +1,7 @@
 """A state_dict as it was stored → the plain arrays of its network: prefixes off, reparametrisations folded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,47 @@ _QUANTIZED = re.compile(r"(^|\.)_packed_params(\.|$)")
 _PARAMETRIZED = re.compile(r"(?:(?P<layer>.*)\.)?parametrizations\.(?P<name>[^.]+)\.(?P<part>.+)$")
 
 
-def fold(entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of a network from its state_dict of tensors; arrays are views wherever nothing had to change.
+def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+    """The arrays of a network from its state_dict of tensors, and whether float64 was narrowed.
 
-    Prefixes that all names share are taken off, as often as they occur, and with the one of torch's AveragedModel its
-    counter. Weight normalisation and pruning are multiplied out, in float64. Half-precision numbers are widened to
-    float32. Raises RefusedError for a quantized network, a curve, or an entry that is no dense tensor.
+    Arrays are views wherever nothing had to change, and entries that share their memory go on doing so. Prefixes that
+    all names share are taken off, as often as they occur, and with the one of torch's AveragedModel its counter. Weight
+    normalisation and pruning are multiplied out, in float64. Numbers of half and double precision become float32.
+    Raises RefusedError for a quantized network, a curve, or an entry that is no dense tensor.
     """
     for name in entries:
         if _QUANTIZED.search(str(name)):
             raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
-    arrays = _strip({str(name): _array(name, value) for name, value in entries.items()})
+    known: dict[Any, np.ndarray] = {}
+    stored = {str(name): _array(name, value, known) for name, value in entries.items()}
+    single = {name: _once(known, _single, name, array) for name, array in stored.items()}
+    arrays = _strip(single)
     if any(_CURVE.search(name) for name in arrays):
         raise RefusedError("it holds a curve of networks (entries weight_0, weight_1, ...), not one network")
-    return _fold_pruning(_fold_weight_norm(arrays))
+    narrowed = any(array.dtype == np.float64 for array in stored.values())
+    return _fold_pruning(_fold_weight_norm(arrays, known), known), narrowed
 
 
-def _array(name: object, value: Any) -> np.ndarray:
+def _once(known: dict[Any, np.ndarray], function: Callable[..., np.ndarray], name: str, *arrays: np.ndarray) -> Any:
+    """function(name, *arrays), computed once for arrays that are the same memory."""
+    places = [(array.__array_interface__["data"][0], array.shape, array.strides, array.dtype) for array in arrays]
+    key = (function.__name__, *places)
+    if key not in known or not arrays[0].size:
+        known[key] = function(name, *arrays)
+    return known[key]
+
+
+def _single(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.float64:
+        return array
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float32)
+    if not np.array_equal(np.isfinite(found), np.isfinite(array)):
+        raise RefusedError(f"its entry {name} is float64 and holds numbers beyond float32")
+    return found
+
+
+def _array(name: object, value: Any, known: dict[Any, np.ndarray]) -> np.ndarray:
     import torch
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -45,9 +69,12 @@ def _array(name: object, value: Any) -> np.ndarray:
     try:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise RefusedError(f"its entry {name} claims {value.numel()} numbers, more than are stored")
-        if value.is_floating_point() and value.element_size() < 4:
-            value = value.to(torch.float32)
-        return value.detach().numpy()
+        if not value.is_floating_point() or value.element_size() >= 4:
+            return value.detach().numpy()
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in known or not value.numel():
+            known[key] = value.detach().to(torch.float32).numpy()
+        return known[key]
     except (TypeError, RuntimeError, NotImplementedError):
         kind = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
         raise RefusedError(f"its entry {name} is no plain array ({kind})") from None
@@ -65,7 +92,7 @@ def _strip(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name != _COUNTER}
 
 
-def _fold_weight_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _fold_weight_norm(arrays: dict[str, np.ndarray], known: dict[Any, np.ndarray]) -> dict[str, np.ndarray]:
     """weight = g v / |v|, stored as weight_g and weight_v, or as parametrizations.weight.original0 and original1."""
     folded: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -76,9 +103,10 @@ def _fold_weight_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             if sorted(parts) != ["original0", "original1"]:
                 raise RefusedError(f"its entry {name} is parametrised by something other than weight normalisation")
             if stem not in folded:
-                folded[stem] = _normalised(name, arrays[f"{base}original0"], arrays[f"{base}original1"])
+                parts = (arrays[f"{base}original0"], arrays[f"{base}original1"])
+                folded[stem] = _once(known, _normalised, name, *parts)
         elif name.endswith("_g") and (direction := arrays.get(f"{name[:-2]}_v")) is not None:
-            folded[name[:-2]] = _normalised(name, array, direction)
+            folded[name[:-2]] = _once(known, _normalised, name, array, direction)
         elif not (name.endswith("_v") and f"{name[:-2]}_g" in arrays):
             folded[name] = array
     return folded
@@ -97,7 +125,7 @@ def _normalised(name: str, length: np.ndarray, direction: np.ndarray) -> np.ndar
         return (wide * (length / norm)).astype(direction.dtype)
 
 
-def _fold_pruning(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _fold_pruning(arrays: dict[str, np.ndarray], known: dict[Any, np.ndarray]) -> dict[str, np.ndarray]:
     """weight_orig · weight_mask, where there are both."""
     folded: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -108,5 +136,9 @@ def _fold_pruning(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             original, mask = arrays[f"{stem}_orig"], arrays[f"{stem}_mask"]
             if original.shape != mask.shape:
                 raise RefusedError(f"its entry {stem}_mask has shape {list(mask.shape)}, not {list(original.shape)}")
-            folded[stem] = (original * mask).astype(original.dtype)
+            folded[stem] = _once(known, _pruned, stem, original, mask)
     return folded
+
+
+def _pruned(name: str, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return (original * mask).astype(original.dtype)

@@ -24,7 +24,7 @@ class Recognised:
     """One file's network: its architecture, its row of the manifest, and (params, state).
 
     `overridden` is what names, configs or the file tell otherwise than was given; `misnamed` what was given of the
-    network otherwise than its weights are.
+    network otherwise than its weights are; `notes` say what reading changed or left out.
     """
 
     architecture: Architecture
@@ -32,6 +32,7 @@ class Recognised:
     model: Any
     overridden: tuple[Override, ...]
     misnamed: tuple[Override, ...]
+    notes: tuple[str, ...]
 
 
 def recognised(
@@ -75,7 +76,8 @@ def recognised(
         row["configuration"] = f"{candidate.configuration}-{label(architecture)}"
     weights = {name: getattr(architecture, name) for name in given.network}
     overridden = (*given.overrides, *overrides(given.columns, found))
-    return Recognised(architecture, row, model, overridden, tuple(overrides(given.network, weights)))
+    misnamed = tuple(overrides(given.network, weights))
+    return Recognised(architecture, row, model, overridden, misnamed, tuple(checkpoint.notes))
 
 
 def label(architecture: Architecture) -> str:

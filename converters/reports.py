@@ -41,7 +41,7 @@ _MOST_NAMES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one file, and for people why; a converted one names its `architecture` instead of a reason.
+    """What became of one file, and for people why; a converted one names its `architecture`, and what was changed.
 
     `copy_of` is what holds the same weights already: another file, or a model of the zoo by its id.
     """
@@ -99,7 +99,10 @@ class Report:
         title = "nothing written" if self.zoo is None else str(self.zoo)
         table = Table("outcome", "files", "architecture or reason", title=Text(title))
         counted = (
-            ("would be converted" if self.zoo is None else "converted", [one.architecture for one in self.converted]),
+            (
+                "would be converted" if self.zoo is None else "converted",
+                [f"{one.architecture} ({one.reason})" if one.reason else one.architecture for one in self.converted],
+            ),
             ("skipped", [one.reason for one in self.skipped if one.copy_of is None]),
         )
         for shown, texts in counted:

@@ -17,13 +17,23 @@ MAX_ENTRIES = 100_000
 INDEX_SUFFIX = ".index.json"
 
 
+class Tensors(dict[str, Any]):
+    """Tensors by name, and what other names the file says some of them have: it holds one copy of what is tied."""
+
+    aliases: Mapping[str, str]
+
+    def __init__(self, tensors: Mapping[str, Any], aliases: Mapping[str, str]):
+        super().__init__(tensors)
+        self.aliases = aliases
+
+
 def looks_like_one(path: Path) -> bool:
     """Whether a file of any name starts as a safetensors file does: a length, then JSON."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> Tensors:
     """The tensors of one safetensors file by name. Raises RefusedError for a header that is not sound."""
     try:
         from safetensors import safe_open
@@ -35,11 +45,36 @@ def read_tensors(path: Path) -> dict[str, Any]:
             names = file.keys()
             if len(names) > MAX_ENTRIES:
                 raise RefusedError(f"it has {len(names)} entries, but at most {MAX_ENTRIES} are expected")
-            return {name: file.get_tensor(name) for name in names}
+            return Tensors({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except RefusedError:
         raise
     except Exception as error:  # the library's own errors, and torch's for a type it lacks
         raise RefusedError(f"it is no sound safetensors file: {first_line(error)}") from None
+
+
+def untied(tensors: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The tensors with those that were left out as aliases of others, the same tensor under each of its names.
+
+    `aliases` is a file's metadata, name left out → name kept, whatever else it says. Raises RefusedError where two
+    tensors that it calls one differ.
+    """
+    found = dict(tensors)
+    for name in aliases:
+        kept, steps = aliases[name], 0
+        while kept not in tensors and kept in aliases and steps < len(aliases):
+            kept, steps = aliases[kept], steps + 1
+        if kept not in tensors or kept == name:
+            continue  # metadata of another kind
+        if name in tensors and not _equal(tensors[name], tensors[kept]):
+            raise RefusedError(f"it says that its entry {name} is its entry {kept}, but they differ")
+        found[name] = tensors[kept]
+    return found
+
+
+def _equal(first: Any, second: Any) -> bool:
+    import torch
+
+    return torch.equal(first, second)
 
 
 def _check_header(path: Path) -> None:
@@ -84,9 +119,16 @@ def shards_exist(path: Path) -> bool:
 
 
 def read_shards(path: Path, read: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """The entries of a sharded checkpoint, each in the file that the index says, and no other."""
-    found: dict[str, Any] = {}
-    for shard, names in shards(path).items():
+    """The entries of a sharded checkpoint, each in the file that the index says, and no other.
+
+    With those that the index or a shard says are others under another name.
+    """
+    listed, found = shards(path), dict[str, Any]()
+    metadata = json.loads(path.read_bytes()).get("metadata")
+    aliases = (
+        {name: kept for name, kept in metadata.items() if isinstance(kept, str)} if isinstance(metadata, dict) else {}
+    )
+    for shard, names in listed.items():
         try:
             content = read(shard)
         except RefusedError as error:
@@ -94,4 +136,5 @@ def read_shards(path: Path, read: Callable[[Path], Mapping[str, Any]]) -> dict[s
         if not isinstance(content, Mapping) or content.keys() != set(names):
             raise RefusedError(f"its shard {shard.name} does not hold the entries that the index says")
         found.update(content)
-    return found
+        aliases |= content.aliases if isinstance(content, Tensors) else {}
+    return untied(found, aliases)

@@ -30,10 +30,11 @@ USUAL = Reading()
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """One network's arrays by name, and the training facts that its file holds beside them."""
+    """One network's arrays by name, the training facts that its file holds beside them, and what was changed."""
 
     arrays: dict[str, np.ndarray]
     facts: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def require_torch() -> None:
@@ -53,9 +54,11 @@ def read_state_dict(path: str | Path, *, ema: bool = False, trust: bool = False)
     """The arrays of the one network in a checkpoint file, by their PyTorch names, on the CPU.
 
     `path` is a file of torch.save (zip or older, bare or wrapped in a dict), TorchScript, an exported program (.pt2),
-    safetensors, or a sharded checkpoint's `*.index.json`. Wrappers and shared prefixes are taken off, weight
-    normalisation and pruning multiplied out, half-precision numbers widened to float32. `ema` takes the averaged
-    weights beside the others. Nothing in the file is run, unless `trust` says so and it holds classes of its own.
+    safetensors, or a sharded checkpoint's `*.index.json`. Wrappers, shared prefixes and the criterion's and metrics'
+    entries beside a network's are taken off, weight normalisation and pruning multiplied out, numbers of half and
+    double precision turned into float32. What is tied in the file is one array under each of its names. `ema` takes
+    the averaged weights beside the others. Nothing in the file is run, unless `trust` says so and it holds classes of
+    its own.
 
     Raises InputError where torch is missing, and RefusedError, with the reason, for a file that cannot be taken.
     """
@@ -70,5 +73,10 @@ def read_checkpoint(path: Path, reading: Reading = USUAL) -> Checkpoint:
         content = safetensors_files.read_shards(path, lambda shard: containers.read_content(shard, trust=reading.trust))
     else:
         content = containers.read_content(path, trust=reading.trust)
+        if isinstance(content, safetensors_files.Tensors):
+            content = safetensors_files.untied(content, content.aliases)
     entries, facts = wrappers.unwrap(content, ema=reading.ema)
-    return Checkpoint(folding.fold(entries), facts)
+    entries, left_out = wrappers.without_measures(entries)
+    arrays, narrowed = folding.fold(entries)
+    notes = [f"{left_out} left out"] if left_out else []
+    return Checkpoint(arrays, facts, (*notes, *(["float64 narrowed to float32"] if narrowed else [])))

@@ -1,5 +1,6 @@
 """What a file holds → the one state_dict in it, and the training facts beside it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,15 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "n
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "model_ema_state_dict")
 _OPTIMIZERS = ("optimizer_state", "optimizer_state_dict", "optimizer", "optimizer_states")
 _MOST_LISTED = 5
+
+_NETWORK = re.compile(r"(?:module|_orig_mod|model|net|network|backbone|encoder|classifier)\.")
+_MEASURE = re.compile(
+    r"(?:(?:train|training|val|valid|validation|test|eval)_)?"
+    r"(?:criterion|criteria|criterions|loss|losses|loss_fn|loss_func|loss_function|metric|metrics|acc|accuracy|top[15]|"
+    r"f1|f1_score|auroc|auc|precision|recall|mse|mae|confmat|confusion_matrix)"
+    r"(?:_(?:train|val|valid|test|fn|metric|metrics))?\."
+)
+"""How training frameworks call the one part that is the network, and the criterion and metrics beside it."""
 
 
 def unwrap(content: Any, *, ema: bool = False) -> tuple[Mapping[str, Any], dict[str, Any]]:
@@ -38,6 +48,21 @@ def unwrap(content: Any, *, ema: bool = False) -> tuple[Mapping[str, Any], dict[
         raise RefusedError(_missing(content, sorted(found), ema=ema))
     (inner,) = found.values()
     return inner, _facts(content)
+
+
+def without_measures(entries: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """A state_dict without the entries of a criterion or of metrics beside the network, and what was left out, or "".
+
+    Only where all others are of one part, named as frameworks name a network.
+    """
+    measures = [name for name in entries if _MEASURE.match(name)]
+    others = [name for name in entries if not _MEASURE.match(name)]
+    if not measures or not others or len({name.partition(".")[0] for name in others}) > 1:
+        return entries, ""
+    if not _NETWORK.match(others[0]):
+        return entries, ""
+    owners = ", ".join(sorted({name.partition(".")[0] for name in measures}))
+    return {name: entries[name] for name in others}, f"entries of {owners}"
 
 
 def _own_state(value: Any) -> Mapping[str, Any] | None:
@@ -72,6 +97,15 @@ def _is_state_dict(value: Any) -> bool:
 def _missing(content: Mapping[Any, Any], found: list[str], *, ema: bool) -> str:
     if found:
         return f"it holds {len(found)} state_dicts: {', '.join(found)}"
+    lists = [value for value in (content, *content.values()) if isinstance(value, Mapping) and "shadow_params" in value]
+    averaged = [name for name in _AVERAGES if _inner(content.get(name)) is not None]
+    if lists and not averaged:
+        return (
+            "its averaged weights are a list without names (shadow_params, of torch_ema). Load them in Python "
+            "(ema.copy_to(model.parameters())) and save model.state_dict()"
+        )
+    if averaged and not ema:
+        return f"it holds averaged weights alone ({averaged[0]}). Take them with --ema (in Python: ema=True)"
     names = [str(name) for name in content]
     listed = ", ".join(names[:_MOST_LISTED]) + (
         f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""

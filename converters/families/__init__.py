@@ -15,7 +15,7 @@ import numpy as np
 
 from converters.errors import RefusedError, UnknownFamilyError
 from converters.families import mode_connectivity, resnets, sequences
-from converters.families.keys import Arrays, Facts, Schema, placed, problems_of, schema_of, stored
+from converters.families.keys import Arrays, Facts, Schema, placed, problems_of, refuse_ties, schema_of, stored
 from mdjax.errors import InputError
 from mdjax.models import Architecture
 
@@ -53,7 +53,7 @@ def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architectu
     `mdjax.models.sequences`).
 
     Raises InputError for facts of other names, and RefusedError where no family fits, naming the entries left over
-    and the closest family.
+    and the closest family, or where two parameters share their memory, as tied ones of one file do.
     """
     check_facts(facts)
     guesses = [
@@ -64,6 +64,7 @@ def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architectu
     candidates = [(problems_of(arrays, _schema(guess)), guess) for guess in guesses]
     for problems, guess in candidates:
         if not problems:
+            refuse_ties(arrays, _schema(guess))
             return guess
     raise UnknownFamilyError(_reason(arrays, candidates))
 

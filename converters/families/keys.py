@@ -7,7 +7,7 @@ flattened image reads it channels first there and channels last here.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -128,6 +128,29 @@ def problems_of(arrays: Arrays, schema: Schema) -> list[str]:
     return problems
 
 
+def tied(arrays: Arrays, names: Iterable[str]) -> list[str]:
+    """The first two of these entries that share memory, if any: they are one parameter under two names."""
+    ends = {name: np.lib.array_utils.byte_bounds(arrays[name]) for name in names if arrays[name].size}
+    before: list[str] = []
+    for name in sorted(ends, key=lambda name: ends[name]):
+        before = [other for other in before if ends[other][1] > ends[name][0]]
+        for other in before:
+            if np.shares_memory(arrays[other], arrays[name]):
+                return [other, name]
+        before.append(name)
+    return []
+
+
+def refuse_ties(arrays: Arrays, schema: Schema) -> None:
+    """Raise RefusedError where parameters of the network are tied, which mdjax's own networks cannot be."""
+    names = [entry.name for entry in schema.entries if not entry.name.endswith(("running_mean", "running_var"))]
+    if pair := tied(arrays, names):
+        raise RefusedError(
+            f"its entries {' and '.join(sorted(pair))} are one parameter, for which mdjax's own networks have two. "
+            "Build the module in Python and give it to converters.from_module"
+        )
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Names in a sentence, the first `most` of them: "first a, b, c and 12 more"."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
@@ -138,6 +161,7 @@ def placed(arrays: Arrays, schema: Schema) -> tuple[PyTree, PyTree]:
     """(params, state) of numpy arrays, most of them views; RefusedError where an entry is not as expected."""
     if problems := problems_of(arrays, schema):
         raise RefusedError(problems[0])
+    refuse_ties(arrays, schema)
     leaves = [entry.leaf(arrays[entry.name]) for entry in schema.entries]
     return jax.tree.unflatten(schema.structure, leaves)
 

@@ -11,7 +11,7 @@ from converters.safetensors_files import INDEX_SUFFIX, shards
 NAME = "files"
 SUMMARY = "CONFIGURATION/SEED.pt"
 
-SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".tar", ".bin", ".safetensors", ".pt2", ".t7", INDEX_SUFFIX)
+SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".tar", ".bin", ".safetensors", ".pt2", ".t7", ".distcp", INDEX_SUFFIX)
 """What a checkpoint's name ends in; `checkpoints` without any ending is one too."""
 
 _SEED = re.compile(r"(?:^|(?<=[-_./= ]))seed[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)

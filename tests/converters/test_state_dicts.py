@@ -58,7 +58,14 @@ BAD_CONTENT = {
     ),
     "transposed": (lambda: changed(linear__weight=torch.ones(16, 10)), "float32[16, 10], but float32[10, 16] was"),
     "classes": (lambda: changed(linear__bias=torch.ones(100)), "linear.bias is float32[100], but float32[10]"),
-    "type": (lambda: changed(bn1__weight=torch.ones(2, dtype=torch.float64)), "bn1.weight is float64[2], but float32"),
+    "type": (
+        lambda: changed(bn1__weight=torch.ones(2, dtype=torch.int32)),
+        "bn1.weight is int32[2], but float32[2] was",
+    ),
+    "beyond float32": (
+        lambda: changed(bn1__weight=torch.full((2,), 1e300, dtype=torch.float64)),
+        "its entry bn1.weight is float64 and holds numbers beyond float32",
+    ),
     "sparse": (lambda: changed(linear__weight=torch.ones(10, 16).to_sparse()), "linear.weight is no plain array"),
     "no data": (lambda: changed(linear__weight=torch.ones(10, 16, device="meta")), "linear.weight is no plain array"),
     "counter": (lambda: changed(bn1__num_batches_tracked=torch.ones(2)), "bn1.num_batches_tracked is no whole number"),
@@ -72,6 +79,12 @@ BAD_CONTENT = {
 
 BAD_BYTES = {
     "empty": (lambda: b"", "it is empty"),
+    "pointer": (
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        "it is a Git LFS pointer",
+    ),
+    "page": (lambda: b"\n<!DOCTYPE html><html>Quota exceeded</html>", "it is a web page, as a failed download leaves"),
+    "error page": (lambda: b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "it is a web page, as a"),
     "text": (lambda: b"hello", "it is truncated, damaged, or not written by torch.save"),
     "raw pickle": (lambda: pickle.dumps({"a": 1}), "it is truncated, damaged, or not written by torch.save"),
     "truncated": (lambda: good_bytes()[:40_000], "it is truncated"),
@@ -92,6 +105,36 @@ def test_bad_file_is_refused_with_its_reason(tmp_path, case):
         families.to_flax(state_dicts.read_state_dict(path), Architecture("resnet18", 2))
     assert reason in str(raised.value)
     assert "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.safetensors.index.json"])
+def test_pointers_of_git_lfs_are_told_whatever_the_ending(tmp_path, name):
+    (tmp_path / name).write_bytes(BAD_BYTES["pointer"][0]())
+    with pytest.raises(converters.RefusedError, match="not the weights that it stands for. Fetch them: git lfs pull"):
+        state_dicts.read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["", "__0_0.distcp"])
+def test_distributed_checkpoints_are_told_apart(tmp_path, place):
+    # As torch.distributed.checkpoint.save names them; it does not run where torchax was imported.
+    (tmp_path / "dcp").mkdir()
+    (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps({"state_dict_metadata": {}}))
+    torch.save(changed(), tmp_path / "dcp" / "__0_0.distcp")
+    with pytest.raises(converters.RefusedError, match=r"format_utils\.dcp_to_torch_save\(FOLDER, FILE\)"):
+        state_dicts.read_state_dict(tmp_path / "dcp" / place)
+    report = converters.convert(tmp_path / "dcp", None, dry_run=True, show_progress=False)
+    assert ["dcp_to_torch_save" in outcome.reason for outcome in report.refused] == [True]
+
+
+def test_float64_is_narrowed_and_said(tmp_path):
+    expected = random_resnet(2, 5).state_dict()
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in expected.items()}
+    torch.save(wide, tmp_path / "model.pt")
+    for name, array in state_dicts.read_state_dict(tmp_path / "model.pt").items():
+        assert array.dtype == expected[name].numpy().dtype
+        assert (array == expected[name].numpy()).all()
+    (outcome,) = converters.convert(tmp_path / "model.pt", None, dry_run=True, show_progress=False).converted
+    assert outcome.reason == "float64 narrowed to float32"
 
 
 def test_missing_or_old_torch_is_told(published, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from torch_checkpoints import OTHER, OTHERS, STATE, Network, assert_same, prefixed
 
 import converters
+from converters import state_dicts
 
 WRAPPERS = {
     "net": lambda: {"net": STATE, "acc": 93.1, "epoch": 3},
@@ -50,3 +51,47 @@ def test_averaged_weights_are_taken_on_request(tmp_path):
     torch.save({"model": STATE}, tmp_path / "none.pt")
     with pytest.raises(converters.RefusedError, match="it holds no averaged weights"):
         converters.read_state_dict(tmp_path / "none.pt", ema=True)
+
+
+def test_files_of_averaged_weights_alone_name_the_option(tmp_path):
+    for name in ("state_dict_ema", "model_ema", "ema"):
+        torch.save({name: STATE, "epoch": 3}, tmp_path / "model.pt")
+        with pytest.raises(converters.RefusedError, match=rf"averaged weights alone \({name}\). Take them with --ema"):
+            converters.read_state_dict(tmp_path / "model.pt")
+        assert_same(converters.read_state_dict(tmp_path / "model.pt", ema=True))
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_averaged_weights_without_names_are_refused(tmp_path, ema):
+    shadow = {"decay": 0.99, "shadow_params": list(STATE.values())}
+    for content in ({"ema_state_dict": shadow}, {"ema": shadow, "step": 3}, shadow):
+        torch.save(content, tmp_path / "model.pt")
+        with pytest.raises(converters.RefusedError, match="a list without names .* save model.state_dict"):
+            converters.read_state_dict(tmp_path / "model.pt", ema=ema)
+
+
+BESIDE = {
+    "criterion.weight": {"criterion.weight": torch.ones(10)},
+    "a metric": {"acc.total": torch.tensor(5), "acc.correct": torch.tensor(3)},
+    "metrics by phase": {
+        "train_acc.total": torch.tensor(5),
+        "val_f1.tp": torch.ones(2),
+        "test_metrics.a.fn": torch.ones(2),
+    },
+    "loss": {"loss_fn.pos_weight": torch.ones(2), "val_loss.value": torch.tensor(1.0)},
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_criteria_and_metrics_beside_a_network_are_left_out_and_said(tmp_path, name):
+    torch.save({"state_dict": {**prefixed("model."), **BESIDE[name]}}, tmp_path / "model.ckpt")
+    assert_same(converters.read_state_dict(tmp_path / "model.ckpt"))
+    (note,) = state_dicts.read_checkpoint(tmp_path / "model.ckpt").notes
+    assert all(entry.partition(".")[0] in note for entry in BESIDE[name])
+
+
+def test_what_else_lies_beside_a_network_is_kept(tmp_path):
+    torch.save({"state_dict": {**prefixed("model."), "teacher.weight": torch.ones(2)}}, tmp_path / "model.ckpt")
+    assert "teacher.weight" in converters.read_state_dict(tmp_path / "model.ckpt")
+    torch.save({**STATE, "accuracy.weight": torch.ones(2)}, tmp_path / "model.pt")
+    assert "accuracy.weight" in converters.read_state_dict(tmp_path / "model.pt")

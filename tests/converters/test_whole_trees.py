@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from torch_checkpoints import write
+from torch_checkpoints import save
 from torch_resnet import random_resnet
 from torch_zoo import config, write_trial
 
@@ -36,7 +36,7 @@ def taxonomy_tree(root: Path) -> None:
     for width, share, batch_size in ((1, "10", 32), (2, "05", 256)):
         for seed in range(2):
             name = folder.format(share, batch_size, width, seed)
-            write(root, name, content=random_resnet(width, 10 * width + seed).state_dict())
+            save(root, name, random_resnet(width, 10 * width + seed))
 
 
 def modelzoos_tree(root: Path) -> None:

@@ -66,6 +66,9 @@ def measure(
         row: dict[str, Any] = {"status": TOO_LARGE}
         if len(found) == len(own):
             row = metric.row(found)
+            if "status" in row:
+                weights = tuple(stacks.one((stack.params, stack.state), index) for index in member)
+                row["status"] = metric.explained(row["status"], stack.model, weights, data)
         if timed:
             # A run that serves several members is split between them.
             share = sum(seconds[index] / used[index] for index in own)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mdjax.engine.convolutions import with_safe_convolutions
 from mdjax.engine.plan import MODELS, Plan, default_plan, memory_budget
 from mdjax.landscape.limits import ProductLimits, limited
 from mdjax.metrics import Examples, Metric
@@ -114,7 +116,7 @@ def _compiled(
     # TF32 and bf16 silently spoil second derivatives.
     with jax.default_matmul_precision("highest"), limited(limits):
         if mesh is None:
-            return jax.jit(_over_runs(metric, model, batching)).lower(stacked, shared).compile()
+            return _lowered(jax.jit, _over_runs(metric, model, batching), stacked, shared).compile()
         split, whole = PartitionSpec(MODELS), PartitionSpec()
         program = jax.shard_map(
             _over_runs(metric, model, batching),
@@ -128,7 +130,23 @@ def _compiled(
         )
         placed = NamedSharding(mesh, split), NamedSharding(mesh, whole)
         with jax.set_mesh(mesh):
-            return jax.jit(program, in_shardings=placed).lower(stacked, shared).compile()
+            return _lowered(functools.partial(jax.jit, in_shardings=placed), program, stacked, shared).compile()
+
+
+def _lowered(jit: Callable[..., Any], function: Callable[..., PyTree], *arguments: PyTree) -> Any:
+    """jit(function), lowered for arguments of these shapes, without what XLA compiles wrongly for the backend."""
+    traced = jit(function).trace(*arguments)
+    if jax.default_backend() != "cpu":
+        return traced.lower()
+    program = with_safe_convolutions(traced.jaxpr)
+    if program is traced.jaxpr:
+        return traced.lower()
+    structure = jax.tree.structure(traced.out_info)
+
+    def rewritten(*arguments: PyTree) -> PyTree:
+        return jax.tree.unflatten(structure, jax.extend.core.jaxpr_as_fun(program)(*jax.tree.leaves(arguments)))
+
+    return jit(rewritten).lower(*arguments)
 
 
 def _over_runs(metric: Metric, model: Model, batching: str) -> Callable[[PyTree, PyTree], PyTree]:

@@ -34,6 +34,11 @@ def take(stacked: PyTree, indices: Sequence[int] | np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[chosen], stacked)
 
 
+def one(stacked: PyTree, index: int) -> PyTree:
+    """One model of a stacked pytree."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
 def count(stacked: PyTree) -> int:
     """How many models a stacked pytree holds."""
     return len(jax.tree.leaves(stacked)[0])

@@ -14,6 +14,9 @@ from mdjax.models import Model
 
 PyTree = Any
 
+_BATCH_SIZE = 128
+"""Examples in one pass where what is finite is looked for."""
+
 
 def loss_curvature(
     model: Model,
@@ -56,6 +59,39 @@ def loss_quadratic_forms(
     Cost of a vector: half that of a product.
     """
     return quadratic_forms(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
+
+
+class FiniteParts(NamedTuple):
+    """Whether a model's mean loss is finite, and its gradient."""
+
+    loss: bool
+    gradient: bool
+
+
+def finite_parts(
+    model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, loss: Loss = cross_entropy
+) -> FiniteParts:
+    """What of the mean loss over the examples is finite: asked where its curvature is not.
+
+        model: its `apply` is used.
+        params, state: one model's.
+        examples: the mean is taken over them; their number must not be traced.
+        loss: of each example: (logits[b, c], labels[b]) → [b].
+
+    Not for tracing: one gradient, operation by operation.
+    """
+    inputs, labels, num_examples = examples
+    params, is_finite = jax.tree.map(jnp.asarray, params), FiniteParts(True, True)
+
+    def mean_loss(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.mean(loss(model.apply(params, state, x), y))
+
+    for start in range(0, int(num_examples), _BATCH_SIZE):
+        batch = slice(start, min(start + _BATCH_SIZE, int(num_examples)))
+        value, gradient = jax.value_and_grad(mean_loss)(params, inputs[batch], labels[batch])
+        finite = [bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient)]
+        is_finite = FiniteParts(is_finite.loss and bool(jnp.isfinite(value)), is_finite.gradient and all(finite))
+    return is_finite
 
 
 class _SummedLoss(NamedTuple):

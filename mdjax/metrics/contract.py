@@ -18,6 +18,7 @@ import jax
 from mdjax.columns import Feature
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.models import Model
+from mdjax.statuses import Status
 
 PyTree = Any
 Raw = Mapping[str, Any]
@@ -119,6 +120,16 @@ class Metric(abc.ABC):
         shared: what `shared` returns.
         key: of this run alone.
         """
+
+    def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
+        """A status of a row, with its cause where the models themselves can tell it; on the host, nothing is traced.
+
+        status: what `row` says.
+        model: the network.
+        weights: (params, state) of each model that the row is about.
+        data: the examples.
+        """
+        return status
 
     @abc.abstractmethod
     def row(self, raws: Sequence[Raw]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from mdjax.landscape.curvature import CurvatureMatrix
 from mdjax.landscape.loss_curvature import loss_curvature
 from mdjax.landscape.losses import Loss
 from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
-from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
+from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
+from mdjax.metrics.hessian import status_with_cause
 from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
@@ -56,6 +57,9 @@ class Density(ModelMetric):
         curvature = loss_curvature(model, params, state, examples, **settings)
         runs = quadrature_runs(curvature, key, num_runs=self.num_runs, num_steps=self.num_steps)
         return {"alpha": runs.alpha, "beta": runs.beta}
+
+    def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
+        return status_with_cause(status, model, weights, data.train.first(self.num_samples), self.loss)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         runs = quadrature(raw["alpha"], raw["beta"])

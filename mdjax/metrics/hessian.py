@@ -13,12 +13,12 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.curvature import CurvatureMatrix, parameter_groups, restricted
-from mdjax.landscape.loss_curvature import loss_curvature
+from mdjax.landscape.loss_curvature import finite_parts, loss_curvature
 from mdjax.landscape.losses import Loss
 from mdjax.linalg.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
 from mdjax.linalg.operators import LinearOperator, Matvec
 from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
-from mdjax.metrics.contract import Examples, Metric, ModelMetric, PyTree, Raw
+from mdjax.metrics.contract import Examples, Metric, ModelMetric, PyTree, Raw, Weights
 from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
@@ -42,6 +42,30 @@ _FEATURES = (
 
 _UNCERTAIN = 5
 """A trace whose error is this many times what was asked for gets a status."""
+
+
+def status_with_cause(
+    status: Status, model: Model, weights: tuple[Weights, ...], examples: LabelledExamples, loss: Loss
+) -> Status:
+    """The status of curvature that is not finite, with the cause where the loss itself is finite.
+
+    status: any; others are returned as they are.
+    model, weights: the model, as `Metric.explained` has them.
+    examples: what the curvature is of.
+    loss: of each example.
+
+    Cost: one gradient over the examples, and only for such a status.
+    """
+    if status.code is not StatusCode.NOT_FINITE:
+        return status
+    is_finite = finite_parts(model, *weights[0], examples, loss=loss)
+    if not is_finite.loss:
+        return status
+    derivative = "second derivative" if is_finite.gradient else "derivative"
+    return status._replace(
+        sentence=f"{status.sentence} although the loss is: the network has a function without a {derivative} there "
+        "(a norm of a zero vector, sqrt or log at 0)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +179,9 @@ class Hessian(ModelMetric):
         else:
             result = xtrace(curvature, key, num_probes=self.num_probes)
         return krylov, result._replace(num_products=result.num_products + krylov.num_products)
+
+    def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
+        return status_with_cause(status, model, weights, data.train.first(self.num_samples), self.loss)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         ritz = ritz_pairs(raw["projected"], raw["off_diagonal"], raw["dropped"], raw["num_steps"])
@@ -310,6 +337,10 @@ class PublishedHessian(ModelMetric):
         carry = jax.lax.while_loop(lambda carry: carry["powering"] | carry["sampling"], step, carry)
         del carry["vector"]
         return carry
+
+    def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
+        # Of those that may have been drawn.
+        return status_with_cause(status, model, weights, data.train.first(1024), losses.cross_entropy)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         iterations, probes = int(raw["iterations"]), int(raw["probes"])

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax.errors import InputError
-from mdjax.landscape import surfaces
+from mdjax.landscape import losses, surfaces
 from mdjax.landscape.loss_curvature import loss_curvature, loss_quadratic_forms
-from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
+from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
+from mdjax.metrics.hessian import status_with_cause
 from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
@@ -92,6 +93,9 @@ class Surface(ModelMetric):
         )
         return found | {"loss": loss.reshape(grid[0].shape), "error": error.reshape(grid[0].shape)}
 
+    def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
+        return status_with_cause(status, model, weights, data.train.first(self.num_samples), losses.cross_entropy)
+
     def columns(self, raw: Raw) -> dict[str, Any]:
         columns: dict[str, Any] = {"surface_x": self.coordinates.tolist()}
         if self.dimensions == 2:
@@ -101,6 +105,8 @@ class Surface(ModelMetric):
         center = (self.num_points // 2,) * self.dimensions
         if not np.isfinite(raw["loss"][center]):
             columns["status"] = Status(StatusCode.NOT_FINITE, "surface_loss is not finite at the model")
+        elif not np.isfinite(raw["curvature"]).all():
+            columns["status"] = Status(StatusCode.NOT_FINITE, "surface_curvature is not finite")
         if self.directions == "hessian":
             residual = np.asarray(raw["residual"], np.float64)
             columns["surface_residual"] = residual.tolist()

@@ -100,6 +100,7 @@ def test_ties_of_other_layers_are_found(how):
         module = Tied()
         for layer in (module.fc2, module.fc3):
             parametrizations.weight_norm(layer)
+            layer.bias = torch.nn.Parameter(layer.bias.detach().clone())
         module.fc3.parametrizations.weight = module.fc2.parametrizations.weight
         arrays = folding.fold(module.state_dict())[0]
         facts = {"nonlinearity": "tanh"}

@@ -71,17 +71,20 @@ def rows_of(metric, family, form):
 def cases():
     """All forms for the MLP; for networks that compile longer those that hold vmap, map, chunks, padding, a mesh.
 
-    The published recipes share their programs' parts with the others, so that the ResNet is left to those.
+    The published recipes share their programs' parts with the others, so that larger networks are left to those; and the
+    ResNet is measured by the metrics that are measured by default.
     MDJAX_EXHAUSTIVE=1 crosses everything with everything.
     """
     both = ("vmap", "sharded over models and data")
     for metric in [*SMALL.values(), *PUBLISHED.values()]:
-        batched = metric in (SMALL["losses"], SMALL["hessian"], SMALL["cka"])
-        forms_of = {"mlp": FORMS, "cnn": both, "resnet10": both if batched else both[1:]}
-        if metric in PUBLISHED.values() and not os.environ.get("MDJAX_EXHAUSTIVE"):
-            del forms_of["resnet10"]
+        exhaustive, published = bool(os.environ.get("MDJAX_EXHAUSTIVE")), metric in PUBLISHED.values()
+        forms_of = {"mlp": FORMS}
+        if exhaustive or not published:
+            forms_of["cnn"] = both
+        if exhaustive or (metric.by_default and not published):
+            forms_of["resnet10"] = both if metric is SMALL["losses"] else both[1:]
         for family, names in forms_of.items():
-            for form in FORMS if os.environ.get("MDJAX_EXHAUSTIVE") else names:
+            for form in FORMS if exhaustive else names:
                 marks = [pytest.mark.slow] if family == "resnet10" else []
                 yield pytest.param(metric, family, form, id=f"{type(metric).__name__}-{family}-{form}", marks=marks)
 

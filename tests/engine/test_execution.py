@@ -71,8 +71,9 @@ def rows_of(metric, family, form):
 def cases():
     """All forms for the MLP; for networks that compile longer those that hold vmap, map, chunks, padding, a mesh.
 
-    The published recipes share their programs' parts with the others, so that larger networks are left to those; and the
+    The published recipes share their programs' parts with the others, so that larger networks are left to those; the
     ResNet is measured by the metrics that are measured by default.
+
     MDJAX_EXHAUSTIVE=1 crosses everything with everything.
     """
     both = ("vmap", "sharded over models and data")

@@ -143,7 +143,17 @@ def from_exported(
                 "it was exported for batches of one size. Export it with "
                 'dynamic_shapes=({0: torch.export.Dim("batch")},)'
             )
-    return from_module(program.module(check_guards=False), example_inputs, images=images)
+    return from_module(_tied_again(program.module(check_guards=False)), example_inputs, images=images)
+
+
+def _tied_again(module: Any) -> Any:
+    """A loaded program whose tied parameters, which share their memory still, are one parameter again."""
+    first: dict[Any, Any] = {}
+    for part in module.modules():
+        for leaf, value in part._parameters.items():
+            if value is not None and value.numel():
+                part._parameters[leaf] = first.setdefault((value.data_ptr(), value.shape, value.stride()), value)
+    return module
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

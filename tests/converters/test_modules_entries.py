@@ -160,6 +160,19 @@ def test_what_is_tied_is_one_parameter(made):
     assert relative(jax_hessian(converted, network, INPUTS, LABELS), expected) < 2e-5
 
 
+def test_what_is_tied_stays_one_parameter_of_an_exported_program(tmp_path):
+    torch.manual_seed(0)
+    network = TiedNorms()
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network, (torch.from_numpy(INPUTS[:2]),), dynamic_shapes=dynamic)
+    torch.export.save(program, tmp_path / "model.pt2")
+    converted = converters.from_exported(tmp_path / "model.pt2", trust=True)
+    assert sum(leaf.size for leaf in jax.tree.leaves(converted.params)) == sum(
+        value.numel() for value in network.parameters()
+    )
+    assert relative(jax_hessian(converted, network, INPUTS, LABELS), torch_hessian(network, INPUTS, LABELS)) < 2e-5
+
+
 def test_one_copy_of_what_is_tied_is_enough():
     network = Tied()
     model, params, _ = converters.from_module(network, torch.from_numpy(INPUTS[:2]))

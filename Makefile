@@ -13,7 +13,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" tests/linalg tests/diagnosis tests/report tests/sweeps/test_units.py tests/test_columns.py tests/test_files.py tests/test_table.py
+	$(BIN)/python -m pytest -m "not slow" tests/linalg tests/diagnosis tests/report tests/sweeps/test_descriptions.py tests/test_columns.py tests/test_files.py tests/test_table.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -20,11 +20,11 @@ from converters.own_modules import HINT, OwnModule, python_lines
 from converters.recognition import Recognised, label, recognised
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
 from converters.state_dicts import Reading, require_torch
-from mdjax.errors import InputError
+from mdjax.errors import InputError, check_options
 from mdjax.models.architecture import shape_text
 from mdjax.models.sequences import NONLINEARITIES
 from mdjax.progress import progress
-from mdjax.zoo.data import load
+from mdjax.zoo.data import absolute, is_cifar10, load
 from mdjax.zoo.store import Zoo
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -81,8 +81,7 @@ def convert(
     Raises InputError where torch is missing, `src` holds no checkpoints, a fact, pattern or table of facts cannot be
     read or contradicts the data, the data is unclear, or `out` cannot be written or holds a zoo of other data.
     """
-    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
-        raise TypeError(f"convert() got an unexpected keyword argument {unknown[0]!r}")
+    check_options("convert", options, Options)
     require_torch()
     dry_run = options.get("dry_run", False)
     reading = Reading(ema=options.get("ema", False), trust=options.get("trust", False))
@@ -129,10 +128,11 @@ class _Trained:
 
 def _trained_on(data: str | Path | None, candidates: Iterable[Candidate]) -> _Trained:
     if data is not None:
-        if str(data) == "cifar10" or str(data).startswith("cifar10:") or Path(data).is_dir():
-            return _Trained(str(data), input_shape=_CIFAR_SHAPE)  # not read: it is large, and its shape is known
-        dataset = load(data)
-        return _Trained(str(data), dataset.fingerprint, dataset.input_shape)
+        name = absolute(str(data))
+        if is_cifar10(name):
+            return _Trained(name, input_shape=_CIFAR_SHAPE)  # not read: it is large, and its shape is known
+        dataset = load(name)
+        return _Trained(name, dataset.fingerprint, dataset.input_shape)
     names = sorted({candidate.data for candidate in candidates} - {""})
     if len(names) > 1:
         raise InputError(
@@ -149,8 +149,9 @@ def _open(out: str | Path | None, trained: _Trained, *, dry_run: bool) -> Zoo | 
         return Zoo(out) if there and out is not None else None
     if out is None:
         raise InputError("No place for the zoo. Name it: --out ZOO (or ask for a trial run: --dry-run).")
-    # Where the checkpoints do not tell their data, a zoo that is there does.
-    name = Zoo(out).data if there and not trained.name else trained.name
+    # Where the checkpoints do not tell their data, a zoo that is there does; and it may name them from this folder.
+    known = Zoo(out).data if there else ""
+    name = known if trained.name in ("", absolute(known)) else trained.name
     return Zoo.create(out, data=name, fingerprint=trained.fingerprint)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from converters.layouts.contract import Candidate
 from converters.naming import Given, settings_in, suggestion
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode
+from mdjax.statuses import StatusCode
 from mdjax.zoo.store import weights_hash
 
 _MOST_LISTED = 3
@@ -53,7 +54,7 @@ class Identities:
         for model_id, configuration, seed, digest, status in manifest[columns].itertuples(index=False):
             known = paths.get(model_id)
             name = model_id if known is None else known.path
-            if status == "ok":
+            if status == StatusCode.OK:
                 self._within.setdefault((configuration, digest), name)
                 self._first.setdefault(digest, (configuration, name))
             if known is None or not known.counted:

@@ -7,9 +7,7 @@ held against the module itself: equal logits and gradients. Others are measured 
 
 import ast
 import copy
-import importlib.util
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from converters.state_dicts import Reading
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
 from mdjax.models.architecture import shape_text
+from mdjax.own_code import own_names, run_file
 
 _TOLERANCE = 1e-4
 
@@ -149,26 +148,13 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def _made(file: str, name: str, arguments: str) -> Any:
-    """The module that a call makes. Runs the file, whose folder is searched for what it imports."""
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise InputError(f"There is no file {file}. Give the network's code as FILE.py:CLASS.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{file} is no Python file. Give the network's code as FILE.py:CLASS.")
-    code = importlib.util.module_from_spec(spec)
-    folder = str(path.absolute().parent)
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(code)
-    except Exception as error:  # the file is the user's own: it can raise anything
-        raise InputError(f"Cannot run {file}: {type(error).__name__}: {first_line(error)}. Mend it.") from None
-    finally:
-        sys.path.remove(folder)
+    """The module that a call makes. Runs the file."""
+    code = run_file(file, "the network's code")
     called = getattr(code, name, None)
     if not callable(called):
-        own = [key for key, value in vars(code).items() if getattr(value, "__module__", "") == path.stem]
-        raise InputError(f"{file} has no {name!r}; it has {', '.join(own) or 'nothing'}. Give FILE.py:CLASS.")
+        raise InputError(
+            f"{file} has no {name!r}; it has {', '.join(own_names(code)) or 'nothing'}. Give FILE.py:CLASS."
+        )
     try:
         call = ast.parse(f"made({arguments})", mode="eval").body
         if not isinstance(call, ast.Call):

@@ -1,4 +1,7 @@
-"""The one exception a user can mend, and other errors in one line of text."""
+"""The one exception a user can mend, other errors in one line of text, and the check of keyword arguments."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -17,3 +20,9 @@ def first_line(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     lines = str(text).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")
+
+
+def check_options(function: str, options: Mapping[str, Any], kind: type) -> None:
+    """Raise TypeError for a keyword argument that is none of a `TypedDict`'s, as Python does for a plain signature."""
+    if unknown := sorted(options.keys() - kind.__annotations__.keys()):
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")

@@ -122,9 +122,11 @@ def test_old_leftovers_are_removed_and_young_ones_stay(tmp_path, kind):
 
 
 def test_a_leftover_that_another_writer_removes_at_the_same_time_is_no_error(tmp_path, monkeypatch):
-    (tmp_path / f"{files.TEMPORARY}a").mkdir()
-    os.utime(tmp_path / f"{files.TEMPORARY}a", (0, 0))
-    found = list(tmp_path.glob("*"))
+    for name in "ab":
+        (tmp_path / f"{files.TEMPORARY}{name}").mkdir()
+        os.utime(tmp_path / f"{files.TEMPORARY}{name}", (0, 0))
+    found = sorted(tmp_path.glob("*"))
     shutil.rmtree(found[0])
     monkeypatch.setattr(type(tmp_path), "glob", lambda *_: iter(found))
     files.remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in found)

@@ -61,7 +61,7 @@ def curvature_operator(
 def check_matrix(matrix: str) -> None:
     """Raise InputError unless `matrix` is a `CurvatureMatrix`."""
     if matrix not in get_args(CurvatureMatrix):
-        raise InputError(f"Unknown matrix {matrix!r}. Choose one of {', '.join(get_args(CurvatureMatrix))}.")
+        raise InputError(f"Unknown curvature matrix {matrix!r}. Choose one of {', '.join(get_args(CurvatureMatrix))}.")
 
 
 class ParameterGroups(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 from mdjax.errors import InputError
 from mdjax.landscape import losses
-from mdjax.landscape.curvature import CurvatureMatrix
+from mdjax.landscape.curvature import CurvatureMatrix, check_matrix
 from mdjax.landscape.loss_curvature import loss_curvature
 from mdjax.landscape.losses import Loss
 from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
@@ -47,6 +47,7 @@ class Density(ModelMetric):
 
     def __post_init__(self) -> None:
         check_parameters(self.parameters)
+        check_matrix(self.operator)
         if self.num_runs < 2:
             raise InputError(f"Cannot tell an error from num_runs = {self.num_runs}. Take at least 2 runs.")
 

@@ -12,7 +12,7 @@ from mdjax.columns import Feature
 from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples
-from mdjax.landscape.curvature import CurvatureMatrix, parameter_groups, restricted
+from mdjax.landscape.curvature import CurvatureMatrix, check_matrix, parameter_groups, restricted
 from mdjax.landscape.loss_curvature import finite_parts, loss_curvature
 from mdjax.landscape.losses import Loss
 from mdjax.linalg.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
@@ -74,10 +74,11 @@ class Hessian(ModelMetric):
 
     The same first `num_samples` training examples for every model, stored statistics, no weight decay, of the
     `parameters` that count: without those that the model names as frozen ("trainable"), "all", or a tuple of paths
-    (`mdjax.models.parameters`); the others are constants. One block
-    Krylov run, of at least `min_steps` blocks of `block_size` products, goes on until the relative residuals of the
-    `num_eigenvalues` largest and `num_smallest` smallest eigenvalues are `tolerance` (an eigenvalue's relative error
-    is about the square of that); its basis deflates the trace, which is then sampled in blocks until its standard
+    (`mdjax.models.parameters`); the others are constants.
+
+    One block Krylov run, of at least `min_steps` blocks of `block_size` products, goes on until the relative residuals
+    of the `num_eigenvalues` largest and `num_smallest` smallest eigenvalues are `tolerance` (an eigenvalue's relative
+    error is about the square of that); its basis deflates the trace, which is then sampled in blocks until its standard
     error is `trace_tolerance` of it. Other trace methods take products of their own: `hutch++` sketches with
     `sketch_size` of them, `xtrace` stops at `num_probes` whatever its error is.
 
@@ -114,12 +115,11 @@ class Hessian(ModelMetric):
 
     def __post_init__(self) -> None:
         check_parameters(self.parameters)
+        check_matrix(self.operator)
         if self.trace_method not in ("deflated", "hutchinson", "hutch++", "xtrace"):
             raise InputError(
                 f"Unknown trace_method {self.trace_method!r}. Choose one of deflated, hutchinson, hutch++, xtrace."
             )
-        if self.operator not in ("hessian", "gauss_newton"):
-            raise InputError(f"Unknown operator {self.operator!r}. Choose one of hessian, gauss_newton.")
         room = self.block_size * self.max_steps
         if self.num_eigenvalues < 1 or self.num_smallest < 0 or self.num_eigenvalues + self.num_smallest > room:
             raise InputError(

@@ -1,9 +1,7 @@
 """The metrics by name, the presets, and the choice of what to measure from a user's words."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mdjax.errors import InputError, first_line
@@ -15,6 +13,7 @@ from mdjax.metrics.hessian import Hessian
 from mdjax.metrics.losses import Losses
 from mdjax.metrics.similarity import Similarity
 from mdjax.metrics.surface import Surface
+from mdjax.own_code import own_names, run_file
 
 METRICS: dict[str, type[Metric]] = {
     metric.name: metric
@@ -49,7 +48,7 @@ def select(
         if isinstance(name, Metric):
             metric = name
         elif ".py:" in name:
-            metric = _from_file(name).of_preset(preset)
+            metric = _from_file(name, preset)
         elif name not in METRICS:
             raise InputError(f"Unknown metric {name!r}. Choose from {', '.join(METRICS)}, or give FILE.py:CLASS.")
         else:
@@ -75,29 +74,21 @@ def select(
     return tuple(sorted(chosen.values(), key=lambda metric: order.get(metric.name, len(order))))
 
 
-def _from_file(text: str) -> type[Metric]:
-    """The class that "FILE.py:CLASS" names."""
+def _from_file(text: str, preset: str) -> Metric:
+    """The metric of the class that "FILE.py:CLASS" names."""
     file, _, name = text.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise InputError(f"There is no file {file}. Give a metric of your own as FILE.py:CLASS.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's own: it can raise anything
-        raise InputError(f"Cannot run {file}: {type(error).__name__}: {first_line(error)}. Mend it.") from None
+    module = run_file(file, "a metric of your own")
     found = getattr(module, name, None)
     if not isinstance(found, type) or not issubclass(found, Metric):
-        known = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Metric)]
-        own = [key for key in known if vars(module)[key].__module__ == path.stem]
+        own = ", ".join(own_names(module, Metric)) or "none"
         raise InputError(
-            f"{file} has no metric {name!r}; it has {', '.join(own) or 'none'}. Subclass ModelMetric, PairMetric or "
-            "FeatureMetric of mdjax.metrics."
+            f"{file} has no metric {name!r}; it has {own}. Subclass ModelMetric, PairMetric or FeatureMetric of "
+            "mdjax.metrics."
         )
-    return found
+    try:
+        return found.of_preset(preset)
+    except Exception as error:  # the user's own code again
+        raise InputError(f"Cannot make {text}: {type(error).__name__}: {first_line(error)}. Mend it.") from None
 
 
 def help_text() -> str:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from mdjax.engine import Plan, Programs, default_plan
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
-from mdjax.errors import InputError, first_line
+from mdjax.errors import InputError, check_options, first_line
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import console, progress
@@ -88,7 +88,7 @@ def measure(
     settings: texts such as "hessian.num_samples=64" that change one setting each.
     options: `seed`, `mesh`, `layout`, `label_noise` and `show_progress`, see `RunOptions`.
     """
-    _check_options("measure", options, RunOptions)
+    check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics, settings), model, options)
@@ -124,10 +124,11 @@ def measure(
                     members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
                     problems.update(members.problems)
                     try:
-                        rows, is_finished = _measured(metric, members, device_data, unit, programs, seed), True
+                        rows = _measured(metric, members, device_data, unit, programs, seed)
+                        is_finished = StatusCode.TOO_LARGE not in set(rows.get("status_code", ()))
                     except Exception as error:  # of one metric, which must not cost the others
                         rows, is_finished = failures.rows(metric, members, error), False
-                    # What failed, or what a damaged group hides, may be there next time.
+                    # What failed, did not fit, or is hidden by a damaged group may be there next time.
                     if commits and is_finished and not members.problems:
                         commits.commit(name, rows)
                 results[metric].append(rows)
@@ -161,7 +162,7 @@ def preview(
     each device by the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors
     are those of `measure`; options: `mesh`, `layout` and `label_noise`, see `PlanOptions`.
     """
-    _check_options("preview", options, PlanOptions)
+    check_options("preview", options, PlanOptions)
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics, settings), model, options)
     plan, rows = work.plan, []
@@ -209,12 +210,6 @@ class _Work:
     plan: Plan
     is_certain: bool  # that the models were trained on these labels, with the noise that is known of them
     notes: tuple[str, ...]  # what is to be said of the data
-
-
-def _check_options(function: str, options: Mapping[str, Any], kind: type) -> None:
-    unknown = sorted(options.keys() - kind.__annotations__.keys())
-    if unknown:
-        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def _prepared(

@@ -1,11 +1,8 @@
 """A manifest → units of work: models that are loaded together, and a name for the result of each metric on them."""
 
 import dataclasses
-import functools
 import hashlib
-import inspect
 import json
-import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +14,7 @@ from mdjax.metrics import Metric
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.statuses import StatusCode
+from mdjax.sweeps.descriptions import described
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import shape_on
 
@@ -109,57 +107,14 @@ def _check_weights(architecture: Architecture, row: dict[str, Any]) -> None:
 def unit_name(metric: Metric, unit: Unit, dataset: Dataset, seed: int) -> str:
     """The name under which a metric's rows of a unit are kept: a digest of all that decides their values.
 
-    metric: its class and settings (and, for a user's own class, its code).
+    metric: its class and settings (and, for a user's own class, its code: `mdjax.sweeps.descriptions`).
     unit: the models' ids and weights, the share of the data and the label noise.
     dataset: the content of its arrays.
     seed: of the random numbers.
     """
     models = unit.rows[["model_id", "weights_hash"]].to_numpy().tolist()
-    content = [_VERSION, _described(metric), seed, dataset.fingerprint, unit.data_share, unit.label_noise, models]
+    content = [_VERSION, described(metric), seed, dataset.fingerprint, unit.data_share, unit.label_noise, models]
     if unit.architecture is not None and unit.architecture.variant:
         # The same weights are another function with another nonlinearity.
         content.append(unit.architecture.variant)
     return f"{metric.name}-{hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()}"
-
-
-def _described(value: Any) -> str:
-    """Settings as text that is the same in every process, whatever module a class or function stands in."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ", ".join(
-            f"{field.name}={_described(getattr(value, field.name))}" for field in dataclasses.fields(value)
-        )
-        return f"{type(value).__qualname__}({fields}){_described_methods(type(value))}"
-    if isinstance(value, functools.partial):
-        parts = (value.func, value.args, tuple(sorted(value.keywords.items())))
-        return f"partial({', '.join(map(_described, parts))})"
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(_described, value))})"
-    function = inspect.unwrap(value) if callable(value) else None
-    if isinstance(function, types.FunctionType):
-        body = _described_code(function.__code__, function.__doc__)
-        # Two functions made by one `def` differ in what they close over.
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        body += _described([*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items(), *cells])
-        return f"{function.__qualname__}:{hashlib.blake2b(body.encode(), digest_size=8).hexdigest()}"
-    return repr(value)
-
-
-def _described_methods(kind: type) -> str:
-    """What the methods of a user's own class compute; mdjax's own classes have `_VERSION`."""
-    if kind.__module__.partition(".")[0] == "mdjax":
-        return ""
-    own = sorted((name, value) for name, value in vars(kind).items() if isinstance(value, types.FunctionType))
-    return hashlib.blake2b(_described([value for _, value in own]).encode(), digest_size=8).hexdigest()
-
-
-def _described_code(code: types.CodeType, doc: str | None = None) -> str:
-    """What a function computes: its instructions, names and constants, but not its docstring."""
-
-    def described(constant: Any) -> str:
-        if isinstance(constant, types.CodeType):
-            return _described_code(constant)
-        # Sets of texts come in another order in each process.
-        return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
-
-    constants = [described(constant) for constant in code.co_consts if doc is None or constant != doc]
-    return f"{code.co_code!r}{code.co_names!r}{constants!r}"

@@ -194,9 +194,12 @@ def absolute(source: str) -> str:
     """The source, where it is the path of a file or folder that is there, as one that does not depend on the folder
     one is in."""
     layout, text = split_layout(source)
-    if not Path(text).exists():
+    if text in ("", *NAMES):
         return source
-    return f"{layout}:{Path(text).resolve()}" if layout else str(Path(text).resolve())
+    prefix = f"{layout}:" if layout else ""
+    if text.startswith(_CIFAR_PREFIX):
+        prefix, text = prefix + _CIFAR_PREFIX, text.removeprefix(_CIFAR_PREFIX)
+    return f"{prefix}{Path(text).resolve()}" if Path(text).exists() else source
 
 
 def is_cifar10(source: Any) -> bool:

@@ -16,10 +16,12 @@ from torch_refused import REFUSED
 from torch_resnet import random_resnet
 
 import converters
+import mdjax
 from converters import groups
 from converters.cli import main
 from mdjax.errors import InputError
 from mdjax.models import Architecture
+from mdjax.zoo.data import load
 from mdjax.zoo.store import Zoo
 
 
@@ -190,6 +192,24 @@ def test_averaged_weights_are_another_model(tmp_path):
     zoo = Zoo(tmp_path / "zoo")
     assert zoo.manifest["model_id"].tolist() == ["src/a.pt", "src/a.pt-ema"]
     assert zoo.manifest["weights_hash"].nunique() == zoo.manifest["configuration"].nunique() == 2
+
+
+def test_a_zoo_finds_its_data_from_another_folder(tmp_path, monkeypatch):
+    write(tmp_path / "src", "a.pt", content={"fc.weight": torch.ones(10, 64)})
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    digits = load("digits")
+    np.savez("own.npz", **{name: getattr(digits, name) for name in ("x_train", "y_train", "x_test", "y_test")})
+    convert("src", "zoo", data="own.npz")
+    assert Zoo("zoo").data == str(tmp_path / "own.npz")
+    monkeypatch.chdir(tmp_path / "other")
+    assert mdjax.measure("../zoo", metrics="losses", show_progress=False).models["status"].tolist() == ["ok"]
+    # A zoo that names them from this folder stays as it is.
+    monkeypatch.chdir(tmp_path)
+    header = Path("zoo/zoo.json")
+    header.write_text(header.read_text().replace(str(tmp_path / "own.npz"), "own.npz"))
+    (skipped,) = convert("src", "zoo", data="own.npz").outcomes
+    assert skipped.reason == "already in the zoo" and Zoo("zoo").data == "own.npz"
 
 
 def test_the_data_is_that_of_the_layout_or_as_given(tmp_path):

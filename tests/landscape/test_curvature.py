@@ -150,5 +150,5 @@ def test_models_batched_by_vmap_equal_single_ones():
 
 @pytest.mark.parametrize("function", [curvature_operator, quadratic_forms])
 def test_an_unknown_matrix_is_refused(function):
-    with pytest.raises(InputError, match="Unknown matrix 'fisher'. Choose one of hessian, gauss_newton"):
+    with pytest.raises(InputError, match="Unknown curvature matrix 'fisher'. Choose one of hessian, gauss_newton"):
         function(*problem("mlp"), matrix="fisher")

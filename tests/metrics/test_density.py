@@ -25,6 +25,11 @@ def test_metric_agrees_with_the_dense_hessian():
     assert "status" not in row
 
 
+def test_another_matrix_is_refused():
+    with pytest.raises(InputError, match="Unknown curvature matrix 'fisher'. Choose one of hessian, gauss_newton"):
+        Density(operator="fisher")
+
+
 def test_one_run_is_refused():
     with pytest.raises(InputError, match="num_runs = 1. Take at least 2"):
         Density(num_runs=1)

@@ -125,7 +125,7 @@ def test_a_broken_model_harms_nobody(metric):
     ("settings", "message"),
     [
         ({"trace_method": "hutch"}, "Unknown trace_method 'hutch'. Choose one of deflated"),
-        ({"operator": "fisher"}, "Unknown operator 'fisher'"),
+        ({"operator": "fisher"}, "Unknown curvature matrix 'fisher'. Choose one of hessian, gauss_newton"),
         ({"num_eigenvalues": 0}, "Cannot find 0 largest and 0 smallest"),
         ({"num_eigenvalues": 60, "num_smallest": 5}, "among 64 Krylov vectors"),
     ],

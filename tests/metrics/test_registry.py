@@ -95,6 +95,8 @@ def test_an_edited_metric_is_measured_again(folder, tmp_path, monkeypatch):
         ("none.py:Any", "There is no file none.py. Give a metric of your own as FILE.py:CLASS."),
         ("empty.py:Any", "empty.py has no metric 'Any'; it has none. Subclass ModelMetric"),
         ("broken.py:Any", "Cannot run broken.py: ZeroDivisionError: division by zero. Mend it."),
+        ("stops.py:Any", "Cannot run stops.py: SystemExit: 3. Mend it."),
+        ("half.py:Half", "Cannot make half.py:Half: TypeError: Can't instantiate abstract class Half"),
         ("gradient_noise.py:Other", "has no metric 'Other'; it has GradientNoise."),
     ],
 )
@@ -102,6 +104,8 @@ def test_a_file_without_the_metric_is_refused_in_one_sentence(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("empty.py").touch()
     Path("broken.py").write_text("1 / 0")
+    Path("stops.py").write_text("import sys; sys.exit(3)")
+    Path("half.py").write_text("import mdjax.metrics\nclass Half(mdjax.metrics.ModelMetric):\n    name = 'half'")
     Path("gradient_noise.py").write_text(EXAMPLES[0], encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(message)):
         select(names=text)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from helpers import digits, one, trained
 
+from mdjax.engine import measuring
 from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
 from mdjax.models import FunctionModel
@@ -159,6 +160,19 @@ def test_a_damaged_group_becomes_rows_with_a_status_and_is_measured_once_restore
     assert (restored.models["status"] == "ok").all()
     for column in ("train_loss", "hessian_trace"):
         np.testing.assert_allclose(restored.models[column], measured[0].models[column], rtol=1e-5)
+
+
+def test_what_does_not_fit_the_device_is_tried_again(grown, measured, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    options = {"out": tmp_path / "table", "metrics": "losses", "preset": "fast"}
+    with monkeypatch.context() as patched:
+        patched.setattr(measuring, "_call", refuse)
+        table = local.measure(grown, **options)
+    assert (table.models["status_code"] == StatusCode.TOO_LARGE).all()
+    tried = local.measure(grown, **options)
+    pd.testing.assert_series_equal(tried.models["train_loss"], measured[0].models["train_loss"], check_exact=True)
 
 
 @pytest.mark.parametrize("plan", [Plan("vmap", 1, "patches"), Plan("vmap", 4, "patches"), Plan("map", 16, "patches")])

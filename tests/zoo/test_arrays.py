@@ -1,5 +1,7 @@
 """What inputs are: said by a layout, or by types and shapes; arrays given in Python are held to the same."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -138,7 +140,11 @@ def test_a_source_keeps_its_layout_from_folder_to_folder(tmp_path, monkeypatch):
     np.savez("own.npz", **split(BYTES))
     assert absolute("own.npz") == str(tmp_path / "own.npz")
     assert absolute("nchw:own.npz") == f"nchw:{tmp_path / 'own.npz'}"
-    assert absolute("digits") == "digits"
+    for folder in ("digits", "cifar"):  # such as a zoo of that name, which is no data
+        Path(folder).mkdir()
+    names = ["digits", "nhwc:digits", "cifar10", ""]
+    assert [absolute(name) for name in names] == names
+    assert absolute("cifar10:cifar") == f"cifar10:{tmp_path / 'cifar'}" and absolute("cifar10:no") == "cifar10:no"
     assert is_cifar10("cifar10") and is_cifar10("cifar10:x") and is_cifar10(tmp_path) and not is_cifar10("own.npz")
 
 

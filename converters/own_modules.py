@@ -186,7 +186,7 @@ def _difference(module: Any, prefix: str, arrays: Mapping[str, np.ndarray], arch
     logits = module(torch.from_numpy(np.array(stored, order="C")))
     (logits * torch.from_numpy(weights) + logits.square() / 2).sum().backward()
     gradients = dict(arrays)
-    for name, parameter in module.named_parameters():
+    for name, parameter in module.named_parameters(remove_duplicate=False):
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         gradients[name.removeprefix(prefix)] = gradient.numpy()
     params, state = families.to_flax(arrays, architecture)

@@ -31,6 +31,7 @@ def specification(module: Any, prefix: str = "") -> str:
         raise RefusedError(f"its forward pass cannot be traced: {first_line(error)}") from None
     parts = dict(module.named_modules())
     words: list[str] = []
+    named: dict[str, Any] = {}  # the layers so far, by the names of their entries
     last = None
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -46,7 +47,7 @@ def specification(module: Any, prefix: str = "") -> str:
             others = [other for other in node.all_input_nodes if other is not last and not _is_shape(other)]
             if node.args[:1] != (last,) or others:
                 raise RefusedError(f"its {node.name} reads something else than the layer before it")
-            words.append(_word(node, parts, prefix))
+            words.append(_repeated(node, parts, prefix, named) or _word(node, parts, prefix))
             last = node
     text = " ".join(filter(None, words))
     try:
@@ -89,6 +90,24 @@ def _is_shape(node: Any) -> bool:
     if node.op == "call_function" and node.target in (operator.getitem, operator.floordiv, operator.mul):
         return all(_is_shape(other) for other in node.all_input_nodes)
     return False
+
+
+def _repeated(node: Any, parts: Mapping[str, Any], prefix: str, named: dict[str, Any]) -> str:
+    """The word for a layer that came before, called again or tied to this one in all its parameters; else ""."""
+    part = parts[node.target] if node.op == "call_module" else None
+    own = [] if part is None else [*part.parameters()]
+    if not own:
+        return ""
+    name = str(node.target).removeprefix(prefix)
+    for other, before in named.items():
+        if part is before or (_module_word(part) == _module_word(before) and _same(own, [*before.parameters()])):
+            return f"@{other}" if name == other else f"{name}=@{other}"
+    named[name] = part
+    return ""
+
+
+def _same(parameters: list[Any], others: list[Any]) -> bool:
+    return len(parameters) == len(others) and all(one is other for one, other in zip(parameters, others))
 
 
 def _word(node: Any, parts: Mapping[str, Any], prefix: str) -> str:

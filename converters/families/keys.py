@@ -49,6 +49,10 @@ class LayerNames:
         """The (height, width, channels) of the image that the layer reads as a vector; () for any other layer."""
         return ()
 
+    def again(self, architecture: Architecture) -> Mapping[str, str]:
+        """Other names of layers that are tied: PyTorch name → the `torch_name` of the same layer."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -80,6 +84,7 @@ class Schema:
 
     entries: tuple[Entry, ...]  # in the order of the leaves of (params, state)
     counters: frozenset[str]  # names of the entries that count batches in training, which nothing depends on
+    aliases: Mapping[str, str]  # names of tied entries → the name of the same entry above
     structure: Any  # the pytree structure of (params, state)
 
     @functools.cached_property
@@ -101,7 +106,14 @@ def schema_of(names: LayerNames, architecture: Architecture) -> Schema:
         name = f"{names.torch_name(architecture, layer)}.{_LEAVES[leaf]}"
         entries.append(Entry(name, tuple(abstract.shape[axis] for axis in order), image))
     means = [entry.name for entry in entries if entry.name.endswith("running_mean")]
-    return Schema(tuple(entries), frozenset(name.replace("running_mean", _COUNTER) for name in means), structure)
+    counters = frozenset(name.replace("running_mean", _COUNTER) for name in means)
+    aliases = {
+        f"{other}{entry.name.removeprefix(layer)}": entry.name
+        for other, layer in names.again(architecture).items()
+        for entry in entries
+        if entry.name.rpartition(".")[0] == layer
+    }
+    return Schema(tuple(entries), counters, aliases, structure)
 
 
 def problems_of(arrays: Arrays, schema: Schema) -> list[str]:
@@ -116,11 +128,15 @@ def problems_of(arrays: Arrays, schema: Schema) -> list[str]:
     problems = []
     if missing := expected - arrays.keys():
         problems.append(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
-    if unknown := arrays.keys() - expected:
+    if unknown := arrays.keys() - expected - schema.aliases.keys():
         problems.append(f"it has {len(unknown)} unknown entries, {listed(sorted(unknown))}")
     for name in sorted(counted & arrays.keys()):
         if arrays[name].shape != () or arrays[name].dtype.kind != "i":
             problems.append(f"its entry {name} is no whole number, but {_form(arrays[name])}")
+    for name, kept in schema.aliases.items():
+        # Files that keep one copy of what is tied leave the other names out.
+        if name in arrays and kept in arrays and not np.array_equal(arrays[name], arrays[kept], equal_nan=True):
+            problems.append(f"its entries {name} and {kept} differ, but are tied to each other")
     for entry in schema.entries:
         array = arrays.get(entry.name)
         if array is not None and (array.shape != entry.shape or array.dtype != np.float32):
@@ -142,11 +158,11 @@ def tied(arrays: Arrays, names: Iterable[str]) -> list[str]:
 
 
 def refuse_ties(arrays: Arrays, schema: Schema) -> None:
-    """Raise RefusedError where parameters of the network are tied, which mdjax's own networks cannot be."""
+    """Raise RefusedError where parameters are tied that are two in the network."""
     names = [entry.name for entry in schema.entries if not entry.name.endswith(("running_mean", "running_var"))]
     if pair := tied(arrays, names):
         raise RefusedError(
-            f"its entries {' and '.join(sorted(pair))} are one parameter, for which mdjax's own networks have two. "
+            f"its entries {' and '.join(sorted(pair))} are one parameter, for which this network has two. "
             "Build the module in Python and give it to converters.from_module"
         )
 
@@ -182,7 +198,7 @@ def stored(params: PyTree, state: PyTree, schema: Schema) -> dict[str, np.ndarra
         counter = entry.name.replace("running_var", _COUNTER)
         if counter in schema.counters:
             arrays[counter] = np.zeros((), np.int64)
-    return arrays
+    return arrays | {name: arrays[kept] for name, kept in schema.aliases.items()}
 
 
 def _form(array: np.ndarray) -> str:

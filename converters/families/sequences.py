@@ -8,6 +8,9 @@ the weights tell whether there is dropout; the nonlinearity stands in the zoo's 
 import itertools
 import math
 import re
+from collections.abc import Mapping
+
+import numpy as np
 
 from converters.errors import RefusedError
 from converters.families.keys import Arrays, Facts, LayerNames, image_shape, nonlinearity, rows
@@ -39,16 +42,24 @@ class _Sequence(LayerNames):
 
     def flattened(self, architecture: Architecture, layer: str) -> tuple[int, ...]:
         image: tuple[int, ...] = ()
+        read: list[tuple[int, ...]] = []  # wherever the layer comes
         for found, shape in zip(
             layers_of(architecture.variant), shapes_of(architecture.variant, architecture.input_shape)
         ):
             if found.kind == "flatten" and len(shape) == 3:
                 image = shape
             if found.name == layer:
-                break
+                read.append(image)
             if found.kind == "dense":
                 image = ()
-        return image
+        if len(set(read)) > 1:
+            raise RefusedError(f"its layer {layer} reads a flattened image once and a vector once")
+        return read[0]
+
+    def again(self, architecture: Architecture) -> Mapping[str, str]:
+        layers = layers_of(architecture.variant)
+        first = {layer.name: layer.key for layer in reversed(layers)}
+        return {layer.key: first[layer.name] for layer in layers if layer.key != first[layer.name] and layer.is_again}
 
 
 class _MLP(LayerNames):
@@ -156,17 +167,28 @@ def _mlp(arrays: Arrays, facts: Facts) -> Architecture | None:
             f"like 'flatten {names[0]}=dense{len(arrays[names[0] + '.weight'])} relu ...'"
         )
     given = _known_nonlinearity(facts) if len(names) > 1 else ""
-    layers = []
+    layers: dict[str, str] = {}
     for name in chains[0]:
         no_bias = "" if f"{name}.bias" in arrays else "nobias"
-        layers.append(f"{name}=dense{len(arrays[f'{name}.weight'])}{no_bias}")
+        same = next((other for other in layers if _is_one(arrays, other, name)), None)
+        layers[name] = f"{name}=@{same}" if same else f"{name}=dense{len(arrays[f'{name}.weight'])}{no_bias}"
     try:
         shape = _input_shape(arrays[f"{chains[0][0]}.weight"].shape[1], facts)
-        return sequence(f"flatten {f' {given} '.join(layers)}", shape)
+        return sequence(f"flatten {f' {given} '.join(layers.values())}", shape)
     except RefusedError:
         raise
     except InputError:  # a name that cannot be written in a specification
         return None
+
+
+def _is_one(arrays: Arrays, first: str, second: str) -> bool:
+    """Whether two layers are one, tied: all their arrays share their memory."""
+    leaves = [leaf for leaf in ("weight", "bias") if f"{first}.{leaf}" in arrays or f"{second}.{leaf}" in arrays]
+    pairs = [(arrays.get(f"{first}.{leaf}"), arrays.get(f"{second}.{leaf}")) for leaf in leaves]
+    return all(
+        one is not None and other is not None and one.shape == other.shape and np.shares_memory(one, other)
+        for one, other in pairs
+    )
 
 
 def _known_nonlinearity(facts: Facts) -> str:

@@ -34,8 +34,13 @@ def dense(features: int, inputs: jax.Array, name: str, *, use_bias: bool = True)
 
     Weights and bias start from U(±1/√n).
     """
-    init = fan_in_uniform(inputs.shape[-1])
-    return nn.Dense(features, use_bias=use_bias, kernel_init=init, bias_init=init, name=name)(inputs)
+    return dense_layer(features, inputs.shape[-1], name, use_bias=use_bias)(inputs)
+
+
+def dense_layer(features: int, num_inputs: int, name: str, *, use_bias: bool = True) -> nn.Dense:
+    """The layer of `dense` itself, which can be called more than once."""
+    init = fan_in_uniform(num_inputs)
+    return nn.Dense(features, use_bias=use_bias, kernel_init=init, bias_init=init, name=name)
 
 
 def lax_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:

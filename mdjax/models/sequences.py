@@ -15,20 +15,21 @@ stored weights ("classifier.1.weight") and change nothing else.
 | `globalmean`, `flatten` | images to vectors |
 | `relu`, `leakyrelu`, `tanh`, `sigmoid`, `silu`, `gelu`, `elu` | a nonlinearity, with PyTorch's default constants |
 | `dropout`, `identity` | nothing: networks are measured without dropout |
+| `@fc1`, `fc2=@fc1` | the earlier layer fc1, conv or dense, once more: one layer, tied under each of its names |
 """
 
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence as Items
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mdjax.errors import InputError
-from mdjax.models.layers import BatchNorm, Conv, Convolution, dense, max_pool, mean_pool
+from mdjax.models.layers import BatchNorm, Conv, Convolution, dense_layer, max_pool, mean_pool
 
 NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -40,16 +41,20 @@ NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": nn.elu,
 }
 
-_WORD = re.compile(
-    r"(?:([A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)*)=)?([a-z]+?)(\d+)?(?:k(\d+))?(?:s(\d+))?(?:p(\d+))?(nobias)?"
-)
+_NAME = r"[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)*"
+_WORD = re.compile(rf"(?:({_NAME})=)?([a-z]+?)(\d+)?(?:k(\d+))?(?:s(\d+))?(?:p(\d+))?(nobias)?")
+_AGAIN = re.compile(rf"(?:({_NAME})=)?@({_NAME})")
 _POOLS = {"max": max_pool, "mean": mean_pool}
 _WEIGHTED = ("conv", "dense", "batchnorm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of a sequence; `key` is its name among stored weights, `name` its name in the Flax module."""
+    """One layer of a sequence; `key` is its name among stored weights, `name` its name in the Flax module.
+
+    A layer that comes once more has the `name` of the earlier one, and a key of its own if it is stored under another
+    name too, else that one's.
+    """
 
     kind: str
     key: str
@@ -59,6 +64,7 @@ class Layer:
     stride: int = 1
     padding: int = 0
     use_bias: bool = True
+    is_again: bool = False
 
 
 @functools.lru_cache(maxsize=1024)
@@ -70,16 +76,29 @@ def layers_of(text: str) -> tuple[Layer, ...]:
         if word.endswith(":"):
             prefix, position = f"{word[:-1]}.", 0
             continue
-        layers.append(_layer(word, f"{prefix}{position}", len(layers)))
+        layers.append(_again(word, layers) or _layer(word, f"{prefix}{position}", len(layers)))
         position += 1
     if not layers or layers[-1].kind != "dense":
         raise InputError(
             f"The layers {text!r} do not end with one like dense10, whose outputs are the classes. Add it."
         )
-    keys = [layer.key for layer in layers if layer.kind in _WEIGHTED]
-    if len(set(keys)) < len(keys):
+    keys = {(layer.key, layer.name) for layer in layers if layer.kind in _WEIGHTED}
+    if len({key for key, _ in keys}) < len(keys):
         raise InputError(f"The layers {text!r} give two layers the same name. Give each its own.")
     return tuple(layers)
+
+
+def _again(word: str, before: Items[Layer]) -> Layer | None:
+    """The layer that a word like fc2=@fc1 repeats, or None for a word that describes a layer."""
+    found = _AGAIN.fullmatch(word)
+    if found is None:
+        return None
+    key, original = found.groups()
+    known = {layer.key: layer for layer in before if layer.kind in _WEIGHTED}
+    if original not in known or known[original].kind == "batchnorm":
+        expected = ", ".join(name for name, layer in known.items() if layer.kind != "batchnorm")
+        raise InputError(f"{word!r} repeats no layer. Give the name of an earlier conv or dense: {expected or 'none'}.")
+    return dataclasses.replace(known[original], key=key or original, is_again=True)
 
 
 def _layer(word: str, key: str, position: int) -> Layer:
@@ -114,6 +133,7 @@ def shapes_of(text: str, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...],
     shapes = [input_shape]
     for layer in layers_of(text):
         shapes.append(_shape_after(layer, shapes[-1], text, input_shape))
+    _check_repeated(layers_of(text), shapes, text)
     return tuple(shapes)
 
 
@@ -138,6 +158,17 @@ def _shape_after(layer: Layer, shape: tuple[int, ...], text: str, input_shape: t
     return (layer.features,) if layer.kind == "dense" else shape
 
 
+def _check_repeated(layers: Items[Layer], shapes: Items[tuple[int, ...]], text: str) -> None:
+    """InputError where a layer that comes once more reads another number of features than before."""
+    read: dict[str, int] = {}
+    for layer, shape in zip(layers, shapes):
+        if layer.kind in ("conv", "dense") and read.setdefault(layer.name, shape[-1]) != shape[-1]:
+            raise InputError(
+                f"In the layers {text!r}, the layer once more as {layer.key} gets {shape[-1]} features, but "
+                f"{read[layer.name]} before. Repeat a layer where as many come in."
+            )
+
+
 class Sequence(nn.Module):
     """The network that `text` describes. Parameters are named by kind and index: conv0, batchnorm1, dense5."""
 
@@ -147,12 +178,17 @@ class Sequence(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         hidden = inputs
+        made: dict[str, nn.Module] = {}  # a layer that comes once more is the same one
         for layer in layers_of(self.text):
-            if layer.kind == "conv":
+            if layer.name in made:
+                hidden = made[layer.name](hidden)
+            elif layer.kind == "conv":
                 window = layer.features, layer.size, layer.stride, layer.padding, layer.use_bias
-                hidden = Conv(*window, convolution=self.convolution, name=layer.name)(hidden)
+                made[layer.name] = Conv(*window, convolution=self.convolution, name=layer.name)
+                hidden = made[layer.name](hidden)
             elif layer.kind == "dense":
-                hidden = dense(layer.features, hidden, layer.name, use_bias=layer.use_bias)
+                made[layer.name] = dense_layer(layer.features, hidden.shape[-1], layer.name, use_bias=layer.use_bias)
+                hidden = made[layer.name](hidden)
             elif layer.kind == "batchnorm":
                 hidden = BatchNorm(name=layer.name)(hidden, weights)
             elif layer.kind in _POOLS:

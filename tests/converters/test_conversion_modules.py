@@ -52,6 +52,34 @@ class Wrapped(nn.Module):
     def forward(self, x):
         return self.net(x.flatten(1))
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(size, 4, 3, padding=1) for size in (1, 4, 4))
+        self.c.weight, self.c.bias = self.b.weight, self.b.bias
+        self.hidden, self.head = nn.Linear(4, 4), nn.Linear(4, 10)
+    def forward(self, x):
+        for layer in (self.a, self.b, self.c, self.b):
+            x = torch.tanh(layer(x))
+        x = x.mean((2, 3))
+        for _ in range(3):
+            x = torch.sigmoid(self.hidden(x))
+        return self.head(x)
+
+class OtherStride(Tied):
+    def __init__(self):
+        super().__init__()
+        self.c.stride = 2, 2
+    def forward(self, x):
+        return self.head(torch.tanh(self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))).mean((2, 3)))
+
+class SameNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+    def forward(self, x):
+        return self.head(self.norm(torch.relu(self.norm(self.a(x)))).mean((2, 3)))
+
 class NoGrad(Wrapped):
     def forward(self, x):
         with torch.no_grad():
@@ -82,8 +110,10 @@ class Branching(Wrapped):
     def forward(self, x):
         return self.net(x.flatten(1)) if x.sum() > 0 else self.net(-x.flatten(1))
 """
-TAKEN = ("Convolutional", "Pooled", "Wrapped")
+TAKEN = ("Convolutional", "Pooled", "Wrapped", "Tied")
 LEFT = {
+    "OtherStride": "it has 2 unknown entries",
+    "SameNorm": "'@norm' repeats no layer",
     "NoGrad": "its trace does not show all that it does; as sequence its logits or gradients differ",
     "Detached": "its detach is none of the layers",
     "Skip": "its add reads something else than the layer before it",

@@ -10,8 +10,10 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch_hessians import torch_hessian
 
 import converters
+import mdjax
 from converters import families, folding
 from mdjax.models import Architecture
 
@@ -69,18 +71,53 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.filterwarnings("ignore:.*deprecated")
-def test_ties_are_restored_and_refused_where_they_cannot_be_expressed(tmp_path, name):
+def test_ties_are_restored_and_stay_one_layer(tmp_path, name):
     FILES[name](tmp_path / name)
     arrays = converters.read_state_dict(tmp_path / name)
     for entry, value in network().state_dict().items():
         np.testing.assert_allclose(arrays[entry], value.numpy(), atol=1e-3 if "half" in name else 0)
-    reason = r"its entries fc2\.(bias|weight) and fc3\.\1 are one parameter, .* give it to converters.from_module"
-    with pytest.raises(converters.RefusedError, match=reason):
-        converters.recognise(arrays, {"nonlinearity": "tanh"})
-    report = converters.convert(
-        tmp_path / name, None, dry_run=True, facts={"nonlinearity": "tanh"}, show_progress=False
+    architecture = converters.recognise(arrays, {"nonlinearity": "tanh"})
+    assert architecture.variant == "flatten fc1=dense4 tanh fc2=dense4 tanh fc3=@fc2 tanh fc4=dense3"
+    params, state = converters.to_flax(arrays, architecture)
+    again = converters.to_state_dict(params, state, architecture)
+    assert again.keys() == network().state_dict().keys()
+    assert all(np.array_equal(again[entry], arrays[entry]) for entry in again)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_the_tied_network_that_was_saved_is_measured(tmp_path, name):
+    FILES[name](tmp_path / name)
+    facts = {"nonlinearity": "tanh"}
+    report = converters.convert(tmp_path / name, tmp_path / "zoo", facts=facts, show_progress=False)
+    assert report.exit_code == 0
+    rng = np.random.RandomState(0)
+    inputs, labels = rng.normal(size=(40, 6)).astype("f4"), rng.randint(0, 3, 40).astype("i4")
+    table = mdjax.measure(
+        tmp_path / "zoo", data=(inputs, labels, inputs, labels), metrics=("losses", "hessian"), show_progress=False
     )
-    assert [outcome.reason[:11] for outcome in report.refused] == ["its entries"]
+    hessian = torch_hessian(network(), inputs, labels)
+    (row,) = table.models.to_dict("records")
+    assert row["num_params"] == len(hessian) == 6 * 4 + 4 + 20 + 15
+    assert row["hessian_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=1e-3)
+    assert row["hessian_trace"] == pytest.approx(np.trace(hessian), rel=0.05)
+
+
+def test_a_layer_tied_in_part_is_refused(tmp_path):
+    module = network()
+    module.fc3.bias = nn.Parameter(torch.ones(4))
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    reason = r"its entries fc2\.weight and fc3\.weight are one parameter, .* give it to converters.from_module"
+    with pytest.raises(converters.RefusedError, match=reason):
+        converters.recognise(converters.read_state_dict(tmp_path / "model.pt"), {"nonlinearity": "tanh"})
+
+
+def test_entries_that_the_network_ties_are_equal():
+    arrays = {name: value.numpy().copy() for name, value in network().state_dict().items()}
+    facts = {"specification": "fc1=dense4 tanh fc2=dense4 tanh fc3=@fc2 tanh fc4=dense3"}
+    assert converters.recognise(arrays, facts).num_params == 63
+    arrays["fc3.weight"][0, 0] += 1
+    with pytest.raises(converters.RefusedError, match=r"fc3\.weight and fc2\.weight differ, but are tied"):
+        converters.recognise(arrays, facts)
 
 
 def test_a_restored_file_is_one_of_its_module(tmp_path):

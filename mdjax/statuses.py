@@ -10,6 +10,7 @@ class StatusCode(enum.StrEnum):
     OK = "ok"
     WEIGHTS_NOT_FINITE = "weights_not_finite"
     GROUP_DAMAGED = "group_damaged"
+    COPY = "copy"  # of another model of its configuration, which counts once
     TOO_LARGE = "too_large"  # for the device's memory
     NOT_FINITE = "not_finite"  # a measured number
     DIVERGED = "diverged"  # the training of a curve

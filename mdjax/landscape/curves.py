@@ -286,7 +286,7 @@ def evaluate_curve(
     *,
     points: jax.Array,
     batch_size: int = EVALUATED_TOGETHER,
-    statistics_batch_size: int = 128,
+    statistics: PyTree = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Loss (nats) and error (percent) over the examples at points of a curve: two arrays [k].
 
@@ -296,13 +296,14 @@ def evaluate_curve(
         examples: what loss and error are means over, and statistics re-estimated on.
         points: t[k] in [0, 1].
         batch_size: examples in one forward pass of the evaluation.
-        statistics_batch_size: examples in one batch of `reestimate_statistics`.
+        statistics: what `reestimate_statistics` gives for these points, where that is at hand.
 
     At every point, the ends included, BatchNorm statistics are re-estimated on the same examples first.
     Cost per point: two forward passes, or one where the model has no statistics. Memory: one point's parameters and
     one batch's activations at a time, and the statistics of all points.
     """
-    statistics = reestimate_statistics(model, curve, state, examples, points=points, batch_size=statistics_batch_size)
+    if statistics is None:
+        statistics = reestimate_statistics(model, curve, state, examples, points=points)
 
     def evaluate_point(point: tuple[jax.Array, PyTree]) -> tuple[jax.Array, jax.Array]:
         t, statistics = point
@@ -355,3 +356,26 @@ def reestimate_statistics(
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros((len(points), *leaf.shape), leaf.dtype), state)
     return jax.lax.fori_loop(0, -(-num_examples // size), add_batch, zeros)
+
+
+def kept_apart(state: PyTree, end_state: PyTree, statistics: PyTree) -> jax.Array:
+    """Whether two models differ in what is not re-estimated on a curve between them, such as orders, masks, counters.
+
+        state: of the first model, which `statistics` were re-estimated with.
+        end_state: of the second model.
+        statistics: at points of the curve, as `reestimate_statistics` gives them.
+
+    The curve then leads to a network that is neither. What has the first model's values, but for the rounding of a
+    mean over batches, after it was re-estimated at the curve's end is taken as not re-estimated. bool[].
+    """
+
+    def is_same(one: jax.Array, other: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(one.dtype, jnp.floating):
+            return jnp.all(one == other)
+        return jnp.all(jnp.isclose(one, other, rtol=1e-5, atol=0.0, equal_nan=True))
+
+    def is_apart(first: jax.Array, second: jax.Array, found: jax.Array) -> jax.Array:
+        return is_same(found[-1], first) & ~is_same(second, first)
+
+    apart = [jnp.zeros((), bool), *jax.tree.leaves(jax.tree.map(is_apart, state, end_state, statistics))]
+    return jnp.any(jnp.stack(apart))

@@ -169,7 +169,9 @@ def _along_curve(
         end, _, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
     points = jnp.linspace(0.0, 1.0, num_points)
     curve = curve_between(start, end, state, data.train, key)
-    loss, error = curves.evaluate_curve(model, curve, state, data.train, points=points)
+    statistics = curves.reestimate_statistics(model, curve, state, data.train, points=points)
+    found["apart"] = curves.kept_apart(state, end_state, statistics)
+    loss, error = curves.evaluate_curve(model, curve, state, data.train, points=points, statistics=statistics)
     # In the same batches as the curve: without statistics its ends are then the models to the last bit.
     size = curves.EVALUATED_TOGETHER
     ends = [losses.evaluate(model, *member, data.train, batch_size=size) for member in (first, second)]
@@ -180,10 +182,10 @@ def _along_curve(
 def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
     """The points along the curve, how far its ends are from the models, and a status where a number is missing."""
     found = {name: np.asarray(raw[name], np.float64) for name in raw}
-    change = found.pop("change", np.zeros(()))
+    change, is_apart = found.pop("change", np.zeros(())), bool(found.pop("apart", False))
     is_finite = np.isfinite(found["end_error"]).all()
     # Not finite by itself where a model's logits are not.
-    if is_finite and not change <= TOLERANCE:
+    if is_finite and (is_apart or not change <= TOLERANCE):
         for name in ("loss", "error", "end_loss", "end_error"):
             found[name] = np.full_like(found[name], np.nan)
     columns: dict[str, Any] = {f"{prefix}_{name}": found[name].tolist() for name in ("t", "loss", "error")}
@@ -191,6 +193,12 @@ def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
     columns[f"{prefix}_end_loss_gap"] = float(np.abs(found["loss"][[0, -1]] - found["end_loss"]).max())
     if not is_finite:
         return columns | {"status": Status(StatusCode.NOT_FINITE, "a model at the curve's end has no finite loss")}
+    if is_apart:
+        sentence = (
+            "the two models differ in state that is not re-estimated, as orders, masks and counters are not: a curve "
+            "between them leads to neither"
+        )
+        return columns | {"status": Status(StatusCode.UNDEFINED, sentence)}
     if not change <= TOLERANCE:
         sentence = (
             f"alignment would change the network: logits move by {change:.0e} of the largest, where rounding alone "

@@ -22,7 +22,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence as Items
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 
 import flax.linen as nn
 import jax

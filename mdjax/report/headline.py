@@ -21,8 +21,9 @@ _BROKEN = {StatusCode.WEIGHTS_NOT_FINITE, StatusCode.GROUP_DAMAGED}
 _INCOMPLETE = {StatusCode.FEATURES_MISSING, StatusCode.UNDEFINED}
 _PROBLEMS = {
     "with a damaged model": _BROKEN,
-    "with a failed measurement": set(StatusCode) - _BROKEN - _INCOMPLETE - {StatusCode.OK},
+    "with a failed measurement": set(StatusCode) - _BROKEN - _INCOMPLETE - {StatusCode.OK, StatusCode.COPY},
     "not fully measured": _INCOMPLETE,
+    "with copies of one model": {StatusCode.COPY},
 }
 """What configurations are called whose measurement was not whole → their status codes: what is wrong, and what was not
 measured or has no value for these networks."""

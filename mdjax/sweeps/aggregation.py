@@ -115,7 +115,7 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
     table = grouped[facts].first()
     if APPLIED_NOISE in models:
         table[APPLIED_NOISE] = grouped[APPLIED_NOISE].first()
-    table["num_models"] = grouped.size()
+    table["num_models"] = (models["status_code"] != StatusCode.COPY).groupby(models["configuration"]).sum()
     table["status"], table["status_code"] = _statuses(table.index, models, pairs)
     frames, found = {"models": models, "pairs": pairs}, []
     for metric in metrics:
@@ -189,7 +189,9 @@ def _statuses(index: pd.Index, models: pd.DataFrame, pairs: pd.DataFrame) -> tup
     for kind, frame in (("models", models), ("pairs", pairs)):
         for name, members in frame.groupby("configuration"):
             bad = members[members["status_code"] != StatusCode.OK.value]
-            if len(bad) and name not in found:
+            # A copy is the least that can be wrong.
+            bad = bad.iloc[(bad["status_code"] == StatusCode.COPY).to_numpy().argsort(kind="stable")]
+            if len(bad) and (name not in found or found[name].code is StatusCode.COPY):
                 sentence = f"{len(bad)} of {len(members)} {kind}: {bad['status'].iloc[0]}"
                 found[name] = Status(StatusCode(bad["status_code"].iloc[0]), sentence)
     statuses = [found.get(name, OK) for name in index]

@@ -22,7 +22,17 @@ from mdjax.statuses import Status, StatusCode
 from mdjax.sweeps.aggregation import APPLIED_NOISE, compose, member_row, with_status
 from mdjax.sweeps.commits import Commits
 from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice, rise
-from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded, Source, fitting, loaded, opened, runner
+from mdjax.sweeps.sources import (
+    DeviceData,
+    GivenModels,
+    Loaded,
+    Source,
+    fitting,
+    loaded,
+    opened,
+    runner,
+    with_copies_named,
+)
 from mdjax.sweeps.units import Unit, unit_name, units
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data, Dataset, dataset_of
@@ -76,7 +86,7 @@ def measure(
     metrics; the table records each metric's seconds.
 
     source: a zoo (or its path), or a list of (params, state) pytrees of equal shapes together with `model`; the list
-        counts as seeds of one configuration, trained on all of `data`.
+        counts as seeds of one configuration, trained on all of `data`. Models with equal weights count once.
     out: the folder of the table.
     data: a Dataset, a name, a path, or the arrays (x_train, y_train, x_test, y_test) as a tuple or a dictionary
         (default: what the zoo was trained on).
@@ -100,7 +110,7 @@ def measure(
         _warn(f"{reason} Its models are left out.")
     if work.collection.fingerprint not in (None, work.dataset.fingerprint) and data is None:
         _warn(f"The data {work.collection.data} has changed since the models were trained on it.")
-    for text in (*work.notes, *_left_out(work)):
+    for text in (*work.notes, *_copies(work.manifest), *_left_out(work)):
         _warn(text)
     read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
@@ -220,7 +230,7 @@ def _prepared(
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
     dataset = dataset_of(collection.data if data is None else data, options.get("layout"))
-    manifest = collection.manifest
+    manifest = with_copies_named(collection.manifest)
     if manifest.empty:
         raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
     called = runner(None, model, plan) if isinstance(collection, GivenModels) else None
@@ -264,6 +274,15 @@ def _reason(error: Exception) -> str:
 
 def _warn(text: str) -> None:
     console.print(f"warning: {text}", highlight=False, markup=False)
+
+
+def _copies(manifest: pd.DataFrame) -> Iterator[str]:
+    """Which models have the weights of others of their configuration."""
+    copies = manifest[manifest["status_code"] == StatusCode.COPY]
+    if len(copies):
+        listed = "; ".join(f"{name} is {text}" for name, text in zip(copies["model_id"][:3], copies["status"]))
+        more = f"; and {len(copies) - 3} more" if len(copies) > 3 else ""
+        yield f"Models with the same weights count once, not as seeds: {listed}{more}."
 
 
 def _left_out(work: _Work) -> Iterator[str]:

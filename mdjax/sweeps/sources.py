@@ -19,7 +19,7 @@ from mdjax.statuses import OK, Status, StatusCode
 from mdjax.sweeps.units import Unit
 from mdjax.zoo.arrays import Assumption
 from mdjax.zoo.data import Dataset
-from mdjax.zoo.store import DamagedGroupError, Zoo
+from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
 
 PyTree = Any
 Source = Zoo | str | Path | Sequence[tuple[PyTree, PyTree]]
@@ -56,7 +56,7 @@ class GivenModels:
                 "num_params": sum(leaf[0].size for leaf in jax.tree.leaves(self._stacked[0])),
                 "status": np.where(finite, OK.sentence, NOT_FINITE.sentence),
                 "status_code": np.where(finite, OK.code.value, NOT_FINITE.code.value),
-                "weights_hash": "",
+                "weights_hash": weights_hash(*self._stacked),
                 "group": "given",
                 "position": range(len(models)),
             }
@@ -64,6 +64,22 @@ class GivenModels:
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         return self._stacked
+
+
+def with_copies_named(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The manifest, where a model whose weights its configuration has already gets the status of a copy.
+
+    Equal weights are one model, however often it was saved or given: no second seed. Models that cannot be measured
+    keep their own status.
+    """
+    known = manifest[(manifest["status_code"] == StatusCode.OK) & (manifest["weights_hash"].fillna("") != "")]
+    first = known.sort_values("seed", kind="stable").groupby(["configuration", "weights_hash"])["model_id"]
+    original = first.transform("first")
+    copies = original[original != known["model_id"]]
+    manifest = manifest.copy()
+    manifest.loc[copies.index, "status"] = [f"a copy of {name}: the same weights" for name in copies]
+    manifest.loc[copies.index, "status_code"] = StatusCode.COPY.value
+    return manifest
 
 
 def opened(source: Source, model: Any, metrics: Sequence[Metric]) -> Zoo | GivenModels:

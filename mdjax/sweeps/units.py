@@ -44,6 +44,7 @@ def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit
     Raises InputError for models that do not read the data.
     """
     # A model's index among its seeds decides its pairs: a broken one must not change those of the others.
+    manifest = manifest[manifest["status_code"] != StatusCode.COPY]
     indices = manifest.sort_values("seed").groupby("configuration").cumcount()
     rows = manifest.assign(seed_index=indices)[manifest["status_code"] == StatusCode.OK]
     for name, default in (("data_share", 1.0), ("label_noise", 0.0)):

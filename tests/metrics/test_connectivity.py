@@ -176,3 +176,54 @@ def test_alignment_undoes_a_permutation():
 
     assert barrier(False) > 0.05
     assert barrier(True) == pytest.approx(0, abs=1e-5)
+
+
+class Masked:
+    """A network of BatchNorm whose inputs go through an order, a mask and a scale that its state holds."""
+
+    frozen = ()
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def _inputs(self, state, inputs):
+        return inputs[:, state["order"]] * state["mask"] * state["scale"] + 0 * state["counter"]
+
+    def apply(self, params, state, inputs):
+        return self.inner.apply(params, state["inner"], self._inputs(state, inputs))
+
+    def batch_apply(self, params, state, inputs, weights):
+        logits, inner = self.inner.batch_apply(params, state["inner"], self._inputs(state, inputs), weights)
+        return logits, state | {"inner": inner}
+
+
+OTHERS = {
+    "the same": lambda state: state,
+    "order": lambda state: state | {"order": jnp.arange(64)[::-1]},
+    "mask": lambda state: state | {"mask": state["mask"].at[4].set(False)},
+    "scale": lambda state: state | {"scale": jnp.asarray(0.5)},
+    "counter": lambda state: state | {"counter": jnp.asarray(2**24 + 1)},
+}
+
+
+@pytest.mark.parametrize("metric", [LinearConnectivity(num_points=3), QUICK["midpoint"]], ids=lambda one: one.name)
+def test_a_curve_between_models_of_other_orders_or_masks_has_no_numbers(metric):
+    inner, first, second, data = pair("normalised")
+    model = Masked(inner)
+    kept = {
+        "order": jnp.roll(jnp.arange(64), 5),
+        "mask": jnp.arange(64) % 3 > 0,
+        "scale": jnp.asarray(2.0),
+        "counter": jnp.asarray(2**24),
+    }
+    start = (first[0], kept | {"inner": first[1]})
+    run = jax.jit(lambda end: metric.measure(model, start, end, data, jax.random.key(0)))
+    for name, change in OTHERS.items():
+        columns = metric.columns(run((second[0], change(kept | {"inner": second[1]}))))
+        numbers = [value for column, value in columns.items() if column.endswith(("connectivity", "barrier", "peak"))]
+        if name == "the same":
+            assert "status" not in columns
+            assert np.isfinite(numbers).all()
+        else:
+            assert columns["status"].code is StatusCode.UNDEFINED, name
+            assert np.isnan(numbers).all()

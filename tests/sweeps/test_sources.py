@@ -1,12 +1,16 @@
 """What is measured: models given in Python are held against the data before anything runs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import trained
 
 import mdjax
 from mdjax.errors import InputError
+from mdjax.statuses import StatusCode
 from mdjax.zoo.data import Dataset
+from mdjax.zoo.store import Zoo
 
 RANDOM = np.random.RandomState(0)
 X, Y = RANDOM.randn(60, 5).astype("f4"), (np.arange(60) % 3).astype("i4")
@@ -52,3 +56,55 @@ def test_more_outputs_than_classes_and_whole_numbers_in_the_state_are_fine():
     models = [(params, {"calls": np.int32(0)}) for params, _ in weights(4)]
     table = mdjax.measure(models, model=logits, data=data(), metrics="losses,hessian", preset="fast")
     assert (table.models["status_code"] == "ok").all()
+
+
+def seeds(family="mlp", count=3):
+    architecture, params, state = trained(family)
+    return architecture, [jax.tree.map(lambda leaf, i=i: leaf[i], (params, state)) for i in range(count)]
+
+
+def as_list(folder, architecture, models):
+    return models, architecture.model().apply
+
+
+def as_zoo(folder, architecture, models):
+    """A zoo as one written before copies were left out: every file is a seed."""
+    zoo = Zoo.create(folder / "zoo", data="digits")
+    for number, weights in enumerate(models):
+        row = {"model_id": f"model{number}", "configuration": "given", "seed": number}
+        zoo.append(f"g{number}", architecture, [row], *jax.tree.map(lambda leaf: leaf[None], weights))
+    return zoo, None
+
+
+@pytest.mark.parametrize("given", [as_list, as_zoo])
+def test_equal_weights_are_one_model(tmp_path, given, capsys):
+    architecture, (first, second, third) = seeds()
+    copied = jax.tree.map(np.copy, first)
+    options = {"data": "digits", "metrics": "losses,cka", "preset": "fast", "show_progress": False}
+    source, apply = given(tmp_path / "a", architecture, [first, copied, second, third, second])
+    table = mdjax.measure(source, model=apply, **options)
+    assert table.models["status_code"].tolist() == ["ok", "copy", "ok", "ok", "copy"]
+    assert table.models["status"][4] == "a copy of model2: the same weights"
+    assert table.models["train_loss"].isna().tolist() == [False, True, False, False, True]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "count once, not as seeds: model1 is a copy of model0: the same weights; model4 is a copy of model2" in said
+    source, apply = given(tmp_path / "b", architecture, [first, second, third])
+    expected = mdjax.measure(source, model=apply, **options)
+    (row,), (reference,) = (one.configurations.to_dict("records") for one in (table, expected))
+    assert row["num_models"] == reference["num_models"] == 3
+    assert (row["status_code"], reference["status_code"]) == (StatusCode.COPY, StatusCode.OK)
+    for name in ("train_loss", "train_loss_se", "CKA", "CKA_se"):
+        np.testing.assert_allclose(row[name], reference[name], rtol=1e-6)
+    assert len(table.pairs) == len(expected.pairs)
+
+
+def test_broken_models_are_no_copies_and_a_worse_status_comes_first(tmp_path):
+    architecture, (first, second, _) = seeds()
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, first)
+    models = [first, broken, broken, first, second]
+    table = mdjax.measure(
+        models, model=architecture.model().apply, data="digits", metrics="losses", show_progress=False
+    )
+    assert table.models["status_code"].tolist() == ["ok", "weights_not_finite", "weights_not_finite", "copy", "ok"]
+    (row,) = table.configurations.to_dict("records")
+    assert (row["num_models"], row["status_code"]) == (4, "weights_not_finite")

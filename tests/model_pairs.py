@@ -32,7 +32,8 @@ def flat_examples(num_train: int, total: int | None = None) -> Examples:
     data = examples(num_train)
     total = total or len(data.x_train)
     flat = data.x_train[:total].reshape(total, -1)
-    return data._replace(x_train=flat, y_train=data.y_train[:total])
+    x_test = data.x_test.reshape(len(data.x_test), -1)
+    return data._replace(x_train=flat, y_train=data.y_train[:total], x_test=x_test)
 
 
 def pair(family: str):

@@ -73,8 +73,8 @@ def with_copies_named(manifest: pd.DataFrame) -> pd.DataFrame:
     keep their own status.
     """
     known = manifest[(manifest["status_code"] == StatusCode.OK) & (manifest["weights_hash"].fillna("") != "")]
-    first = known.sort_values("seed", kind="stable").groupby(["configuration", "weights_hash"])["model_id"]
-    original = first.transform("first")
+    known = known.sort_values("seed", kind="stable")
+    original = known.groupby(["configuration", "weights_hash"])["model_id"].transform("first")
     copies = original[original != known["model_id"]]
     manifest = manifest.copy()
     manifest.loc[copies.index, "status"] = [f"a copy of {name}: the same weights" for name in copies]

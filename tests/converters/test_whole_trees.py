@@ -56,7 +56,7 @@ TREES = {
     "modelzoos": (
         modelzoos_tree,
         (28, 28, 1),
-        "losses,hessian,mode_connectivity,cka",
+        "losses,hessian,cka",
         {"bs": [32] * 4, "width": [6, 6, 8, 8], "data": [10.0] * 4, "epochs": [5, 20, 5, 20]},
     ),
 }
@@ -71,8 +71,7 @@ def test_a_tree_is_converted_measured_and_diagnosed(layout, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "src"), "--out", str(tmp_path / "zoo"), "--data", str(data)])
     assert stopped.value.code == 0
-    small = ["hessian.num_samples=32", "hessian.max_probes=16", "mode_connectivity.settings.num_steps=10"]
-    small += ["mode_connectivity.num_points=3", "cka.num_batches=1"]
+    small = ["hessian.num_samples=32", "hessian.max_probes=16", "cka.num_batches=1"]
     settings = [word for text in small if text.split(".")[0] in metrics for word in ("--set", text)]
     arguments = ["--out", str(tmp_path / "table"), "--preset", "fast", "--metrics", metrics]
     mdjax_main(["measure", str(tmp_path / "zoo"), *arguments, *settings])
@@ -85,7 +84,7 @@ def test_a_tree_is_converted_measured_and_diagnosed(layout, tmp_path, capsys):
     for name, values in facts.items():
         assert rows[name].dropna().tolist() == values
     features = ["train_error", "test_error", "CKA"]
-    features += ["hessian_e", "hessian_t", "mode_connectivity"] if "hessian" in metrics else []
+    features += ["hessian_e", "hessian_t"] if "hessian" in metrics else []
     assert rows[features].notna().all(axis=None)
     capsys.readouterr()
     mdjax_main(["diagnose", str(tmp_path / "table"), "--out", str(tmp_path / "verdicts.csv")])

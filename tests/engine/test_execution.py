@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 from helpers import examples, forms, measured, trained
+from model_pairs import flat_examples, normalised
 
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics import (
@@ -58,21 +59,23 @@ def test_the_tables_hold_every_metric():
 
 @functools.cache
 def rows_of(metric, family, form):
+    members, plan = None if metric.frame == "models" else [(0, 1), (1, 2)], forms()[form]
+    if family == "normalised":
+        return measured(metric, *normalised(), flat_examples(200, 220), members=members, plan=plan)
     architecture, params, state = trained(family)
     if family == "resnet10" and hasattr(metric, "num_samples"):
         metric = dataclasses.replace(metric, num_samples=16)
     # XLA's own convolutions compile in half the time; the others run as they do on a CPU.
     model = architecture.model("lax" if family == "resnet10" else "patches")
-    data, plan = examples(48 if family == "resnet10" else 200), forms()[form]
-    members = None if metric.frame == "models" else [(0, 1), (1, 2)]
+    data = examples(48 if family == "resnet10" else 200)
     return measured(metric, model, params, state, data, members=members, plan=plan)
 
 
 def cases():
     """All forms for the MLP; for networks that compile longer those that hold vmap, map, chunks, padding, a mesh.
 
-    The published recipes share their programs' parts with the others, so that larger networks are left to those; the
-    ResNet is measured by the metrics that are measured by default.
+    The published recipes share their programs' parts with the others, so that larger networks are left to those. A
+    small network with BatchNorm is measured by the metrics that are measured by default, a ResNet by their losses.
 
     MDJAX_EXHAUSTIVE=1 crosses everything with everything.
     """
@@ -83,7 +86,9 @@ def cases():
         if exhaustive or not published:
             forms_of["cnn"] = both
         if exhaustive or (metric.by_default and not published):
-            forms_of["resnet10"] = both if metric is SMALL["losses"] else both[1:]
+            forms_of["normalised"] = both
+        if exhaustive or metric is SMALL["losses"]:
+            forms_of["resnet10"] = both
         for family, names in forms_of.items():
             for form in FORMS if exhaustive else names:
                 marks = [pytest.mark.slow] if family == "resnet10" else []

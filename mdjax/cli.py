@@ -23,6 +23,9 @@ example grid (every axis may be a number or a list):
   learning_rate = 0.05
   epochs = 50
   seeds = 3
+  optimizer = "sgd"                # or adamw
+  schedule = "cosine"              # constant, step or cosine; warmup = 0.1 rises over a tenth first
+  augmentation = "none"            # flip, crop or flip+crop of images
 
   mdjax train grid.toml --out zoo
 

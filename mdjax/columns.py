@@ -16,7 +16,10 @@ ARCHITECTURE = ("family", "variant", "width", "depth", "num_classes", "num_param
 TRAINING = ("batch_size", "data_share", "label_noise", "learning_rate", "momentum", "weight_decay", "epochs")
 """What a manifest and a table say of a model's training."""
 
-CONFIGURATION = (*ARCHITECTURE, *TRAINING, "preset")
+RECIPE = ("optimizer", "schedule", "warmup", "augmentation")
+"""What else a manifest and a table say of the training of a grid's networks (`mdjax.zoo.recipes.Recipe`)."""
+
+CONFIGURATION = (*ARCHITECTURE, *TRAINING, *RECIPE, "preset")
 """Columns that all models of a configuration share."""
 
 FEATURES = "features"

@@ -5,9 +5,10 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from mdjax.columns import ARCHITECTURE, CONFIGURATION, FEATURES, TRAINING, Feature, describe, described
+from mdjax.columns import ARCHITECTURE, CONFIGURATION, FEATURES, RECIPE, TRAINING, Feature, describe, described
 from mdjax.models import Architecture
 from mdjax.zoo import grids
+from mdjax.zoo.recipes import Recipe
 
 LISTED = [
     Feature(
@@ -55,8 +56,9 @@ def test_the_names_of_settings_agree():
     grid = {field.name for field in dataclasses.fields(grids.Grid)}
     architecture = {field.name for field in dataclasses.fields(Architecture)} - {"input_shape"}
     assert set(ARCHITECTURE) == architecture | {"num_params"}
-    assert set(TRAINING) == settings - architecture - {"seed"}
-    assert set(TRAINING) == grid - architecture - {"data", "seeds"}
-    assert settings - {"seed"} == grid - {"data", "seeds"}
-    assert set(grids._AXES) == settings - {"family", "epochs", "seed"}
-    assert set(CONFIGURATION) == {*ARCHITECTURE, *TRAINING, "preset"}
+    assert set(RECIPE) == {field.name for field in dataclasses.fields(Recipe)}
+    assert set(TRAINING) == settings - architecture - {"seed", "recipe"}
+    assert {*TRAINING, *RECIPE} == grid - architecture - {"data", "seeds"}
+    assert settings - {"seed", "recipe"} == grid - {"data", "seeds", *RECIPE}
+    assert set(grids._AXES) == settings - {"family", "epochs", "seed", "recipe"}
+    assert set(CONFIGURATION) == {*ARCHITECTURE, *TRAINING, *RECIPE, "preset"}

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mdjax.columns import RECIPE
 from mdjax.errors import InputError, first_line
 from mdjax.models import GROWN
+from mdjax.zoo.recipes import Recipe
 
 _AXES = {
     "width": (int, (4, 8, 16), 1, None),
@@ -44,6 +46,7 @@ class Setting:
     weight_decay: float
     epochs: int
     seed: int
+    recipe: Recipe = Recipe()
 
     @property
     def configuration(self) -> str:
@@ -52,7 +55,7 @@ class Setting:
         return (
             f"{self.family}-w{self.width}{depth}-bs{self.batch_size}-data{readable(self.data_share)}"
             f"-noise{readable(self.label_noise)}-lr{readable(self.learning_rate)}-m{readable(self.momentum)}"
-            f"-wd{readable(self.weight_decay)}-e{self.epochs}"
+            f"-wd{readable(self.weight_decay)}-e{self.epochs}{self.recipe.text}"
         )
 
     @property
@@ -63,7 +66,10 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A full grid of settings: every combination of the axes, each with `seeds` seeds, `epochs` epochs each."""
+    """A full grid of settings: every combination of the axes, each with `seeds` seeds, `epochs` epochs each.
+
+    `optimizer`, `schedule`, `warmup` and `augmentation` are those of all (`mdjax.zoo.recipes.Recipe`).
+    """
 
     data: str = "digits"
     family: str = "mlp"
@@ -77,6 +83,10 @@ class Grid:
     learning_rate: tuple[float, ...] = _AXES["learning_rate"][1]
     momentum: tuple[float, ...] = _AXES["momentum"][1]
     weight_decay: tuple[float, ...] = _AXES["weight_decay"][1]
+    optimizer: str = "sgd"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    augmentation: str = "none"
 
     def __post_init__(self) -> None:
         if self.family not in GROWN:
@@ -87,12 +97,20 @@ class Grid:
                 raise InputError(f"{name} is {value!r}. Give a whole number of at least 1.")
         for name in _AXES:
             object.__setattr__(self, name, _axis(name, getattr(self, name)))
+        if self.recipe.optimizer == "adamw" and self.momentum != _AXES["momentum"][1]:
+            raise InputError(f"momentum is {list(self.momentum)}, but adamw has none to set. Leave it out.")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What all models of the grid share of their training; InputError for values that mean nothing."""
+        return Recipe(*(getattr(self, name) for name in RECIPE))
 
     def settings(self) -> list[Setting]:
         """Every model of the grid, in a fixed order."""
         axes = [getattr(self, name) for name in _AXES]
+        shared: dict[str, Any] = {"family": self.family, "epochs": self.epochs, "recipe": self.recipe}
         return [
-            Setting(family=self.family, epochs=self.epochs, seed=seed, **dict(zip(_AXES, values, strict=True)))
+            Setting(**shared, seed=seed, **dict(zip(_AXES, values, strict=True)))
             for values in itertools.product(*axes)
             for seed in range(self.seeds)
         ]
@@ -120,7 +138,8 @@ def load_grid(path: str | Path) -> Grid:
     """Read a grid from TOML; raises InputError for a missing file, bad TOML, an unknown key or a bad value.
 
     Keys: `data`, `architecture`, `epochs`, `seeds`, and the axes, each a number or a list: `width`, `depth`,
-    `batch_size`, `data_share`, `label_noise`, `learning_rate`, `momentum`, `weight_decay`.
+    `batch_size`, `data_share`, `label_noise`, `learning_rate`, `momentum`, `weight_decay`; and `optimizer`, `schedule`,
+    `warmup` and `augmentation`, each one value (`mdjax.zoo.recipes.Recipe`).
     """
     path = Path(path)
     try:

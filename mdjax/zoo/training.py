@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mdjax.columns import TRAINING
+from mdjax.columns import RECIPE, TRAINING
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
 from mdjax.errors import InputError
 from mdjax.landscape import losses
@@ -22,6 +22,7 @@ from mdjax.models import Architecture, Model
 from mdjax.progress import progress
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
 from mdjax.zoo.grids import Grid, Setting, readable
+from mdjax.zoo.recipes import Rates, Recipe
 from mdjax.zoo.store import Zoo
 
 PyTree = Any
@@ -34,6 +35,9 @@ MAX_STACK_BYTES = 2**30
 
 STATISTICS_MOMENTUM = 0.1
 """Weight of the newest batch in BatchNorm's running statistics, as in PyTorch."""
+
+_AUGMENTING = 2**31 - 1
+"""What tells the random numbers of augmentation from those of an epoch's order."""
 
 _REPORTS = 10
 """How often within a group the progress bar moves."""
@@ -82,8 +86,9 @@ def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_prog
         dataset: the data already loaded, or its arrays (`mdjax.zoo.data.dataset_of`); by default `grid.data` is.
         show_progress: draw a bar of models.
 
-    Recipe: SGD with momentum, weight decay on every parameter, constant learning rate, mini-batches without the
-    partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number of epochs).
+    Recipe, unless the grid says otherwise: SGD with momentum, weight decay on every parameter, constant learning rate,
+    mini-batches without the partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number
+    of epochs).
     A model's random numbers derive from its own id, so that they do not depend on the models it is trained with, and
     a grid may grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that
     cannot be trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid
@@ -97,6 +102,7 @@ def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_prog
             "pixels as uint8 in an .npz, or floats."
         )
     settings = grid.settings()
+    grid.recipe.check(dataset.input_shape)
     plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
     zoo = Zoo.create(out, data=absolute(grid.data), fingerprint=dataset.fingerprint)
     done = set(zoo.manifest["model_id"])
@@ -120,23 +126,25 @@ def _manifest_row(setting: Setting) -> dict[str, Any]:
         "model_id": setting.model_id,
         "configuration": setting.configuration,
         **{name: getattr(setting, name) for name in (*TRAINING, "seed")},
+        **{name: getattr(setting.recipe, name) for name in RECIPE},
     }
-
-
-class _Rates(NamedTuple):
-    """The optimizer's settings of one model, or of every model of a stack [models]."""
-
-    learning_rate: jax.Array
-    momentum: jax.Array
-    weight_decay: jax.Array
 
 
 class _Runs(NamedTuple):
     """What tells the training runs of a stack of models apart, each [models]."""
 
     keys: jax.Array  # from which a model's initial weights and the order of its examples are drawn
-    rates: _Rates
+    rates: Rates
     noise_index: jax.Array  # which row of the labels the model learns
+    num_steps: jax.Array  # of the whole training; the same for all, [models] all the same
+
+
+class _Shared(NamedTuple):
+    """What is compiled into the training of a stack of models."""
+
+    model: Model
+    batch_size: int
+    recipe: Recipe
 
 
 class _Examples(NamedTuple):
@@ -151,7 +159,7 @@ class _Examples(NamedTuple):
 def train_stack(
     settings: Sequence[Setting], dataset: Dataset, *, advance: Callable[[float], None] = lambda units: None
 ) -> tuple[PyTree, PyTree]:
-    """Train models of one architecture, batch size and fraction of the data together; returns stacked (params, state).
+    """Train models of one architecture, batch size, recipe and fraction of the data together; stacked (params, state).
 
     `advance` is called with the work done since the last call, one model's whole training being 1. Memory:
     parameters, momentum and gradients of every model, and the activations of one mini-batch of each.
@@ -164,39 +172,34 @@ def train_stack(
     noises = sorted({setting.label_noise for setting in settings})
     labels = jnp.asarray(np.stack([dataset.train_labels(noise) for noise in noises]))
     noise_index = jnp.asarray([noises.index(setting.label_noise) for setting in settings])
-    rates = _Rates(
-        *(jnp.asarray([getattr(setting, name) for setting in settings], jnp.float32) for name in _Rates._fields)
+    rates = Rates(
+        *(jnp.asarray([getattr(setting, name) for setting in settings], jnp.float32) for name in Rates._fields)
     )
-    runs = _Runs(keys, rates, noise_index)
-    examples = _Examples(jnp.asarray(dataset.x_train), labels, jnp.asarray(dataset.subset_size(first.data_share)))
-    carry = _initialize(architecture, keys, rates)
+    count = dataset.subset_size(first.data_share)
+    num_steps = jnp.full(len(settings), first.epochs * (count // first.batch_size))
+    runs = _Runs(keys, rates, noise_index, num_steps)
+    examples = _Examples(jnp.asarray(dataset.x_train), labels, jnp.asarray(count))
+    shared = _Shared(model, first.batch_size, first.recipe)
+    carry = _initialize(architecture, first.recipe, keys, rates)
     step = -(-first.epochs // _REPORTS)
     for start in range(0, first.epochs, step):
         stop = min(start + step, first.epochs)
-        carry = _train_epochs(model, first.batch_size, carry, runs, examples, start, stop)
+        carry = _train_epochs(shared, carry, runs, examples, start, stop)
         jax.block_until_ready(carry)
         advance(len(settings) * (stop - start) / first.epochs)
     params, state, _ = carry
     return jax.tree.map(np.asarray, (params, state))
 
 
-def _optimizer(rates: _Rates) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(rates.weight_decay),
-        optax.sgd(rates.learning_rate, momentum=rates.momentum),  # pyright: ignore[reportArgumentType]
-    )
-
-
-@functools.partial(jax.jit, static_argnames="architecture")
-def _initialize(architecture: Architecture, keys: jax.Array, rates: _Rates) -> PyTree:
+@functools.partial(jax.jit, static_argnames=("architecture", "recipe"))
+def _initialize(architecture: Architecture, recipe: Recipe, keys: jax.Array, rates: Rates) -> PyTree:
     params, state = jax.vmap(architecture.init)(keys)
-    return params, state, jax.vmap(lambda params, rates: _optimizer(rates).init(params))(params, rates)
+    return params, state, jax.vmap(lambda params, rates: recipe.transformation(rates, 1).init(params))(params, rates)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "batch_size"), donate_argnames="carry")
+@functools.partial(jax.jit, static_argnames="shared", donate_argnames="carry")
 def _train_epochs(
-    model: Model,
-    batch_size: int,
+    shared: _Shared,
     carry: PyTree,
     runs: _Runs,
     examples: _Examples,
@@ -208,30 +211,38 @@ def _train_epochs(
     Counts are traced: one program serves all fractions of the data and numbers of epochs.
     """
     inputs, labels, num_used = examples
+    model, batch_size, recipe = shared
+    augments = recipe.augmentation != "none"
 
     def loss(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array) -> tuple[jax.Array, PyTree]:
         weights = jnp.ones(batch_size)
         logits, statistics = model.batch_apply(params, state, x, weights)
         return losses.mean_cross_entropy(logits, y, weights), statistics
 
-    def update(carry: PyTree, rates: _Rates, index: jax.Array, noise: jax.Array) -> PyTree:
+    def update(carry: PyTree, run: _Runs, index: jax.Array, number: jax.Array) -> PyTree:
         params, state, optimizer_state = carry
-        gradient, statistics = jax.grad(loss, has_aux=True)(params, state, inputs[index], labels[noise, index])
-        updates, optimizer_state = _optimizer(rates).update(gradient, optimizer_state, params)
+        x, y = inputs[index], labels[run.noise_index, index]
+        if augments:
+            x = recipe.augmented(jax.random.fold_in(jax.random.fold_in(run.keys, _AUGMENTING), number), x)
+        gradient, statistics = jax.grad(loss, has_aux=True)(params, state, x, y)
+        optimizer = recipe.transformation(run.rates, run.num_steps)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         state = jax.tree.map(
             lambda old, new: (1 - STATISTICS_MOMENTUM) * old + STATISTICS_MOMENTUM * new, state, statistics
         )
         return optax.apply_updates(params, updates), state, optimizer_state
+
+    steps = num_used // batch_size
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
         order = jax.vmap(lambda key: random_order(jax.random.fold_in(key, number), inputs.shape[0], num_used))(
             runs.keys
         )
 
-        def step(number: jax.Array, carry: PyTree) -> PyTree:
-            index = jax.lax.dynamic_slice_in_dim(order, number * batch_size, batch_size, axis=1)
-            return jax.vmap(update)(carry, runs.rates, index, runs.noise_index)
+        def step(batch: jax.Array, carry: PyTree) -> PyTree:
+            index = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size, axis=1)
+            return jax.vmap(update, in_axes=(0, 0, 0, None))(carry, runs, index, number * steps + batch)
 
-        return jax.lax.fori_loop(0, num_used // batch_size, step, carry)
+        return jax.lax.fori_loop(0, steps, step, carry)
 
     return jax.lax.fori_loop(start, stop, epoch, carry)

@@ -4,6 +4,7 @@ import pytest
 
 from mdjax.errors import InputError
 from mdjax.zoo.grids import Grid, load_grid
+from mdjax.zoo.recipes import Recipe
 
 GRID = """
 data = "digits"
@@ -29,6 +30,16 @@ def test_a_grid_holds_every_combination_once(tmp_path):
     assert all(isinstance(setting.data_share, float) for setting in settings)
 
 
+def test_a_recipe_is_part_of_a_configurations_name(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(GRID + 'optimizer = "adamw"\nschedule = "cosine"\nwarmup = 0.1\naugmentation = "flip+crop"\n')
+    settings = load_grid(path).settings()
+    assert {setting.recipe for setting in settings} == {Recipe("adamw", "cosine", 0.1, "flip+crop")}
+    assert (
+        settings[0].model_id == "cnn-w2-bs32-data0.5-noise0-lr0.1-m0.9-wd0.0005-e3-adamw-cosine-warmup0.1-flip+crop-s0"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -43,6 +54,11 @@ def test_a_grid_holds_every_combination_once(tmp_path):
         ({"label_noise": float("nan")}, "label_noise holds nan"),
         ({"seeds": 0}, "seeds is 0"),
         ({"epochs": True}, "epochs is True"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'. Choose one of sgd, adamw"),
+        ({"schedule": "linear"}, "schedule is 'linear'. Choose one of constant, step, cosine"),
+        ({"warmup": 1.0}, "warmup is 1.0. Give a fraction of the training from 0 to below 1"),
+        ({"augmentation": True}, "augmentation is True. Choose one of none, flip"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "momentum is .*, but adamw has none to set"),
     ],
 )
 def test_wrong_values_are_refused(changes, message):
@@ -54,7 +70,7 @@ def test_wrong_values_are_refused(changes, message):
     ("text", "message"),
     [
         ("width = [2", "is not valid TOML"),
-        ("widths = 2", "unknown key 'widths'. Known keys are architecture, batch_size"),
+        ("widths = 2", "unknown key 'widths'. Known keys are architecture, augmentation, batch_size"),
         ("width = 0", "grid.toml: width holds 0"),
         (None, "Cannot read the grid"),
     ],

@@ -39,7 +39,8 @@ def is_unsafe(operation: Operation) -> bool:
 
 def _rewritten(value: Any) -> Any:
     """A jaxpr, or whatever else an operation's parameters hold, with its unsafe convolutions replaced."""
-    if isinstance(value, ClosedJaxpr):
+    # From jax 0.11 on a program and its constants are one object, which is its own `jaxpr`.
+    if isinstance(value, ClosedJaxpr) and value.jaxpr is not value:
         inner = _rewritten(value.jaxpr)
         return value if inner is value.jaxpr else ClosedJaxpr(inner, value.consts)
     if isinstance(value, Jaxpr):

@@ -85,7 +85,7 @@ def second_derivative(function: Callable[[jax.Array], jax.Array], point: jax.Arr
         operations.clear()
 
         def visit(operation: _Operation, inputs: list[jax.Array], results: list[jax.Array]) -> list[jax.Array]:
-            key = id(operation.program.eqns[0]), operation.live
+            key = id(operation.equation), operation.live
             if key not in is_curved:
                 is_curved[key] = operation.is_curved(inputs)
             if not is_curved[key]:
@@ -127,13 +127,20 @@ class _Record(NamedTuple):
 
 
 class _Operation(NamedTuple):
-    """A program of one equation, and which of its inputs depend on the point."""
+    """One equation of a program, as a function of the variables that it reads, and which depend on the point."""
 
-    program: Any
+    equation: Any
+    variables: tuple[Any, ...]
     live: tuple[bool, ...]
 
     def apply(self, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(self.program, ()))(*inputs)
+        values = dict(zip(self.variables, inputs, strict=True))
+        read = [
+            atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom] for atom in self.equation.invars
+        ]
+        primitive = self.equation.primitive
+        results = primitive.bind(*read, **primitive.get_bind_params(self.equation.params))
+        return list(results) if primitive.multiple_results else [results]
 
     def second(self, inputs: Sequence[jax.Array], tangents: Sequence[jax.Array]) -> list[jax.Array]:
         """f''[t, t] of the results in floating point, for the tangents of the live inputs."""
@@ -200,8 +207,7 @@ def _evaluate(
             # A variable may be read twice, and its tangent must then count twice.
             variables = [atom for atom in equation.invars if not isinstance(atom, jax.extend.core.Literal)]
             variables = list(dict.fromkeys(variables))
-            alone = program.replace(constvars=[], invars=variables, outvars=equation.outvars, eqns=[equation])
-            operation = _Operation(alone, tuple(map(is_alive, variables)))
+            operation = _Operation(equation, tuple(variables), tuple(map(is_alive, variables)))
             arguments = [values[var] for var in variables]
             results = operation.apply(arguments)
             results_live = [any(operation.live) and _is_smooth(result) for result in results]

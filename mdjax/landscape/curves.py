@@ -331,51 +331,53 @@ def reestimate_statistics(
         batch_size: examples in one batch.
 
     Sample-weighted means of the batches' means and unbiased variances, as published, in one pass over the data for
-    all points. Cost: one forward pass a point.
+    all points. What every batch leaves as it was, an order or a mask, is no statistic and stays so to the last bit.
+    Cost: one forward pass a point.
     """
     if not jax.tree.leaves(state):
         return state
     inputs, _, num_examples = examples
     size = min(batch_size, inputs.shape[0])
 
-    def add_batch(batch: jax.Array, totals: PyTree) -> PyTree:
+    def add_batch(batch: jax.Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         x, weights = slice_batch(inputs, batch * size, num_examples, size)
         fraction = jnp.sum(weights) / num_examples
 
-        def add_point(point: tuple[jax.Array, PyTree]) -> PyTree:
-            t, total = point
+        def add_point(point: tuple[jax.Array, PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            t, total, is_kept = point
             _, statistics = model.batch_apply(curve_point(curve, t), state, x, weights)
-            # Orders and masks are no statistics.
-            return jax.tree.map(
+            total = jax.tree.map(
                 lambda old, new: old + fraction * new if jnp.issubdtype(old.dtype, jnp.floating) else new,
                 total,
                 statistics,
             )
+            return total, jax.tree.map(lambda kept, old, new: kept & jnp.all(new == old), is_kept, state, statistics)
 
-        return jax.lax.map(add_point, (points, totals))
+        return jax.lax.map(add_point, (points, *carry))
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros((len(points), *leaf.shape), leaf.dtype), state)
-    return jax.lax.fori_loop(0, -(-num_examples // size), add_batch, zeros)
+    kept = jax.tree.map(lambda leaf: jnp.ones(len(points), bool), state)
+    totals, kept = jax.lax.fori_loop(0, -(-num_examples // size), add_batch, (zeros, kept))
+
+    def chosen(is_kept: jax.Array, old: jax.Array, total: jax.Array) -> jax.Array:
+        return jnp.where(is_kept.reshape(-1, *[1] * old.ndim), old, total)
+
+    return jax.tree.map(chosen, kept, state, totals)
 
 
 def kept_apart(state: PyTree, end_state: PyTree, statistics: PyTree) -> jax.Array:
     """Whether two models differ in what is not re-estimated on a curve between them, such as orders, masks, counters.
 
         state: of the first model, which `statistics` were re-estimated with.
-        end_state: of the second model.
+        end_state: of the second model, aligned with the first where its parameters are.
         statistics: at points of the curve, as `reestimate_statistics` gives them.
 
-    The curve then leads to a network that is neither. What has the first model's values, but for the rounding of a
-    mean over batches, after it was re-estimated at the curve's end is taken as not re-estimated. bool[].
+    The curve then leads to a network that is neither. What has the first model's values at the curve's end is taken
+    as not re-estimated. bool[].
     """
 
-    def is_same(one: jax.Array, other: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(one.dtype, jnp.floating):
-            return jnp.all(one == other)
-        return jnp.all(jnp.isclose(one, other, rtol=1e-5, atol=0.0, equal_nan=True))
-
     def is_apart(first: jax.Array, second: jax.Array, found: jax.Array) -> jax.Array:
-        return is_same(found[-1], first) & ~is_same(second, first)
+        return jnp.all(found[-1] == first) & jnp.any(second != first)
 
     apart = [jnp.zeros((), bool), *jax.tree.leaves(jax.tree.map(is_apart, state, end_state, statistics))]
     return jnp.any(jnp.stack(apart))

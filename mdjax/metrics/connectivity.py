@@ -166,7 +166,7 @@ def _along_curve(
     if align:
         # A key of its own: the curve's random numbers are the same with and without.
         verify_key, inputs = jax.random.fold_in(key, _VERIFICATION), data.x_train[:_VERIFIED_ON]
-        end, _, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
+        end, end_state, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
     points = jnp.linspace(0.0, 1.0, num_points)
     curve = curve_between(start, end, state, data.train, key)
     statistics = curves.reestimate_statistics(model, curve, state, data.train, points=points)
@@ -195,8 +195,8 @@ def _shared_columns(prefix: str, raw: Raw) -> dict[str, Any]:
         return columns | {"status": Status(StatusCode.NOT_FINITE, "a model at the curve's end has no finite loss")}
     if is_apart:
         sentence = (
-            "the two models differ in state that is not re-estimated, as orders, masks and counters are not: a curve "
-            "between them leads to neither"
+            "the two models, once aligned if they are, differ in state that is not re-estimated, as orders, masks and "
+            "counters are not: a curve between them leads to neither"
         )
         return columns | {"status": Status(StatusCode.UNDEFINED, sentence)}
     if not change <= TOLERANCE:

@@ -66,6 +66,30 @@ class GivenModels:
         return self._stacked
 
 
+def _check_models(models: Sequence[tuple[PyTree, PyTree]]) -> None:
+    """InputError unless each model is a pair of pytrees of numbers, with parameters among them."""
+    for number, member in enumerate(models):
+        if not isinstance(member, tuple | list) or len(member) != 2:
+            raise InputError(
+                f"Model {number} of the list is {type(member).__name__!r}. Give (params, state) for each, with {{}} as "
+                "the state of a model that has none."
+            )
+        if not jax.tree.leaves(member[0]):
+            raise InputError(f"Model {number} of the list has no parameters. Give (params, state) with its arrays.")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tuple(member)):
+            name = f"{('params', 'state')[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
+            try:
+                kind = np.asarray(leaf).dtype
+                is_number = kind.kind in "biufc" or jnp.issubdtype(kind, jnp.floating)
+            except Exception as error:  # a tensor of another library, a random key
+                raise InputError(
+                    f"{name} of model {number} is {type(leaf).__name__!r} and no array of numbers "
+                    f"({first_line(error)}). Give NumPy or JAX arrays, random keys as jax.random.key_data."
+                ) from None
+            if not is_number:
+                raise InputError(f"{name} of model {number} holds {kind}. Give arrays of numbers.")
+
+
 def with_copies_named(manifest: pd.DataFrame) -> pd.DataFrame:
     """The manifest, where a model whose weights its configuration has already gets the status of a copy.
 
@@ -96,6 +120,7 @@ def opened(source: Source, model: Any, metrics: Sequence[Metric]) -> Zoo | Given
             f"model is {type(model).__name__!r}. Give a function apply(params, state, inputs) -> logits, or an object "
             "with the methods apply and batch_apply (mdjax.models.Model)."
         )
+    _check_models(source)
     has_state = bool(jax.tree.leaves(source[0][1]))
     reestimating = [metric.name for metric in metrics if metric.reestimates_statistics]
     if not isinstance(model, Model) and has_state and reestimating:
@@ -208,11 +233,17 @@ def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: jax.ShapeD
             f"Cannot call the model on {told}: {type(error).__name__}: {first_line(error)}. "
             "Give the data that it reads."
         ) from error
-    if not hasattr(outputs, "shape") or len(outputs.shape) != 2 or outputs.shape[0] != 2:
-        found = str(list(outputs.shape)) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+    is_array = hasattr(outputs, "shape") and hasattr(outputs, "dtype")
+    if (
+        not is_array
+        or len(outputs.shape) != 2
+        or outputs.shape[0] != 2
+        or not jnp.issubdtype(outputs.dtype, jnp.floating)
+    ):
+        found = f"{outputs.dtype}{list(outputs.shape)}" if is_array else f"a {type(outputs).__name__}"
         raise InputError(
-            f"The model returns {found} for {told}, but logits [2, classes] are expected. Wrap it so that apply "
-            "returns one array of logits."
+            f"The model returns {found} for {told}, but logits [2, classes] in floating point are expected. Wrap it so "
+            "that apply returns one array of logits."
         )
     labels = [int(end) for y in (dataset.y_train, dataset.y_test) for end in (np.min(y), np.max(y))]
     if max(*labels, dataset.num_classes - 1) >= outputs.shape[1]:

@@ -10,6 +10,7 @@ from helpers import examples, measured, trained
 from model_pairs import pair
 
 from mdjax.errors import InputError
+from mdjax.landscape import curves
 from mdjax.landscape.curves import CurveSettings
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity, PublishedModeConnectivity
 from mdjax.statuses import Status, StatusCode
@@ -227,3 +228,57 @@ def test_a_curve_between_models_of_other_orders_or_masks_has_no_numbers(metric):
         else:
             assert columns["status"].code is StatusCode.UNDEFINED, name
             assert np.isnan(numbers).all()
+
+
+@pytest.mark.parametrize("name", ["mask", "gain"])
+def test_what_hidden_units_share_goes_with_them_or_is_told(name):
+    """Alignment reorders what the state holds of hidden units: with the first model's it would be another network."""
+    rng = np.random.RandomState(0)
+    held = {"mask": jnp.arange(8) < 4, "gain": jnp.linspace(0.2, 3, 8)}[name]
+
+    class Hidden:
+        frozen = ()
+
+        def apply(self, params, state, inputs):
+            return (jnp.tanh(inputs @ params["a"]) * state["held"]) @ params["b"]
+
+        def batch_apply(self, params, state, inputs, weights):
+            return self.apply(params, state, inputs), state
+
+    first, second = (
+        ({"a": rng.randn(64, 8).astype("f4") / 8, "b": rng.randn(8, 10).astype("f4")}, {"held": held}) for _ in range(2)
+    )
+    model, (_, _, _, data) = Hidden(), pair("normalised")
+    for align in (False, True):
+        metric = LinearConnectivity(num_points=3, align=align)
+        columns = metric.columns(jax.jit(lambda m=metric: m.measure(model, first, second, data, jax.random.key(0)))())
+        if "status" in columns:
+            assert align
+            assert columns["status"].code is StatusCode.UNDEFINED
+        else:
+            assert columns["linear_end_loss_gap"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_state_of_floats_that_is_no_statistic_stays_to_the_last_bit():
+    """An order kept in floats: a mean over batches would turn 3 into 2.9999998, and that into 2."""
+    inner, first, second, data = pair("normalised")
+
+    class Ordered:
+        frozen = ()
+
+        def apply(self, params, state, inputs):
+            return inner.apply(params, state["inner"], inputs[:, state["order"].astype(int)])
+
+        def batch_apply(self, params, state, inputs, weights):
+            order = state["order"].astype(int)
+            logits, found = inner.batch_apply(params, state["inner"], inputs[:, order], weights)
+            return logits, {"inner": found, "order": state["order"]}
+
+    order = jnp.arange(64, dtype=jnp.float32)[::-1]
+    states = [{"inner": one[1], "order": order} for one in (first, second)]
+    curve = curves.Curve("line", first[0], curves.straight_bends(first[0], second[0], 0), second[0])
+    found = curves.reestimate_statistics(
+        Ordered(), curve, states[0], data.train, points=jnp.linspace(0, 1, 3), batch_size=7
+    )
+    np.testing.assert_array_equal(found["order"], jnp.tile(order, (3, 1)))
+    assert (np.asarray(found["inner"]["norm"]["mean"]) != np.asarray(first[1]["norm"]["mean"])).all()

@@ -35,13 +35,19 @@ def logits(params, state, inputs):
         (weights(3), logits, Y - 1, r"Dataset 'd': y_train holds -1. Number the classes 0, 1"),
         (weights(2), logits, Y, "gives 2 outputs, but the labels of d go from 0 to 2"),
         (weights(1), logits, Y % 2, r"1 output \(a single logit z is the two logits 0 and z\), but the labels"),
-        (weights(), lambda p, s, x: logits(p, s, x)[:, 0], Y, r"returns \[2\] for inputs float32\[2, 5\] of d"),
+        (weights(), lambda p, s, x: logits(p, s, x)[:, 0], Y, r"returns float32\[2\] for inputs float32\[2, 5\] of d"),
         (weights(), lambda p, s, x: (logits(p, s, x), x), Y, "returns a tuple for inputs"),
         (weights(), lambda p, s, x: {"logits": logits(p, s, x)}, Y, "returns a dict for inputs"),
-        (weights(), lambda p, s, x: jnp.repeat(logits(p, s, x)[:, None], 5, 1), Y, r"returns \[2, 5, 3\]"),
-        (weights(), lambda p, s, x: logits(p, s, x).T, Y, r"returns \[3, 2\]"),
+        (weights(), lambda p, s, x: jnp.repeat(logits(p, s, x)[:, None], 5, 1), Y, r"returns float32\[2, 5, 3\]"),
+        (weights(), lambda p, s, x: logits(p, s, x).T, Y, r"returns float32\[3, 2\]"),
         (weights(step=np.int32(3)), logits, Y, r"The parameter \['step'\] holds int32.* Put what is not trained into"),
         (weights(mask=np.ones(3, bool)), logits, Y, r"The parameter \['mask'\] holds bool"),
+        (weights(), lambda p, s, x: logits(p, s, x).astype(int), Y, r"returns int32\[2, 3\] .* in floating point"),
+        (weights(), lambda p, s, x: logits(p, s, x) > 0, Y, r"returns bool\[2, 3\]"),
+        ([{"w": X}, {"w": X}], logits, Y, r"Model 0 of the list is 'dict'. Give \(params, state\) for each"),
+        ([({}, {}), ({}, {})], logits, Y, "Model 0 of the list has no parameters"),
+        ([({"w": X}, {"k": jax.random.key(0)})], logits, Y, r"state\['k'\] of model 0 is .* random keys as"),
+        ([({"w": "text"}, {})], logits, Y, r"params\['w'\] of model 0 holds <U4. Give arrays of numbers"),
         (weights(), lambda p, s, x: x @ p["w"].T, Y, "Cannot call the model on inputs float32.*: TypeError"),
         (weights(), lambda p, s, x: p["v"], Y, "Cannot call the model on inputs .*: KeyError"),
     ],
@@ -108,3 +114,13 @@ def test_broken_models_are_no_copies_and_a_worse_status_comes_first(tmp_path):
     assert table.models["status_code"].tolist() == ["ok", "weights_not_finite", "weights_not_finite", "copy", "ok"]
     (row,) = table.configurations.to_dict("records")
     assert (row["num_models"], row["status_code"]) == (4, "weights_not_finite")
+
+
+def test_a_parameter_of_torch_is_told():
+    import torch
+
+    models = [({"w": torch.nn.Parameter(torch.ones(5, 3))}, {})]
+    with pytest.raises(
+        InputError, match=r"params\['w'\] of model 0 is 'Parameter' and no array of numbers .* Give NumPy"
+    ):
+        mdjax.measure(models, model=logits, data=data(), metrics="losses")

@@ -50,5 +50,5 @@ def _checked(name: str, value: Any) -> int | float:
 
 
 def configuration_name(facts: Mapping[str, int | float]) -> str:
-    """What models of these facts are called as a configuration: "given-width16-batch_size64", or "given" without any."""
+    """What models of these facts are called as a configuration: "given-width16-batch_size64"; "given" without any."""
     return "-".join(["given", *(f"{name}{value:g}" for name, value in facts.items())])

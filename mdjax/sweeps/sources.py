@@ -103,8 +103,8 @@ def opened(
     if isinstance(source, Zoo | str | Path):
         if facts:
             raise InputError(
-                f"facts ({', '.join(map(str, facts))}) were given for a zoo, whose manifest tells them. Give facts with a "
-                "list of models, or to 'mdjax-convert --fact' where a zoo is made."
+                f"facts ({', '.join(map(str, facts))}) were given for a zoo, whose manifest tells them. Give facts "
+                "with a list of models, or to 'mdjax-convert --fact' where a zoo is made."
             )
         return source if isinstance(source, Zoo) else Zoo(source)
     if not isinstance(source, Sequence) or not source or model is None:

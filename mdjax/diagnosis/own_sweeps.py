@@ -164,6 +164,7 @@ class OwnSweep:
         """Whether the sweep holds a configuration further along one direction, all else equal."""
         assert self.axes is not None
         axis, larger = self.axes.directions[label]
+        assert axis is not None
         held = [name for name in (*self.axes.varied, *self.axes.within) if name != axis]
         own = self.table.iloc[row]
         here = self.table[axis] > own[axis] if larger else self.table[axis] < own[axis]

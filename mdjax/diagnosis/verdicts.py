@@ -218,7 +218,11 @@ class Diagnosis:
     def frame_with_sweep(self) -> pd.DataFrame:
         """The verdicts with the columns of `OwnSweep.columns` beside them, where the table holds a sweep."""
         sweep = self.own_sweep.sweep
-        return self.frame if sweep is None else self.frame.assign(**sweep.columns())
+        return (
+            self.frame
+            if sweep is None
+            else self.frame.assign(**{str(name): column for name, column in sweep.columns().items()})
+        )
 
     def verdict(self, row: int) -> Verdict:
         """The verdict on the row of that index, in words."""

@@ -38,15 +38,16 @@ def checked_facts(facts: Mapping[str, Any] | None) -> dict[str, int | float]:
 
 def _checked(name: str, value: Any) -> int | float:
     kind, least, greatest = _LIMITS[name]
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not least <= value <= greatest or (kind is int and value != int(value)):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    # NaN is between no limits.
+    if not least <= number <= greatest or not math.isfinite(number) or (kind is int and not number.is_integer()):
         limits = f"from {least} to {greatest}" if greatest < math.inf else f"of at least {least}"
         raise InputError(
             f"facts: {name} is {value!r}. Give {'a whole number' if kind is int else 'a number'} {limits}."
         )
-    if name == "data_share" and value == 0:
+    if name == "data_share" and number == 0:
         raise InputError("facts: data_share is 0. Give a fraction above 0 and at most 1.")
-    return kind(value)
+    return kind(number)
 
 
 def configuration_name(facts: Mapping[str, int | float]) -> str:

@@ -188,7 +188,7 @@ def own_sweep(table: pd.DataFrame) -> Reading:
     """
     if len(table) < 2:
         return Reading(None)
-    if {*RFI_COLUMNS, *LABEL_COLUMNS} <= set(table.columns):
+    if _is_labelled(table):
         try:
             return Reading(OwnSweep(with_accuracy(table), sweep_axes(table)))
         except InputError:
@@ -203,6 +203,14 @@ def own_sweep(table: pd.DataFrame) -> Reading:
         return Reading(OwnSweep(labelled(table, axes), axes))
     except InputError as error:
         return Reading(None, f"What the table's own sweep shows cannot be told: {error}")
+
+
+def _is_labelled(table: pd.DataFrame) -> bool:
+    """Whether a table brings the labels of a sweep, and what they were made from."""
+    columns = [*RFI_COLUMNS, *LABEL_COLUMNS]
+    if not set(columns) <= set(table.columns) or not table.columns.is_unique:
+        return False
+    return all(pd.api.types.is_numeric_dtype(table[name]) for name in RFI_COLUMNS)
 
 
 def sweep_fingerprint(table: pd.DataFrame) -> str:

@@ -27,10 +27,13 @@ _FOLLOWING = {"num_params"}  # settings that follow the size
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its test accuracy in percent in `test_acc`, from `test_error` where it has that alone.
 
-    Raises InputError for a table with neither.
+    Raises InputError for a table with neither, and for columns of one name.
     """
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"A sweep must be a pandas DataFrame, got {type(table).__name__}. Load the table first.")
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"The table has several columns named {repeated[0]}. Keep one of them.")
     if ACCURACY in table.columns:
         return table
     if ERROR not in table.columns:
@@ -38,7 +41,7 @@ def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
             f"The table has neither {ACCURACY} nor {ERROR}, which a sweep is labelled by. Measure the losses "
             f"(--metrics losses,...), or add {ACCURACY}, the test accuracy in percent."
         )
-    return table.assign(**{ACCURACY: 100 - table[ERROR]})
+    return table.assign(**{ACCURACY: 100 - pd.to_numeric(table[ERROR], errors="coerce")})
 
 
 def sweep_axes(table: pd.DataFrame, named: Mapping[str, Any] | None = None) -> Axes:
@@ -172,6 +175,6 @@ def _nothing_varies(known: pd.DataFrame, table: pd.DataFrame) -> str:
             f"two or more. {remedy.replace('one of them', 'batch size, learning rate, width, depth or data')}"
         )
     candidates = (*TEMPERATURES, *SIZES, *AMOUNTS)
-    found = [f"{name} {known[name].iloc[0]:g}" for name in candidates if name in known and known[name].notna().all()]
+    found = [f"{name} {known[name].iloc[0]}" for name in candidates if name in known and known[name].notna().all()]
     told = f"each has one value ({', '.join(found)})" if found else "the table has none of them"
     return f"The table is no sweep: of batch size, learning rate, width, depth and amount of data {told}. {remedy}"

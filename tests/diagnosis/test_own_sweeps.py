@@ -37,6 +37,29 @@ def test_a_sweep_that_cannot_be_compared_says_why(published_trees):
     assert line.startswith("What the table's own sweep shows cannot be told: 144 rows share their configuration")
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        UNLABELLED.assign(test_acc="high"),
+        UNLABELLED.assign(width="w4"),
+        UNLABELLED.assign(bs="w4", width="x", data="y"),
+        UNLABELLED.assign(test_error="n/a").drop(columns="test_acc"),
+        UNLABELLED.set_axis([*UNLABELLED.columns[:-1], "bs"], axis=1),
+        sweep().assign(rfi_width="much"),
+        UNLABELLED.iloc[:0],
+        UNLABELLED.assign(test_acc=np.nan),
+    ],
+)
+def test_spoilt_columns_never_cost_the_verdicts(spoilt, published_trees):
+    """What is no sweep, or none that can be read, leaves the diagnosis as it is."""
+    diagnosis = Diagnosis.of(spoilt.assign(width=64.0), published_trees)
+    assert len(diagnosis.frame_with_sweep()) == len(spoilt)
+    assert all(isinstance(line, str) for line in diagnosis.sweep_lines())
+    if len(spoilt):
+        assert isinstance(diagnosis.verdict(0).to_text(), str)
+    own_sweep(spoilt)
+
+
 def test_columns_are_the_labels_and_rooms(default_trees):
     expected = sweep()
     for table in (

@@ -53,7 +53,24 @@ example:
   mdjax diagnose table --configuration mlp-w4-bs256-data1-noise0-lr0.05-m0.9-wd0.0005-e50
   mdjax diagnose table --out verdicts.csv
 
-TABLE is a folder made by 'mdjax measure', or a .parquet or .csv file with the published columns."""
+TABLE is a folder made by 'mdjax measure', or a .parquet or .csv file with the published columns. Where it
+holds a sweep with its own test accuracies, what the sweep itself shows is told beside the verdicts, and written
+with them: sweep_<question>, the label, and gain_inc_temp, gain_dec_temp, gain_width and gain_data, the points of
+test accuracy that the change gained at best."""
+
+_GROW_EPILOG = """\
+example:
+
+  mdjax grow table --out trees.json
+  mdjax grow table --out trees.json --axes batch=learning_rate,width=depth,within=weight_decay+momentum
+  mdjax grow table --out trees.json --questions optimizer,width --method published
+  mdjax diagnose other-table --tree trees.json
+
+TABLE holds one row per configuration with a test accuracy, over at least two values of an axis: what sets the
+training temperature (batch), the model's size (width) and the amount of data (data). Without --axes they are
+chosen by what varies: batch size, or else learning rate; width, or else depth; the amount of data; whatever else
+varies has to agree for two configurations to be compared (within). For another column that sets the temperature
+say which end is hot: --axes batch=weight_decay,hotter=larger. 'none' leaves a part out: --axes data=none."""
 
 
 class _Command(argparse.ArgumentParser):
@@ -147,6 +164,16 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
     diagnose.add_argument("--out", type=Path, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
 
+    grow = command("grow", _grow, "grow trees on a table's own sweep, and say how often they are right", _GROW_EPILOG)
+    grow.add_argument("table", type=Path, metavar="TABLE")
+    grow.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trees go")
+    grow.add_argument("--axes", default="", metavar="PART=COLUMN,...", help="see below (default: by what varies)")
+    grow.add_argument("--method", default="default", metavar="default|published", help="default: %(default)s")
+    grow.add_argument("--questions", metavar="a,b", help="optimizer, width, data (default: all that can be grown)")
+    grow.add_argument(
+        "--min-width", type=float, metavar="N", help="ask the data question from this width on (default: 32; 0: of all)"
+    )
+
     report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
     report.add_argument("table", type=Path, metavar="TABLE")
     report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
@@ -207,13 +234,31 @@ def _diagnose(options: argparse.Namespace) -> None:
     if options.configuration is not None:
         lines = [diagnosis.verdict(_pick(table, options)).to_text()]
     else:
-        lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"]]
+        lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"], *diagnosis.sweep_lines()]
         lines += [diagnosis.verdict(0).to_text()] if len(table) == 1 else []
     console = Console()
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if options.out is not None:
-        _write_frame(diagnosis.frame, options.out)
+        _write_frame(diagnosis.frame_with_sweep(), options.out)
+
+
+def _grow(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.sweep_axes import parse_axes, sweep_axes
+    from mdjax.diagnosis.sweep_trees import grow_sweep
+    from mdjax.diagnosis.trees import save_trees
+    from mdjax.table import read_configurations
+
+    table = read_configurations(options.table)
+    grown = grow_sweep(
+        table,
+        None if options.questions is None else [name.strip() for name in options.questions.split(",")],
+        axes=sweep_axes(table, parse_axes(options.axes)),
+        method=options.method,
+        min_width=options.min_width,
+    )
+    save_trees(grown.trees.values(), options.out)
+    print(f"{grown.to_text()}\n\n{options.out}")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -8,13 +8,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mdjax.diagnosis.baselines import ValidationTree
-from mdjax.diagnosis.growing import grow
-from mdjax.diagnosis.labels import RFI_COLUMNS, failure_labels
-from mdjax.diagnosis.mdtree import MDTree
-from mdjax.diagnosis.questions import QUESTIONS
+from mdjax.diagnosis.labels import RFI_COLUMNS
+from mdjax.diagnosis.sweep_axes import labelled
+from mdjax.diagnosis.sweep_trees import compare, grow_sweep
 from mdjax.diagnosis.trees import save_trees
-from mdjax.diagnosis.verdicts import diagnose, explain
+from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.report.page import phase_plot, write_report
 from mdjax.sweeps.local import measure
 from mdjax.zoo.data import load
@@ -51,20 +49,20 @@ def run_demo(out: str | Path = "runs/demo") -> None:
         console.print(f"[bold]{name} zoo[/]: {len(grid.settings())} networks, label noise {noise:.0%}")
         zoo = train(grid, out / f"{name}-zoo", dataset=dataset)
         measured = measure(zoo, out=out / f"{name}-table", data=dataset)
-        tables[name] = failure_labels(measured.configurations, within=("label_noise",))
+        tables[name] = labelled(measured.configurations)
 
     grown, asked = tables.values()
-    trees = {name: grow(grown, name) for name in QUESTIONS if _can_grow(grown, name)}
+    trees = grow_sweep(grown).trees
     save_trees(trees.values(), out / "trees.json")
     accuracies = compare(grown, asked, trees)
     console.print()
     console.print(_as_rich(accuracies))
 
-    subject = _most_to_gain(asked, diagnose(asked, trees))
+    diagnosis = Diagnosis.of(asked, trees)
+    subject = _most_to_gain(asked, diagnosis.frame)
     console.print()
-    console.print(explain(subject, trees).to_text(), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"\n{_what_the_sweep_says(subject)}", highlight=False, markup=False, soft_wrap=True)
-    name = str(subject["configuration"])
+    console.print(diagnosis.verdict(subject).to_text(), highlight=False, markup=False, soft_wrap=True)
+    name = str(asked["configuration"].iloc[subject])
     write_report(
         out / "report.html",
         asked,
@@ -80,36 +78,6 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     console.print(story, highlight=False, markup=False, soft_wrap=True)
 
 
-def _can_grow(table: pd.DataFrame, question: str) -> bool:
-    rows = QUESTIONS[question].rows(table)
-    return rows[QUESTIONS[question].label].nunique() > 1
-
-
-def compare(grown: pd.DataFrame, asked: pd.DataFrame, trees: dict[str, MDTree]) -> pd.DataFrame:
-    """Accuracy in percent on `asked` of the MD trees, the validation tree and the majority class of `grown`.
-
-    "MD tree" is fitted as published, "default method" are the `trees`, which `mdjax.diagnosis.grow` grew. One row per
-    question: question, rows (asked of), and one column per method. Rows that lack a feature (a network that died has
-    none for some) are left out for all methods alike.
-    """
-    results = []
-    for name, tree in trees.items():
-        question = QUESTIONS[name]
-        published, baseline = MDTree(name), ValidationTree(name)
-        features = list(dict.fromkeys([*tree.features, *published.features, *baseline.features]))
-        train_rows, test_rows = (question.rows(table).dropna(subset=features) for table in (grown, asked))
-        labels, truth = train_rows[question.label], test_rows[question.label].to_numpy()
-        guesses = {
-            "MD tree": published.fit(train_rows, labels).predict(test_rows),
-            "default method": tree.predict(test_rows),
-            "validation tree": baseline.fit(train_rows, labels).predict(test_rows),
-            "majority class": np.full(len(truth), labels.mode()[0]),
-        }
-        shares = {method: 100 * float(np.mean(guess == truth)) for method, guess in guesses.items()}
-        results.append({"question": name, "rows": len(truth), **shares})
-    return pd.DataFrame(results)
-
-
 def _as_rich(accuracies: pd.DataFrame) -> RichTable:
     table = RichTable(title="trees grown on the clean zoo, asked about the noisy one: accuracy in %")
     for column in accuracies:
@@ -119,19 +87,7 @@ def _as_rich(accuracies: pd.DataFrame) -> RichTable:
     return table
 
 
-def _most_to_gain(table: pd.DataFrame, verdicts: pd.DataFrame) -> pd.Series:
-    """The configuration with the most room for improvement among those whose features are all there."""
-    complete = table[(verdicts["status"] == "ok").to_numpy()]
-    return complete.iloc[int(complete[list(RFI_COLUMNS)].max(axis=1).to_numpy().argmax())]
-
-
-def _what_the_sweep_says(row: pd.Series) -> str:
-    """The truth the verdict can be held against: what each change gained among the sweep's own networks."""
-    changes = {
-        "rfi_width": "more width",
-        "rfi_data": "more data",
-        "rfi_inc_temp": "a smaller batch",
-        "rfi_dec_temp": "a larger batch",
-    }
-    gains = ", ".join(f"{text} {row[name]:.1f}" for name, text in changes.items())
-    return f"What the sweep itself shows, points of test accuracy gained at best by: {gains}."
+def _most_to_gain(table: pd.DataFrame, verdicts: pd.DataFrame) -> int:
+    """The index of the row with the most room for improvement among those whose features are all there."""
+    rooms = table[list(RFI_COLUMNS)].max(axis=1).where((verdicts["status"] == "ok").to_numpy())
+    return int(np.nanargmax(rooms.to_numpy()))

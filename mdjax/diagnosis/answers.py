@@ -28,8 +28,8 @@ class AnswerState(enum.Enum):
     """Whether a row got an answer to a question, or why not."""
 
     ANSWERED = enum.auto()
+    ANSWERED_WIDTH_UNKNOWN = enum.auto()  # which decides whether the question is asked
     ROOT_MISSING = enum.auto()  # the feature that the tree splits on first
-    WIDTH_UNKNOWN = enum.auto()  # which decides whether the question is asked
     WIDTH_BELOW_LEAST = enum.auto()  # of those that the question is asked of
 
 
@@ -158,11 +158,9 @@ def tree_answers(tree: MDTree, table: pd.DataFrame) -> TreeAnswers:
     probability = np.where(label == question.classes[0], first, 1 - first)
 
     state = np.full(len(table), AnswerState.ANSWERED, dtype=object)
+    state[question.width_unknown(table)] = AnswerState.ANSWERED_WIDTH_UNKNOWN
     state[~rooted] = AnswerState.ROOT_MISSING
-    if question.min_width:
-        known = ~table["width"].isna().to_numpy() if "width" in table.columns else np.zeros(len(table), dtype=bool)
-        state[~asked] = AnswerState.WIDTH_UNKNOWN
-        state[~asked & known] = AnswerState.WIDTH_BELOW_LEAST
+    state[~asked] = AnswerState.WIDTH_BELOW_LEAST
     return TreeAnswers(
         tree=tree,
         values=columns,

@@ -1,10 +1,10 @@
 """From the answers to the probability of each cause, the likeliest one, and what its change brought elsewhere.
 
 How the answers are joined. The width tree weighs `model too small` against the temperature, the data tree (asked from
-width 32 on) weighs `too little data` against it; each answer is kept as odds, so the three knobs (temperature, width,
-data) get probabilities in the ratio 1 : width odds : data odds. The likeliest knob is the one to turn; for the
-temperature the optimizer tree gives the direction, and splits the temperature's probability between too low and too
-high. A cause is named when its probability is at least `CLEAR`; otherwise no failure is clear.
+width 32 on, and where the width is not known) weighs `too little data` against it; each answer is kept as odds, so the
+three knobs (temperature, width, data) get probabilities in the ratio 1 : width odds : data odds. The likeliest knob is
+the one to turn; for the temperature the optimizer tree gives the direction, and splits the temperature's probability
+between too low and too high. A cause is named when its probability is at least `CLEAR`; otherwise no failure is clear.
 """
 
 from collections.abc import Mapping

@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from mdjax.diagnosis.beliefs import fit_beliefs
 from mdjax.diagnosis.questions import Columns, Question, Tree, classes_below, leaves, with_thresholds
+from mdjax.errors import InputError
 
 
 def fit_one_pass(tree: Tree, columns: Columns, labels: np.ndarray) -> Tree:
@@ -83,3 +84,10 @@ METHODS: dict[str, Method] = {
         single_structures=lambda question: question.single_trees,
     ),
 }
+
+
+def method_named(name: str) -> Method:
+    """The method of that name; InputError for one that is not in `METHODS`."""
+    if not isinstance(name, str) or name not in METHODS:
+        raise InputError(f"There is no method {name!r}. Choose one of {', '.join(METHODS)}.")
+    return METHODS[name]

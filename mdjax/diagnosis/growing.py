@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mdjax.diagnosis.checks import has_all
-from mdjax.diagnosis.fitting import METHODS
+from mdjax.diagnosis.fitting import method_named
 from mdjax.diagnosis.labels import Axes, step_gains
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.quantities import quantity
@@ -40,7 +40,7 @@ def grow(
     test accuracies. Raises InputError for a table without the labels or features.
     """
     tree = MDTree(question, method=method, **settings)
-    if tree.single or tree.structure is not None or METHODS[method].single_structures is None:
+    if tree.single or tree.structure is not None or method_named(method).single_structures is None:
         return _grown(tree, table, preset, provenance, axes)
     single = MDTree(question, method=method, single=True, min_width=tree.min_width)
     alone = bool(single.candidates(table))

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mdjax.diagnosis.beliefs import at_most_probability, interval, leaf_memberships
 from mdjax.diagnosis.checks import complete_rows, known_labels, quantity_columns
-from mdjax.diagnosis.fitting import METHODS, Method
+from mdjax.diagnosis.fitting import METHODS, method_named
 from mdjax.diagnosis.questions import (
     SIMILARITY_TREE,
     Question,
@@ -107,11 +107,6 @@ class MDTree(ClassifierMixin, BaseEstimator):
         """Whether any split of the fitted tree is soft."""
         return any(split.spread > 0 for split in self.tree_)
 
-    def _method(self) -> Method:
-        if not isinstance(self.method, str) or self.method not in METHODS:
-            raise InputError(f"There is no method {self.method!r}. Choose one of {', '.join(METHODS)}.")
-        return METHODS[self.method]
-
     def candidates(self, table: pd.DataFrame) -> tuple[Tree, ...]:
         """The structures whose columns a table has, each with at least one value."""
         return tuple(
@@ -126,7 +121,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
         They are the parameter `structure`, the published variant that reads CKA (`similarity`), or the method's for
         the question; the parameter `starts` leaves the first alone, with other thresholds.
         """
-        question, method = named(self.question), self._method()
+        question, method = named(self.question), method_named(self.method)
         if self.structure is not None:
             trees = (tuple(self.structure),)
             try:
@@ -172,7 +167,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
         X, y, left_out = complete_rows(X, y, read, question)
         columns = quantity_columns(structures, X, read)
         labels = known_labels(y, len(next(iter(columns.values()))), question)
-        fitted = self._method().fit(structures, columns, labels)
+        fitted = method_named(self.method).fit(structures, columns, labels)
         self._set_tree(fitted.tree, None if isinstance(X, pd.DataFrame) else read)
         self.shares_ = None
         if fitted.reliability is not None:

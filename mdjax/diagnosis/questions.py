@@ -66,19 +66,27 @@ class Question:
     hyperparameters: tuple[str, ...]  # the features of the hyperparameter baseline
     meaning: dict[str, str]  # class -> what the answer says of the network
     change: dict[str, str]  # class -> what it asks to change
-    min_width: float | None = None  # the question is asked of rows whose `width` is at least this; None or 0: of all
+    # The question is asked of rows whose `width` is at least this, or is not known; None or 0: of all.
+    min_width: float | None = None
 
     def asked(self, table: pd.DataFrame) -> np.ndarray:
-        """A mask of the rows that the question is asked of, labelled or not; where a width is needed, it must be known.
+        """A mask of the rows that the question is asked of, labelled or not: all but those known to be too narrow.
 
         Only `min_width` and the column `width` decide.
         """
-        if not self.min_width:
+        if not self.min_width or "width" not in table.columns:
             return np.ones(len(table), dtype=bool)
-        if "width" not in table.columns:
-            return np.zeros(len(table), dtype=bool)
+        return ~(self._widths(table) < self.min_width)
+
+    def width_unknown(self, table: pd.DataFrame) -> np.ndarray:
+        """A mask of the rows that are asked although the width, which decides whether they are, is not known."""
+        if not self.min_width or "width" not in table.columns:
+            return np.full(len(table), bool(self.min_width))
+        return np.isnan(self._widths(table))
+
+    def _widths(self, table: pd.DataFrame) -> np.ndarray:
         widths = pd.Series(pd.to_numeric(table["width"], errors="coerce"))
-        return widths.to_numpy(dtype=float, na_value=np.nan) >= self.min_width
+        return widths.to_numpy(dtype=float, na_value=np.nan)
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows on which the question is grown and scored: asked, and labelled with one of its classes."""

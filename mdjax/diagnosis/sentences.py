@@ -45,9 +45,11 @@ def answer_statuses(answers: Answers) -> np.ndarray:
         for name, gone in found.missing.items():
             here = gone & rows
             texts[here] = np.where(texts[here] == StatusCode.OK.value, "missing", texts[here]) + f" {name}"
-        texts[rows & (found.state == AnswerState.WIDTH_UNKNOWN)] = "not asked: width unknown"
-        below = f"not asked: width below {found.tree.asked_question.min_width or 0:g}"
-        texts[rows & (found.state == AnswerState.WIDTH_BELOW_LEAST)] = below
+        least = f"{found.tree.asked_question.min_width or 0:g}"
+        here = rows & (found.state == AnswerState.ANSWERED_WIDTH_UNKNOWN)
+        although = f"asked although the width is not known; the published sweeps ask it from width {least} on"
+        texts[here] = np.where(texts[here] == StatusCode.OK.value, although, texts[here] + f"; {although}")
+        texts[rows & (found.state == AnswerState.WIDTH_BELOW_LEAST)] = f"not asked: width below {least}"
     return texts
 
 

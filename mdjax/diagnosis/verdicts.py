@@ -22,6 +22,7 @@ from mdjax.diagnosis.answers import (
 from mdjax.diagnosis.beliefs import interval
 from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_causes
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, SweepEvidence, agreement_lines, own_sweep
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import named
 from mdjax.diagnosis.sentences import (
@@ -91,6 +92,7 @@ class Verdict:
 
     `gain` holds the points of test accuracy that one step (`one`) and the best step (`best`) of the recommended
     change brought on average in the sweep that the tree was grown on; None without a recommendation or a sweep.
+    `sweep` is what the other configurations of its own table say of it; None where that holds no sweep.
     """
 
     configuration: str | None
@@ -102,6 +104,7 @@ class Verdict:
     flags: tuple[str, ...]
     answers: tuple[Answer, ...]
     gain: dict[str, float] | None = None
+    sweep: SweepEvidence | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain values that JSON can hold."""
@@ -133,6 +136,8 @@ class Verdict:
             lines += ["", "Caution: " + "; ".join(self.flags) + "."]
         if self.status != "ok":
             lines += ["", f"Status: {self.status}."]
+        if self.sweep is not None:
+            lines += ["", self.sweep.to_text()]
         return "\n".join(lines)
 
     def _weighed(self) -> str:
@@ -190,9 +195,38 @@ class Diagnosis:
         ]
         return frame
 
+    @functools.cached_property
+    def own_sweep(self) -> Reading:
+        """The sweep that the table holds by itself, to hold the verdicts against."""
+        return own_sweep(self.table)
+
+    def sweep_lines(self) -> list[str]:
+        """How often the answers agree with the table's own sweep, in lines; why that cannot be told; or nothing."""
+        sweep, problem = self.own_sweep
+        if sweep is None:
+            return [] if problem is None else [problem]
+        lines = agreement_lines(sweep.agreement(self.frame))
+        return [*lines, IN_SAMPLE] if lines and self.grown_on_own_sweep() else lines
+
+    def grown_on_own_sweep(self) -> bool:
+        """Whether a tree was grown on the table's own sweep, so that it agrees with it more than with others."""
+        sweep = self.own_sweep.sweep
+        return sweep is not None and sweep.fingerprint in {
+            tree.provenance_.get("sweep") for tree in self.trees.values()
+        }
+
+    def frame_with_sweep(self) -> pd.DataFrame:
+        """The verdicts with the columns of `OwnSweep.columns` beside them, where the table holds a sweep."""
+        sweep = self.own_sweep.sweep
+        return (
+            self.frame
+            if sweep is None
+            else self.frame.assign(**{str(name): column for name, column in sweep.columns().items()})
+        )
+
     def verdict(self, row: int) -> Verdict:
         """The verdict on the row of that index, in words."""
-        told = self.frame.iloc[row]
+        told, sweep = self.frame.iloc[row], self.own_sweep.sweep
         gain = {"one": _number(told["gain"]), "best": _number(told["gain_best"])}
         name = told.get("configuration")
         flags = [flag_text(flag) for flag, mask in joined_flags(self.answers).items() if mask[row]]
@@ -211,6 +245,7 @@ class Diagnosis:
                 _answer(self.trees[name], answer, row, told[f"{name}_status"]) for name, answer in self.answers.items()
             ),
             gain=None if None in gain.values() else {step: float(points or 0) for step, points in gain.items()},
+            sweep=None if sweep is None else sweep.evidence(row, told["cause"]),
         )
 
 

@@ -19,6 +19,7 @@ from mdjax.diagnosis.answers import joined_flags
 from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, UNKNOWN
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, own_sweep
 from mdjax.diagnosis.questions import QUESTIONS, named
 from mdjax.diagnosis.sentences import flag_text
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
@@ -77,17 +78,20 @@ def write_report(
     row = _row_index(labels, highlight)
     table = table.reset_index(drop=True)
     diagnosis = _diagnosis(table, trees)
+    reading = own_sweep(table) if diagnosis is None else diagnosis.own_sweep
+    known = table if reading.sweep is None else reading.sweep.table  # with the labels of its own sweep
     context = {
         "title": title,
         "source": source,
         "headline": headline(table, diagnosis),
         "summary": None if diagnosis is None else _summary(diagnosis),
-        "phases": _phases(table, diagnosis),
+        "phases": _phases(known, diagnosis),
         "trees": [_tree(tree, diagnosis, row) for tree in trees.values()],
         "highlight": None if row is None else labels[row],
         "verdict": None if row is None or diagnosis is None else diagnosis.verdict(row),
         "rows": _rows(table, labels, diagnosis, row),
         "accuracies": None if accuracies is None else _accuracies(accuracies),
+        "sweep": _own_sweep(reading, diagnosis),
         "present": set(features(table)),
         "marks": MARKS,
         "clear": CLEAR,
@@ -205,6 +209,30 @@ def _summary(diagnosis: Diagnosis) -> dict[str, Any]:
     often = sorted(flags, key=lambda flag: (-flags[flag].sum(), flags[flag].argmax()))
     cautions = [(flag_text(flag), int(flags[flag].sum())) for flag in often[:MAX_LINES]]
     return {"causes": causes, "cautions": [*once, *cautions], "total": len(verdicts)}
+
+
+def _own_sweep(reading: Reading, diagnosis: Diagnosis | None) -> dict[str, Any]:
+    """How often the answers agree with what the table's own sweep shows, and what is to be said of that."""
+    notes = [] if reading.problem is None else [reading.problem]
+    if reading.sweep is None or diagnosis is None:
+        return {"agreement": None, "notes": notes}
+    found = reading.sweep.agreement(diagnosis.frame)
+    if diagnosis.grown_on_own_sweep():
+        notes.append(IN_SAMPLE)
+    shown = pd.DataFrame(
+        {
+            "Question": [named(name).text for name in found["question"]],
+            "Rows": found["rows"],
+            "Right (%)": 100 * found["right"] / found["rows"],
+            "Balanced accuracy (%)": found["balanced_accuracy"],
+            "Majority class": [
+                named(name).meaning[label] for name, label in zip(found["question"], found["majority"], strict=True)
+            ],
+            "Right (%), always that": 100 * found["majority_right"] / found["rows"],
+            "Rows without an answer": found["unanswered"],
+        }
+    )
+    return {"agreement": _accuracies(shown) if len(shown) else None, "notes": notes}
 
 
 def _phases(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:

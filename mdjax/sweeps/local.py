@@ -45,12 +45,16 @@ class PlanOptions(TypedDict, total=False):
     `mesh` spreads the models over its axis "models" and, where it has one, the examples of every batch over its axis
     "data". `layout` says what the inputs of the data are (`mdjax.zoo.data.load`). `label_noise` is "known" (the
     default): training labels are redrawn with the noise that each model was trained with, which is said where the data
-    may be others than those it was trained on; or 0: the labels of the data are taken as they are.
+    may be others than those it was trained on; or 0: the labels of the data are taken as they are. `facts` says of a
+    list of models how they were trained, by the names of `mdjax.sweeps.facts.KNOWN`: they become columns of the table.
+    With `data_share` they count as trained on that first part of the data, with `label_noise` on labels redrawn so,
+    as those of a zoo do.
     """
 
     mesh: Mesh | None
     layout: str | None
     label_noise: LabelNoise | None
+    facts: Mapping[str, Any] | None
 
 
 class RunOptions(PlanOptions, total=False):
@@ -86,7 +90,8 @@ def measure(
     metrics; the table records each metric's seconds.
 
     source: a zoo (or its path), or a list of (params, state) pytrees of equal shapes together with `model`; the list
-        counts as seeds of one configuration, trained on all of `data`. Models with equal weights count once.
+        counts as seeds of one configuration, trained on all of `data` unless `facts` say otherwise. Models with equal
+        weights count once.
     out: the folder of the table.
     data: a Dataset, a name, a path, or the arrays (x_train, y_train, x_test, y_test) as a tuple or a dictionary
         (default: what the zoo was trained on).
@@ -96,7 +101,7 @@ def measure(
     metrics: names ("losses,hessian" or a list), or metric objects with settings of their own; the table holds what was
         asked for (default: what the trees read).
     settings: texts such as "hessian.num_samples=64" that change one setting each.
-    options: `seed`, `mesh`, `layout`, `label_noise` and `show_progress`, see `RunOptions`.
+    options: `seed`, `mesh`, `layout`, `label_noise`, `facts` and `show_progress`, see `RunOptions`.
     """
     check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
@@ -170,7 +175,7 @@ def preview(
     Columns: `architecture`, `metric`, `members` (models or pairs that go through it), `devices`, `convolution`,
     `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes that a call takes on
     each device by the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors
-    are those of `measure`; options: `mesh`, `layout` and `label_noise`, see `PlanOptions`.
+    are those of `measure`; options: `mesh`, `layout`, `label_noise` and `facts`, see `PlanOptions`.
     """
     check_options("preview", options, PlanOptions)
     keep_compiled_programs()
@@ -226,7 +231,7 @@ def _prepared(
     source: Source, data: Data | None, metrics: tuple[Metric, ...], model: Any, options: PlanOptions
 ) -> _Work:
     plan, noise = default_plan(options.get("mesh")), label_noise_of(options.get("label_noise"))
-    collection = opened(source, model, metrics)
+    collection = opened(source, model, metrics, options.get("facts"))
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
     dataset = dataset_of(collection.data if data is None else data, options.get("layout"))

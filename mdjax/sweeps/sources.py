@@ -1,6 +1,6 @@
 """What is measured, and on what: a zoo or a list of models, and the data on the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from mdjax.metrics import Examples, Metric
 from mdjax.models import Architecture, FunctionModel, Model
 from mdjax.models.architecture import shape_text
 from mdjax.statuses import OK, Status, StatusCode
+from mdjax.sweeps.facts import checked_facts, configuration_name
 from mdjax.sweeps.units import Unit
 from mdjax.zoo.arrays import Assumption
 from mdjax.zoo.data import Dataset
@@ -29,9 +30,13 @@ NOT_FINITE = Status(StatusCode.WEIGHTS_NOT_FINITE, "weights are not finite")
 
 
 class GivenModels:
-    """A list of models with the interface of a zoo, as far as measuring needs it: seeds of one configuration."""
+    """A list of models with the interface of a zoo, as far as measuring needs it: seeds of one configuration.
 
-    def __init__(self, models: Sequence[tuple[PyTree, PyTree]]):
+    `facts` are columns of the manifest, as `mdjax.sweeps.facts.checked_facts` returns them.
+    """
+
+    def __init__(self, models: Sequence[tuple[PyTree, PyTree]], facts: Mapping[str, int | float] | None = None):
+        facts = facts or {}
         self.damaged: dict[str, str] = {}
         self.data = ""
         self.fingerprint = None
@@ -51,7 +56,7 @@ class GivenModels:
         self.manifest = pd.DataFrame(
             {
                 "model_id": [f"model{i}" for i in range(len(models))],
-                "configuration": "given",
+                "configuration": configuration_name(facts),
                 "seed": range(len(models)),
                 "num_params": sum(leaf[0].size for leaf in jax.tree.leaves(self._stacked[0])),
                 "status": np.where(finite, OK.sentence, NOT_FINITE.sentence),
@@ -59,6 +64,7 @@ class GivenModels:
                 "weights_hash": weights_hash(*self._stacked),
                 "group": "given",
                 "position": range(len(models)),
+                **facts,
             }
         )
 
@@ -106,12 +112,25 @@ def with_copies_named(manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest
 
 
-def opened(source: Source, model: Any, metrics: Sequence[Metric]) -> Zoo | GivenModels:
-    """The source as a zoo or a list that can be read; InputError for anything else, and for a model that is none."""
-    if isinstance(source, Zoo):
-        return source
-    if isinstance(source, str | Path):
-        return Zoo(source)
+def opened(
+    source: Source, model: Any, metrics: Sequence[Metric], facts: Mapping[str, Any] | None = None
+) -> Zoo | GivenModels:
+    """The source as a zoo or a list that can be read.
+
+        source: a zoo, its path, or a list of (params, state).
+        model: how the models of a list are called.
+        metrics: what is to be measured.
+        facts: what the user says of the training of a list's models.
+
+    Raises InputError for anything else, for a model that is none, and for facts that are unknown or of a zoo.
+    """
+    if isinstance(source, Zoo | str | Path):
+        if facts:
+            raise InputError(
+                f"facts ({', '.join(map(str, facts))}) were given for a zoo, whose manifest tells them. Give facts "
+                "with a list of models, or to 'mdjax-convert --fact' where a zoo is made."
+            )
+        return source if isinstance(source, Zoo) else Zoo(source)
     if not isinstance(source, Sequence) or not source or model is None:
         given = "an empty list" if source == [] else repr(type(source).__name__)
         raise InputError(f"Cannot measure {given}. Give a zoo, or a list of (params, state) with model=apply.")
@@ -128,7 +147,7 @@ def opened(source: Source, model: Any, metrics: Sequence[Metric]) -> Zoo | Given
             "Cannot re-estimate the statistics of a model given as a function with state. Give an object with apply "
             f"and batch_apply (mdjax.models.Model), or leave {' and '.join(reestimating)} out of metrics."
         )
-    return GivenModels(source)
+    return GivenModels(source, checked_facts(facts))
 
 
 def runner(architecture: Architecture | None, model: Any, plan: Plan) -> Model:

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from diagnosis_tables import one_row, sweep
+from diagnosis_tables import one_row, sweep, zoo
 from scipy.stats import norm
 
 from mdjax.diagnosis.answers import AnswerState, Flag, FlagKind, answers_to, joined_flags, status_codes, tree_answers
+from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
@@ -66,9 +67,18 @@ def test_missing_features_are_told_and_weighed(published_trees):
     )
 
 
-def test_unknown_width_leaves_the_data_question_out(published_trees):
-    for row in (one_row().drop(columns="width"), one_row(width=np.nan)):
-        assert diagnose(row, published_trees)["data_status"].tolist() == ["not asked: width unknown"]
+def test_the_data_question_is_asked_where_the_width_is_unknown(published_trees):
+    known = diagnose(one_row(), published_trees)
+    although = "asked although the width is not known; the published sweeps ask it from width 32 on"
+    for row in (one_row().drop(columns="width"), one_row(width=np.nan), one_row(width=None)):
+        told = diagnose(row, published_trees)
+        assert told["data_status"].tolist() == [although]
+        pd.testing.assert_frame_equal(told.drop(columns="data_status"), known.drop(columns="data_status"))
+        assert f"; {although})" in explain(row, published_trees).to_text()
+    gone = diagnose(one_row(width=np.nan, hessian_t=np.nan), published_trees)
+    assert gone["data_status"].tolist() == [f"missing hessian_t; {although}"]
+    everywhere = {"data": grow(zoo(), "data", method="published", min_width=0)}
+    assert diagnose(one_row(width=np.nan), everywhere)["data_status"].tolist() == ["ok"]
 
 
 def test_error_bars_soften_the_verdict_and_flag_the_threshold(published_trees):
@@ -135,11 +145,11 @@ def test_states_flags_and_missing_features_are_values(published_trees):
     assert data.state.tolist() == [
         AnswerState.ANSWERED,
         AnswerState.WIDTH_BELOW_LEAST,
-        AnswerState.WIDTH_UNKNOWN,
+        AnswerState.ANSWERED_WIDTH_UNKNOWN,
         AnswerState.ROOT_MISSING,
         AnswerState.ANSWERED,
     ]
-    assert [label is None for label in data.label] == [False, True, True, True, False]
+    assert [label is None for label in data.label] == [False, True, False, True, False]
     assert data.missing["hessian_t"].tolist() == [False] * 4 + [True]
     assert data.missing["train_error"].tolist() == [False] * 3 + [True, False]
     up = {flag: mask.tolist() for flag, mask in joined_flags(answers).items() if mask.any()}

@@ -17,6 +17,7 @@ from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.protocols import CASES, CURVES, FACTORIES, choices, learning_curve, transfer
 from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.sweep_trees import compare
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 
@@ -90,9 +91,7 @@ def test_a_recorded_candidate_comes_out_again(zoos, search):
         assert score[f"{kind}_log_loss"] == pytest.approx(recorded[f"{kind}_log_loss"], abs=0.002)
 
 
-def test_the_demo_compares_methods_on_the_same_rows(default_trees):
-    from mdjax.demo import compare
-
+def test_methods_are_compared_on_the_same_rows(default_trees):
     asked = sweep(5).assign(CKA=0.5, test_loss=1.0, test_error=10.0)
     asked.loc[:4, "CKA"] = np.nan
     grown = sweep().assign(CKA=0.5, test_loss=1.0, test_error=10.0)

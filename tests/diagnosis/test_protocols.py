@@ -309,7 +309,7 @@ def test_the_documented_examples_run(basic, noisy, tmp_path, monkeypatch, capsys
         "test": noisy,
     }
     examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.S)
-    assert len(examples) == 3
+    assert len(examples) == 4
     before = dict(QUANTITIES), dict(FACTORIES)
     try:
         for number, example in enumerate(examples):

@@ -10,5 +10,5 @@ def test_questions_are_asked_of_their_rows():
     rows = named("data").rows(table)
     assert rows["width"].min() >= 32
     assert set(rows["data_vs_batch"]) == {"data", "batch"}
-    assert not named("data").asked(table.drop(columns="width")).any()
+    assert named("data").asked(table.drop(columns="width")).all()
     assert len(named("width").rows(table.assign(width_vs_batch=None))) == 0

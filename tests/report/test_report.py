@@ -118,7 +118,8 @@ def test_every_metric_is_drawn_with_an_alt_text_and_nothing_is_fetched(page):
     text = page(table)
     for name in QUANTITIES:
         assert f'alt="{feature_of(name).label} over width (16 to 64)' in text
-    assert len(pictures(text)) == 1 + len(QUANTITIES) + 3
+    assert "Known labels: what the sweep itself shows" in text  # a grid with test errors
+    assert len(pictures(text)) == 2 + len(QUANTITIES) + 3
     assert not any("$" in picture for picture in pictures(text)), "a formula that nothing sets"
     assert not re.search(r"<script|<link|@import|url\(|\son\w+=", text)
     assert set(re.findall(r'(?:src|href)="(.{5})', text)) == {"data:"}

@@ -84,7 +84,7 @@ def read_seeds(
     code = None if module is None else made(module)
     if code is not None and isinstance(code.module, nn.Module | nnx.Module):
         _refuse_facts(facts, code.construction)
-        return account.told(_by_flax(files, code, dataset, account), files)
+        return account.told(_by_flax(files, code, dataset, account), files, dataset.name)
     for path in files:
         if code is None and _is_flax(path):
             raise InputError(f"{path} is a Flax checkpoint, which holds no network: {_GIVE_CODE}.")
@@ -99,7 +99,7 @@ def read_seeds(
         assert own is not None
         _refuse_facts(facts, own.construction)
         seeds = _by_module([each.candidate.path for each in given], own, dataset, reading, account)
-    return account.told(seeds, files)
+    return account.told(seeds, files, dataset.name)
 
 
 class _Account(NamedTuple):
@@ -126,18 +126,20 @@ class _Account(NamedTuple):
     def note(self, path: Path, sentence: str) -> None:
         self.notes.append(f"{shown(path)} {sentence}")
 
-    def told(self, seeds: Seeds | None, files: Sequence[Path]) -> Seeds:
-        """The seeds without copies, with what is to be said; InputError where there are none."""
+    def told(self, seeds: Seeds | None, files: Sequence[Path], data: str) -> Seeds:
+        """The seeds without copies, with what is to be said; InputError, which names the data, where there are none."""
         if seeds is None or not seeds.models:
             (path, reason), *others = self.refused.items() or [(shown(files[0]), "it holds no checkpoint")]
             more = f" (nor {len(others)} more)" if others else ""
-            raise InputError(f"Cannot read {path}{more}: {reason}.")
+            raise InputError(f"Cannot check {path}{more} on {data}: {reason}.")
         kept: dict[str, int] = {}
         for number, (path, model) in enumerate(zip(seeds.files, seeds.models, strict=True)):
             # Networks that diverged to NaN are alike and yet no copies.
             key = digest_of(model) or str(path)
             if (first := kept.setdefault(key, number)) != number:
-                self.note(path, f"holds the same weights as {shown(seeds.files[first])}: they are one model, no seeds.")
+                self.note(
+                    path, f"holds the same weights as {shown(seeds.files[first])}: they are one model, no second seed."
+                )
         indices = list(kept.values())
         return dataclasses.replace(
             seeds,
@@ -197,7 +199,9 @@ def _one_per_run(given: Sequence[Given], account: _Account) -> Iterator[Given]:
         if (one := each.candidate) is best:
             yield each
         else:
-            account.note(one.path, f"is of the same training run as {shown(best.path)}, which is taken: no other seed.")
+            account.note(
+                one.path, f"is of the same training run as {shown(best.path)}, which is taken: they are one seed."
+            )
 
 
 def _by_family(
@@ -242,11 +246,10 @@ def _check_alike(first: Candidate, network: Recognised, other: Candidate, anothe
     """InputError for two that are no seeds of each other."""
     both = f"{shown(first.path)} and {shown(other.path)}"
     if network.architecture != another.architecture:
-        told = [label(found.architecture) for found in (network, another)]
-        told = [f"of {name}" for name in told] if told[0] != told[1] else ["one network", "another"]
+        told = " and ".join(sorted({label(found.architecture) for found in (network, another)}))
         raise InputError(
-            f"{both} are of different networks, {told[0]} and {told[1]}, but a verdict is on seeds of one. "
-            "Check each network by a command of its own."
+            f"{both} are of different networks ({told}), but a verdict is on seeds of one. Check each network by a "
+            "command of its own."
         )
     names = [name for name in TRAINING if name in other.known]
     for name, one, two in overrides({name: first.known.get(name) for name in names}, other.known):

@@ -40,8 +40,9 @@ class CheckOptions(TypedDict, total=False):
 
     `facts`: what weights do not tell, as `converters.convert` takes it, `{"nonlinearity": "tanh"}`. `layout` says what
     the inputs of the data are and `label_noise` whether labels are redrawn, as for `mdjax.measure`. `ema`: take the
-    averaged weights beside the others. `trust`: let files run code of their own. `seed` moves every random number
-    (default 0); `show_progress` (default True) draws bars.
+    averaged weights beside the others. `trust`: let files run code of their own. `preset` is "default", "reference" or
+    "fast" and `seed` (default 0) moves every random number, as for `mdjax.measure`; `show_progress` (default True)
+    draws bars.
     """
 
     facts: Mapping[str, Any]
@@ -49,6 +50,7 @@ class CheckOptions(TypedDict, total=False):
     label_noise: LabelNoise | None
     ema: bool
     trust: bool
+    preset: str
     seed: int
     show_progress: bool
 
@@ -100,7 +102,8 @@ def check(
         out: a folder for the zoo (where one can hold the network) and the table; the same call with it resumes.
         report: where to write the HTML page.
         trees: what `mdjax.diagnose` takes.
-        options: `facts`, `layout`, `label_noise`, `ema`, `trust`, `seed` and `show_progress`, see `CheckOptions`.
+        options: `facts`, `layout`, `label_noise`, `ema`, `trust`, `preset`, `seed` and `show_progress`, see
+            `CheckOptions`.
 
     Cost: for a small network on a CPU half a minute, most of it compiling; with a second seed a curve as well. Raises
     InputError for what `read_seeds`, `mdjax.measure` and `mdjax.diagnose` raise it, and for a folder or page that
@@ -113,11 +116,13 @@ def check(
     trees = as_trees(trees)
     paths = [paths] if isinstance(paths, str | Path) else paths
     dataset = dataset_of(data, options.get("layout"))
-    with writing("what was asked for"):
-        for folder in [Path(out)] if out is not None else []:
-            make_writable(folder)
-        for folder in [Path(report).absolute().parent] if report is not None else []:
-            make_writable(folder)
+    # Tried before anything is computed for them.
+    if out is not None:
+        with writing(f"the folder {out}"):
+            make_writable(Path(out))
+    if report is not None:
+        with writing(str(report)):
+            make_writable(Path(report).absolute().parent)
     seeds = read_seeds(
         paths,
         dataset,
@@ -135,7 +140,7 @@ def check(
         verdict=diagnosis.verdict(0),
         table=table,
         checked=_checked(seeds, table, dataset.name),
-        notes=seeds.notes,
+        notes=(*seeds.notes, *_troubles(table)),
         refused=seeds.refused,
         more=tuple(_more(diagnosis)),
     )
@@ -145,6 +150,7 @@ def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, opt
     """The table of the models, with one configuration of that name."""
     how: dict[str, Any] = {
         "label_noise": options.get("label_noise"),
+        "preset": options.get("preset", "default"),
         "seed": options.get("seed", 0),
         "show_progress": options.get("show_progress", True),
     }
@@ -192,10 +198,8 @@ def _holds(manifest: pd.DataFrame, rows: Sequence[Mapping[str, Any]], hashes: Se
     told = pd.DataFrame(list(rows))
     if manifest["weights_hash"].tolist() != list(hashes) or not set(told) <= set(manifest):
         return False
-    one, other = (
-        frame[told.columns].astype(object).where(frame[told.columns].notna(), None) for frame in (manifest, told)
-    )
-    return one.to_numpy().tolist() == other.to_numpy().tolist()
+    held, told = (frame.astype(object).where(frame.notna(), None) for frame in (manifest[told.columns], told))
+    return held.to_numpy().tolist() == told.to_numpy().tolist()
 
 
 def _named(table: Table, name: str, files: Sequence[Path]) -> Table:
@@ -235,10 +239,17 @@ def _checked(seeds: "Seeds", table: Table, data: str) -> str:
     return f"Checked {named}: {what}, {size}{count}, measured on {data}."
 
 
+def _troubles(table: Table) -> Iterator[str]:
+    """Which models no number can be had of, a sentence each; what else went wrong the verdict says."""
+    for name, code, status in table.models[["model_id", "status_code", "status"]].itertuples(index=False):
+        if code == StatusCode.WEIGHTS_NOT_FINITE:
+            yield f"{name}: its {status}, as after a training that diverged. Take an earlier checkpoint."
+
+
 def _more(diagnosis: Diagnosis) -> Iterator[str]:
     """What a verdict could be given besides, a sentence each."""
     row = diagnosis.table.iloc[0]
-    if row["num_models"] < 2 and row["status_code"] == StatusCode.OK:
+    if row["num_models"] < 2 and row["status_code"] != StatusCode.WEIGHTS_NOT_FINITE:
         names = {name for tree in diagnosis.trees.values() for name in tree.features if quantity(name).of_pairs}
         yield (
             "A second checkpoint, trained alike from another seed, would add how the two are connected and how alike "

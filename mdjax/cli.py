@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
     check.add_argument("--report", type=Path, metavar="FILE.html", help="write the page with plots, too")
     check.add_argument("--out", type=Path, metavar="DIR", help="keep the zoo and the table here (default: nowhere)")
+    check.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
     check.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
     train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
@@ -220,6 +221,7 @@ def _check(options: argparse.Namespace) -> None:
         label_noise=options.label_noise,
         ema=options.ema,
         trust=options.trust,
+        preset=options.preset,
         seed=options.seed,
     )
     _tell([found.to_text()])

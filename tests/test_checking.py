@@ -130,8 +130,9 @@ def test_seeds_in_safetensors_are_compared(folder, capsys):
 
 
 def test_copies_are_one_model(folder, capsys):
-    text = run(capsys, "plain0.pt", "plain0.safetensors", "./plain0.pt", "--fact", "nonlinearity=tanh")
-    assert "plain0.safetensors holds the same weights as plain0.pt: they are one model, no second seed." in text
+    Path("copy.safetensors").write_bytes(Path("plain0.safetensors").read_bytes())
+    text = run(capsys, "plain0.pt", "copy.safetensors", "./plain0.pt", "--fact", "nonlinearity=tanh")
+    assert "copy.safetensors holds the same weights as plain0.pt: they are one model, no second seed." in text
     assert "plain0.pt was given more than once and counts once." in text
     assert text.startswith("Checked plain0.pt: sequence of width 5") and "A second checkpoint" in text
 

@@ -30,9 +30,15 @@ class Identity(NamedTuple):
 
 def identity(candidate: Candidate, configuration: str, model: Any) -> Identity:
     """The identity of one model, (params, state). Cost: one pass over its arrays."""
-    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
-    (digest,) = weights_hash(*jax.tree.map(lambda leaf: np.asarray(leaf)[None], model)) if finite else ("",)
-    return Identity(candidate, configuration, digest)
+    return Identity(candidate, configuration, digest_of(model))
+
+
+def digest_of(model: Any) -> str:
+    """A digest of the weights of one model, (params, state); "" where they are not all finite."""
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model)):
+        return ""
+    (digest,) = weights_hash(*jax.tree.map(lambda leaf: np.asarray(leaf)[None], model))
+    return digest
 
 
 class Identities:

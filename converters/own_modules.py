@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,24 +29,37 @@ from mdjax.own_code import own_names, run_file
 _TOLERANCE = 1e-4
 
 
+class Made(NamedTuple):
+    """A user's module, of any library: itself, the call that makes it, and the file of its code ("": not known)."""
+
+    module: Any
+    construction: str
+    code: str = ""
+
+
+def made(module: Any) -> Made:
+    """A module as it is, or made as a text says: "FILE.py:CLASS", or with plain values "FILE.py:CLASS(16, bias=False)".
+
+    A text's file is run; CLASS may be a function that returns a module, too. Raises InputError for a text that cannot
+    be read, and for code that is not there or raises.
+    """
+    if not isinstance(module, str):
+        return Made(module, f"{type(module).__name__}()")
+    code, name, arguments = _parts(module)
+    return Made(_made(code, name, arguments), f"{name}({arguments})", code)
+
+
 class OwnModule:
     """The module that all files of a conversion are checkpoints of.
 
-    module: a torch.nn.Module, left as it is, or how it is made: "FILE.py:CLASS", or with plain values as arguments
-        "FILE.py:CLASS(16, bias=False)". `construction` is the call.
+    module: a torch.nn.Module, left as it is, or how it is made, as `made` takes it, or what that returned.
+        `construction` is the call.
     """
 
     def __init__(self, module: Any):
         import torch
 
-        self.construction = f"{type(module).__name__}()"
-        self.code = ""
-        if isinstance(module, str):
-            self.code, name, arguments = _parts(module)
-            self.construction = f"{name}({arguments})"
-            self.module = _made(self.code, name, arguments)
-        else:
-            self.module = module
+        self.module, self.construction, self.code = module if isinstance(module, Made) else made(module)
         if not isinstance(self.module, torch.nn.Module):
             raise InputError(f"module is {type(self.module).__name__!r}. Give a torch.nn.Module or FILE.py:CLASS.")
         self._verified: set[Architecture] = set()

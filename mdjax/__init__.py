@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mdjax.checking import check as check
     from mdjax.diagnosis.mdtree import MDTree as MDTree
     from mdjax.diagnosis.verdicts import diagnose as diagnose
     from mdjax.diagnosis.verdicts import explain as explain
@@ -21,6 +22,7 @@ _PUBLIC = {
     "InputError": "mdjax.errors",
     "MDTree": "mdjax.diagnosis.mdtree",
     "Zoo": "mdjax.zoo.store",
+    "check": "mdjax.checking",
     "diagnose": "mdjax.diagnosis.verdicts",
     "explain": "mdjax.diagnosis.verdicts",
     "measure": "mdjax.sweeps.local",
@@ -30,7 +32,7 @@ _PACKAGES = frozenset(
     ["diagnosis", "engine", "landscape", "linalg", "metrics", "models", "report", "sweeps", "table", "zoo"]
 )
 
-__all__ = ["InputError", "MDTree", "Zoo", "__version__", "diagnose", "explain", "measure", "train"]
+__all__ = ["InputError", "MDTree", "Zoo", "__version__", "check", "diagnose", "explain", "measure", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -72,6 +72,23 @@ chosen by what varies: batch size, or else learning rate; width, or else depth; 
 varies has to agree for two configurations to be compared (within). For another column that sets the temperature
 say which end is hot: --axes batch=weight_decay,hotter=larger. 'none' leaves a part out: --axes data=none."""
 
+_CHECK_EPILOG = """\
+example:
+
+  mdjax check net.pt --data digits --nonlinearity relu
+  mdjax check run0/model.safetensors run1/model.safetensors --data my.npz --report why.html
+  mdjax check net.pt --data my.npz --module mynet.py:MyNet
+  mdjax check checkpoint.msgpack --data my.npz --module mynet.py:MyFlaxNet
+
+CHECKPOINT is a file that PyTorch wrote, as mdjax-convert takes it, a .safetensors, a folder with the checkpoints of one
+configuration, or what Flax wrote (Orbax or msgpack). Several are seeds of one configuration: two say more than one.
+A plain network and a network of a known family are recognised; for any other, and for Flax, give its code with
+--module (for PyTorch: pip install 'mdjax[torchax]'). CLASS may be a function that makes it, and may have arguments:
+'mynet.py:MyNet(16)'. The file of --module is run; nothing in a checkpoint is, unless --trust says so.
+
+With --out the zoo and the table are kept there; the same command again resumes. Exit status: 0, or 1 if any file could
+not be taken, or 2 if there is no verdict."""
+
 
 class _Command(argparse.ArgumentParser):
     """A parser whose epilog may be a function, called only where the help is printed."""
@@ -91,6 +108,14 @@ def _measure_epilog() -> str:
     return f"{_MEASURE_EXAMPLE}\n\n{help_text()}\n\n{_MEASURE_END}"
 
 
+_LAYOUT_HELP = (
+    "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
+    "and shapes say)"
+)
+_NOISE_HELP = (
+    "take the training labels as they are, or redraw them with the noise that models are known to have been trained "
+    "with (default: known, and said where the data may be others)"
+)
 _TREE_HELP = "trees of the default method, of the paper's fit, or those in a file (default: %(default)s)"
 
 
@@ -122,6 +147,28 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "the whole path on real data: train, measure, diagnose, report")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
 
+    check = command("check", _check, "say why the network of one or several checkpoints underperforms", _CHECK_EPILOG)
+    check.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    check.add_argument("--data", required=True, metavar="NAME|PATH", help="what they were trained on")
+    check.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=_LAYOUT_HELP)
+    check.add_argument("--label-noise", metavar="0|known", help=_NOISE_HELP)
+    check.add_argument("--module", metavar="FILE.py:CLASS", help="code of the network: its torch or Flax module")
+    check.add_argument("--nonlinearity", metavar="NAME", help="of a plain network, whose weights do not tell it: tanh")
+    check.add_argument(
+        "--fact",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what else weights do not tell: batch_size=32, max_pool=true, specification=...",
+    )
+    check.add_argument("--ema", action="store_true", help="take the averaged weights stored beside the others")
+    check.add_argument("--trust", action="store_true", help="let files run code where they hold classes of their own")
+    check.add_argument("--tree", default="shipped", metavar="shipped|published|FILE", help=_TREE_HELP)
+    check.add_argument("--report", type=Path, metavar="FILE.html", help="write the page with plots, too")
+    check.add_argument("--out", type=Path, metavar="DIR", help="keep the zoo and the table here (default: nowhere)")
+    check.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
+    check.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
+
     train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
     train.add_argument("grid", type=Path, metavar="GRID.toml")
     train.add_argument("--out", type=Path, required=True, metavar="ZOO")
@@ -136,14 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--layout",
         metavar="nhwc|nchw|features|tokens",
-        help="what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or "
-        "what types and shapes say)",
+        help=_LAYOUT_HELP,
     )
     measure.add_argument(
         "--label-noise",
         metavar="0|known",
-        help="take the training labels as they are, or redraw them with the noise that models are known to have been "
-        "trained with (default: known, and said where the data may be others)",
+        help=_NOISE_HELP,
     )
     measure.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
     measure.add_argument("--metrics", metavar="a,b", help="see below (default: those the trees read)")
@@ -188,6 +233,39 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(options.out)
 
 
+def _check(options: argparse.Namespace) -> None:
+    from mdjax.checking import check
+
+    facts = dict(map(_fact, options.fact))
+    if options.nonlinearity is not None:
+        facts["nonlinearity"] = options.nonlinearity
+    found = check(
+        options.checkpoints,
+        data=options.data,
+        module=options.module,
+        out=options.out,
+        report=options.report,
+        trees=options.tree,
+        facts=facts,
+        layout=options.layout,
+        label_noise=options.label_noise,
+        ema=options.ema,
+        trust=options.trust,
+        preset=options.preset,
+        seed=options.seed,
+    )
+    _tell([found.to_text()])
+    if found.refused:
+        sys.exit(1)
+
+
+def _fact(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
+    return name, value
+
+
 def _train(options: argparse.Namespace) -> None:
     from mdjax.zoo.grids import load_grid
     from mdjax.zoo.training import train
@@ -224,8 +302,6 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from mdjax.diagnosis.verdicts import Diagnosis
     from mdjax.table import read_configurations
 
@@ -236,9 +312,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     else:
         lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"], *diagnosis.sweep_lines()]
         lines += [diagnosis.verdict(0).to_text()] if len(table) == 1 else []
-    console = Console()
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _tell(lines)
     if options.out is not None:
         _write_frame(diagnosis.frame_with_sweep(), options.out)
 
@@ -259,6 +333,14 @@ def _grow(options: argparse.Namespace) -> None:
     )
     save_trees(grown.trees.values(), options.out)
     print(f"{grown.to_text()}\n\n{options.out}")
+
+
+def _tell(texts: Sequence[str]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for text in texts:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(options: argparse.Namespace) -> None:

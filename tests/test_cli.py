@@ -96,7 +96,7 @@ def test_a_table_without_features_is_neither_reported_nor_diagnosed(table, tmp_p
     assert "none of the features that the trees read: no diagnosis" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "measure", "diagnose", "grow", "report"])
+@pytest.mark.parametrize("command", ["demo", "check", "train", "measure", "diagnose", "grow", "report"])
 def test_every_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

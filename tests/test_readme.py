@@ -28,7 +28,7 @@ def test_examples_run(number, zoo, capsys):
 
 
 def test_there_are_examples_and_their_files():
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / picture).is_file()
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -21,17 +21,25 @@ from mdjax.diagnosis.answers import (
 )
 from mdjax.diagnosis.beliefs import interval
 from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_causes
+from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.populations import TAIL
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import named
 from mdjax.diagnosis.sentences import (
     answer_statuses,
+    distance_text,
     flag_text,
     flag_texts,
+    foreign_text,
+    furthest_text,
+    measured_text,
+    nearest_text,
     preset_caution,
     row_statuses,
     second_seed,
 )
+from mdjax.diagnosis.stages import Outside, Stage, Stages, stages
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.errors import InputError
 
@@ -70,6 +78,18 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class StageEvidence:
+    """A number that held a network back from the trees, against its threshold or the range that the trees have seen."""
+
+    feature: str
+    value: float | None  # None: not finite
+    threshold: float | None
+    unit: str
+    text: str
+    seen: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """One question's answer with the path that led to it."""
 
@@ -91,6 +111,7 @@ class Verdict:
 
     `gain` holds the points of test accuracy that one step (`one`) and the best step (`best`) of the recommended
     change brought on average in the sweep that the tree was grown on; None without a recommendation or a sweep.
+    Where a `stage` before the trees gives the verdict, `stage_evidence` says by what, and `answers` is empty.
     """
 
     configuration: str | None
@@ -102,6 +123,8 @@ class Verdict:
     flags: tuple[str, ...]
     answers: tuple[Answer, ...]
     gain: dict[str, float] | None = None
+    stage: str = Stage.TREES.value
+    stage_evidence: tuple[StageEvidence, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain values that JSON can hold."""
@@ -116,6 +139,7 @@ class Verdict:
                 f"In the sweep that the tree was grown on, this brought {self.gain['one']:.1f} points of test accuracy "
                 f"in one step and {self.gain['best']:.1f} in the best one, on average."
             )
+        lines += [f"  - {step.text}" for step in self.stage_evidence]
         if self.probability is not None:
             lines.append(f"Causes weighed: {self._weighed()}.")
         for answer in self.answers:
@@ -152,13 +176,15 @@ class Diagnosis:
     answers: dict[str, Answers]  # by question
     causes: Weighed
     mismatches: dict[PresetMismatch, np.ndarray]  # -> a mask of the rows
+    stages: Stages
 
     @classmethod
     def of(cls, table: pd.DataFrame, trees: Trees = SHIPPED) -> Self:
         """The diagnosis of a table; arguments and errors are those of `diagnose`."""
         trees = as_trees(trees)
         answers = answers_to(trees, table)
-        return cls(table, trees, answers, weighed_causes(answers, len(table)), preset_mismatches(table, trees))
+        found = stages(table, trees)
+        return cls(table, trees, answers, weighed_causes(answers, found.stage), preset_mismatches(table, trees), found)
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
@@ -170,6 +196,7 @@ class Diagnosis:
         out["cause"] = self.causes.names()
         out["probability"] = self.causes.probability
         out["recommendation"] = np.array([CHANGES[name] for name in out["cause"]], dtype=object)
+        out["stage"] = self.stages.stage
         gained = gains(self.answers, self.causes)
         out["gain"], out["gain_best"] = gained["one"], gained["best"]
         out["status"] = row_statuses(self.table, self.answers)
@@ -207,10 +234,14 @@ class Diagnosis:
             },
             status=told["status"],
             flags=(*flags, *cautions),
-            answers=tuple(
+            answers=()
+            if self.stages.before_trees[row]
+            else tuple(
                 _answer(self.trees[name], answer, row, told[f"{name}_status"]) for name, answer in self.answers.items()
             ),
             gain=None if None in gain.values() else {step: float(points or 0) for step, points in gain.items()},
+            stage=told["stage"],
+            stage_evidence=tuple(_stage_evidence(self.stages, self.table, row)),
         )
 
 
@@ -223,10 +254,14 @@ def diagnose(table: pd.DataFrame, trees: Trees = SHIPPED) -> pd.DataFrame:
 
     Reads the features in their published units: errors and `mode_connectivity_peak` in percent, `hessian_t` and
     `hessian_e` the natural logarithm of the trace and the largest eigenvalue, `width` in channels of the first stage.
-    Returns `configuration` (where the table has it), `cause`, `probability`, `recommendation`, `gain` and `gain_best`
-    (points of test accuracy that one step, and the best step, of the recommended change brought on average in the
-    sweep that the tree was grown on), `status` ("ok", or what is missing or went wrong), `status_code` (the same as a
-    value of `mdjax.statuses.StatusCode`), `flags` (reasons for caution, joined by "; "), `p_<cause>` for each of
+    Before the trees a cascade of tests (`mdjax.diagnosis.stages`) tells networks that diverged, are at chance, or whose
+    test data are not what they learnt, and those outside of the population that the trees were grown on: `stage` names
+    the test, or is "trees"; such rows have a cause of their own and no probabilities.
+
+    Returns `configuration` (where the table has it), `cause`, `probability`, `recommendation`, `stage`, `gain` and
+    `gain_best` (points of test accuracy that one step, and the best step, of the recommended change brought on average
+    in the sweep that the tree was grown on), `status` ("ok", or what is missing or went wrong), `status_code` (the same
+    as a value of `mdjax.statuses.StatusCode`), `flags` (reasons for caution, joined by "; "), `p_<cause>` for each of
     `CAUSES`, and for each question its `<question>_answer` (published class), `<question>_probability`,
     `<question>_status` and `<question>_tree` ("full", "single" or None). What is to be said once of the whole table is
     in the frame's `attrs["cautions"]`, a list of sentences.
@@ -248,6 +283,39 @@ def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = SH
     if len(table) != 1:
         raise InputError(f"explain takes one row, got {len(table)}. Pick one, for instance table.iloc[[0]].")
     return Diagnosis.of(table, trees).verdict(0)
+
+
+def _stage_evidence(found: Stages, table: pd.DataFrame, row: int) -> Iterator[StageEvidence]:
+    stage = Stage(found.stage[row])
+    for measured in found.tests.get(stage, ()):
+        if measured.failed[row]:
+            numbers = _number(measured.values[row]), _number(measured.thresholds[row])
+            yield StageEvidence(measured.name, *numbers, measured.unit, measured_text(stage, measured, row))
+    if stage is not Stage.OUTSIDE:
+        return
+    for outside in found.outside:
+        if outside.rows[row]:
+            yield from _outside_evidence(outside, table, row)
+
+
+def _outside_evidence(outside: Outside, table: pd.DataFrame, row: int) -> Iterator[StageEvidence]:
+    population, distances = outside.population, outside.distances
+    for name, mask in distances.foreign.items():
+        if mask[row]:
+            values = population.facts[name]
+            seen = min(values), max(values)
+            value = float(numeric_column(table, name)[row])
+            yield StageEvidence(name, value, None, "", foreign_text(name, value, values), seen)
+    furthest, p_value = distances.furthest[row], float(distances.p_value[row])
+    if furthest < 0 or p_value > TAIL:
+        return
+    yield StageEvidence("p_value", p_value, TAIL, "", distance_text(p_value))
+    name, nearest = population.features[furthest], distances.nearest[row]
+    value, seen = float(numeric_column(table, name)[row]), population.ranges[name]
+    text = furthest_text(name, value, seen, population.near(name, nearest))
+    yield StageEvidence(name, value, None, quantity(name).unit, text, seen)
+    if text := nearest_text(population.labels, nearest):
+        yield StageEvidence("nearest_rows", float(len(nearest)), None, "", text)
 
 
 def _answer(tree: MDTree, answers: Answers, row: int, status: str) -> Answer:

@@ -22,11 +22,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mdjax.columns import Feature, described
-from mdjax.diagnosis.causes import CAUSES, NO_CLEAR_FAILURE, UNKNOWN
+from mdjax.diagnosis.causes import CAUSES, HELD_BACK, NO_CLEAR_FAILURE, UNKNOWN
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.quantities import QUANTITIES, quantity
 from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.stages import Stage
 from mdjax.report.panels import PanelGrid
 
 Categories = Sequence[Any] | np.ndarray  # the category of each row of a table
@@ -52,6 +53,16 @@ MARKS: dict[str, Mark] = {
     WIDTH: Mark("#cc79a7", "s", "■"),
     DATA: Mark("#009e73", "D", "◆"),
     NO_CLEAR_FAILURE: _UNCLEAR,
+    **{
+        HELD_BACK[stage][0]: mark
+        for stage, mark in {
+            Stage.DIVERGED: Mark("#000000", "X", "✖"),
+            Stage.CHANCE: Mark("#7f7f7f", "p", "⬟"),
+            Stage.MISMATCH: Mark("#0072b2", "d", "♦"),
+            Stage.NOT_CONVERGED: Mark("#f0e442", ">", "▶"),
+            Stage.OUTSIDE: Mark("#ffffff", "o", "○"),
+        }.items()
+    },
     UNKNOWN: Mark("#ffffff", "x", "×"),
     **{
         name: Mark("#e69f00", "P", "✚")

@@ -97,18 +97,25 @@ def second_seed(tree: MDTree) -> str:
     return text + "."
 
 
+_HELD_BACK = {
+    (Stage.CHANCE, "train_error"): "which is no better than a constant guess",
+    (Stage.CHANCE, "train_loss"): "which is hardly better than a constant guess",
+    (
+        Stage.MISMATCH,
+        "test_error",
+    ): "which is no better than a guess, although the network has learnt its training data",
+    (Stage.MISMATCH, "relabelling_gain"): "so much test error would go if the classes were numbered otherwise there",
+    (Stage.MISMATCH, "prediction_shift"): "so differently often are classes predicted on training and on test data",
+}
+
+
 def measured_text(stage: Stage, measured: Measured, row: int) -> str:
     """What a number of a row says at a stage that holds it back: the value, its threshold, and why that matters."""
-    value, threshold = measured.values[row], measured.thresholds[row]
     if stage is Stage.DIVERGED:
         return f"{measured.name} is not finite"
-    said = {
-        Stage.CHANCE: "which is no better than a constant guess",
-        Stage.MISMATCH: "which is no better than a guess, although the network has learnt its training data",
-        Stage.NOT_CONVERGED: "so that longer training would go on lowering the training loss",
-    }
     unit = f" {measured.unit}" if measured.unit else ""
-    return f"{measured.name} = {value:.4g}{unit} is at or above {threshold:.4g}{unit}, {said[stage]}"
+    value, threshold = (f"{number:.4g}{unit}" for number in (measured.values[row], measured.thresholds[row]))
+    return f"{measured.name} = {value} is at or above {threshold}, {_HELD_BACK[stage, measured.name]}"
 
 
 def foreign_text(name: str, value: float, seen: Sequence[float]) -> str:

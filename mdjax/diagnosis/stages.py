@@ -23,6 +23,9 @@ NEAR_CHANCE = 0.95
 LOSS_NEAR_CHANCE, ERROR_BESIDE_IT = 0.9, 0.8
 """So has one whose loss is this fraction of a constant guess's, with an error that is the second fraction of its."""
 
+RELABELLING_GAIN, PREDICTION_SHIFT = 10.0, 10.0
+"""Points of `relabelling_gain` and `prediction_shift` from which test data are of another kind."""
+
 LEARNT = 0.5
 """A network whose training error is at most this fraction of that of a constant guess has learnt its training data."""
 
@@ -119,9 +122,7 @@ def chance(table: pd.DataFrame) -> Chance:
     classes = _column(table, "num_classes")
     classes = np.where(classes >= 2, classes, np.nan)
     error, loss = _column(table, "chance_error"), _column(table, "chance_loss")
-    return Chance(
-        np.where(np.isfinite(error), error, 100 * (1 - 1 / classes)), np.where(np.isfinite(loss), loss, np.log(classes))
-    )
+    return Chance(np.where(error > 0, error, 100 * (1 - 1 / classes)), np.where(loss > 0, loss, np.log(classes)))
 
 
 def _diverged(table: pd.DataFrame) -> tuple[Measured, ...]:
@@ -147,11 +148,20 @@ def _at_chance(table: pd.DataFrame) -> tuple[Measured, ...]:
 
 
 def _mismatched(table: pd.DataFrame) -> tuple[Measured, ...]:
-    """What fits the training data, and yet predicts the test data no better than a guess."""
+    """What fits the training data, and yet on the test data is no better than a guess, or takes its classes for others.
+
+    How far training and test error lie apart does not count: on few or noisy examples a network may memorise them all.
+    """
     train, test = _column(table, "train_error"), _column(table, "test_error")
     guess = chance(table)
+    learnt = train <= LEARNT * guess.error
     least = NEAR_CHANCE * guess.error
-    return (Measured("test_error", "%", test, least, (test >= least) & (train <= LEARNT * guess.error)),)
+    found = [Measured("test_error", "%", test, least, (test >= least) & learnt)]
+    for name, threshold in (("relabelling_gain", RELABELLING_GAIN), ("prediction_shift", PREDICTION_SHIFT)):
+        values = _column(table, name)
+        thresholds = np.full(len(table), threshold)
+        found.append(Measured(name, "points", values, thresholds, (values >= thresholds) & learnt))
+    return tuple(found)
 
 
 TESTS: dict[Stage, Callable[[pd.DataFrame], tuple[Measured, ...]]] = {

@@ -86,9 +86,9 @@ _TAKEN = "#c2410c"
 
 
 def features(table: pd.DataFrame) -> dict[str, Feature]:
-    """The features that a table has and that can be named, by column: those that trees know first, then its own."""
-    known = {name: feature_of(name) for name in QUANTITIES}
-    return {name: feature for name, feature in (known | described(table)).items() if name in table.columns}
+    """The features that a table has and that are drawn, by column: those that trees know first, then its own."""
+    named = {name: feature_of(name) for name in QUANTITIES} | described(table)
+    return {name: feature for name, feature in named.items() if feature.drawn and name in table.columns}
 
 
 def feature_of(name: str, table: pd.DataFrame | None = None) -> Feature:

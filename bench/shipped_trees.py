@@ -28,6 +28,7 @@ from mdjax.diagnosis.treefiles import NAMED, PUBLISHED, SHIPPED
 from mdjax.diagnosis.trees import save_trees
 
 METHODS = {SHIPPED: "default", PUBLISHED: "published"}
+FACTS = {"family": ("resnet18", "resnet", "resnet_cifar100", "resnet_torchvision"), "num_classes": (10,)}
 DATASET = "Model Diagnosis Dataset, basic.csv and noisy.csv (github.com/YefanZhou/ModelDiagnosis, MIT License)"
 
 
@@ -36,7 +37,7 @@ def grown_trees(folder: Path, method: str, day: str) -> list[MDTree]:
     zoos = {name: pd.read_csv(folder / f"{name}.csv").assign(zoo=name) for name in ("basic", "noisy")}
     table = pd.concat(zoos.values(), ignore_index=True)
     provenance = {"data": DATASET, "date": day, "mdjax": __version__}
-    population = Population.of(table, facts={"num_classes": (10,)})
+    population = Population.of(table, facts=FACTS)
     trees = []
     for name in QUESTIONS:
         tree = grow(table, name, method=method, preset="reference", provenance=provenance, axes=Axes(within=("zoo",)))

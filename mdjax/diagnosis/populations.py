@@ -5,7 +5,7 @@ test (Vovk et al., "Algorithmic learning in a random world", 2005; the score is 
 outlier detection in high dimensional spaces", PKDD 2002).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -21,8 +21,10 @@ from mdjax.errors import InputError
 FEATURES = ("train_error", "train_loss", "hessian_t", "hessian_e", "mode_connectivity_peak")
 """The columns that make up a population: those that the trees of the package read."""
 
-FACTS = ("num_classes",)
-"""Columns whose values decide what the features mean: with other ones a network is outside, whatever its features."""
+FACTS = ("family", "num_classes")
+"""Columns that decide what the features mean: with a value that was not seen a network is outside, whatever these."""
+
+Fact = str | float
 
 MAX_ROWS = 845  # of a population: a quarter of both published sweeps
 NUM_NEIGHBOURS = 5
@@ -60,10 +62,10 @@ class Population:
     values: np.ndarray
     ranges: dict[str, tuple[float, float]]
     labels: dict[str, np.ndarray] = field(default_factory=dict)
-    facts: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    facts: dict[str, tuple[Fact, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, table: pd.DataFrame, *, facts: Mapping[str, Sequence[float]] | None = None) -> Self:
+    def of(cls, table: pd.DataFrame, *, facts: Mapping[str, Sequence[Fact]] | None = None) -> Self:
         """The population of a table: its rows that have all of its features, at most MAX_ROWS of them, drawn evenly.
 
         table: one row per configuration, with two or more of `FEATURES`.
@@ -87,7 +89,7 @@ class Population:
         ends = zip(features, columns[whole].min(axis=0), columns[whole].max(axis=0))
         drawn = np.sort(np.random.default_rng(0).permutation(whole)[:MAX_ROWS])
         scaled = [quantity(name).to_scale(columns[drawn, k]) for k, name in enumerate(features)]
-        known = {name: sorted(set(numeric_column(table, name)[whole])) for name in FACTS if name in table.columns}
+        known = {name: sorted(set(table[name].iloc[whole].dropna())) for name in FACTS if name in table.columns}
         return cls(
             features=features,
             values=np.column_stack(scaled).round(_DECIMALS),
@@ -97,7 +99,7 @@ class Population:
                 for name in LABEL_COLUMNS
                 if name in table.columns and table[name].notna().to_numpy().all()
             },
-            facts={name: tuple(map(float, values)) for name, values in (known | dict(facts or {})).items()},
+            facts={name: _plain(values) for name, values in (known | dict(facts or {})).items()},
         )
 
     def distances(self, table: pd.DataFrame) -> Distances:
@@ -172,12 +174,16 @@ class Population:
             values=values,
             ranges={name: (float(entry["ranges"][name][0]), float(entry["ranges"][name][1])) for name in features},
             labels=labels,
-            facts={str(name): tuple(map(float, found)) for name, found in entry["facts"].items()},
+            facts={str(name): _plain(found) for name, found in entry["facts"].items()},
         )
 
 
-def _foreign(table: pd.DataFrame, name: str, seen: Sequence[float]) -> np.ndarray:
-    if name not in table.columns:
+def _plain(values: Iterable[Any]) -> tuple[Fact, ...]:
+    return tuple(value if isinstance(value, str) else float(value) for value in values)
+
+
+def _foreign(table: pd.DataFrame, name: str, seen: Sequence[Fact]) -> np.ndarray:
+    """A mask of the rows that have a value which was not seen; one that is missing is not known to be foreign."""
+    if name not in table.columns or not seen:
         return np.zeros(len(table), dtype=bool)
-    values = numeric_column(table, name)
-    return np.isfinite(values) & ~np.isin(values, seen)
+    return (table[name].notna() & ~table[name].isin(seen)).to_numpy()

@@ -17,7 +17,7 @@ from mdjax.diagnosis.answers import (
     troubles,
 )
 from mdjax.diagnosis.mdtree import MDTree
-from mdjax.diagnosis.populations import ALLOWANCE, NUM_NEIGHBOURS, TAIL
+from mdjax.diagnosis.populations import ALLOWANCE, NUM_NEIGHBOURS, TAIL, Fact
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.stages import Measured, Stage
@@ -100,12 +100,11 @@ def second_seed(tree: MDTree) -> str:
 _HELD_BACK = {
     (Stage.CHANCE, "train_error"): "which is no better than a constant guess",
     (Stage.CHANCE, "train_loss"): "which is hardly better than a constant guess",
-    (
-        Stage.MISMATCH,
-        "test_error",
-    ): "which is no better than a guess, although the network has learnt its training data",
+    (Stage.MISMATCH, "test_error"): "no better than a guess, although the network has learnt its training data",
     (Stage.MISMATCH, "relabelling_gain"): "so much test error would go if the classes were numbered otherwise there",
     (Stage.MISMATCH, "prediction_shift"): "so differently often are classes predicted on training and on test data",
+    (Stage.NOT_CONVERGED, "negative_curvature"): "the most negative curvature as a fraction of the largest: training "
+    "stopped before it came near a minimum",
 }
 
 
@@ -118,9 +117,13 @@ def measured_text(stage: Stage, measured: Measured, row: int) -> str:
     return f"{measured.name} = {value} is at or above {threshold}, {_HELD_BACK[stage, measured.name]}"
 
 
-def foreign_text(name: str, value: float, seen: Sequence[float]) -> str:
+def foreign_text(name: str, value: Fact, seen: Sequence[Fact]) -> str:
     """A fact by which a row is of another kind than all that were seen."""
-    return f"{name} is {value:g}, and {', '.join(f'{one:g}' for one in seen)} in all rows that the trees were grown on"
+
+    def plain(fact: Fact) -> str:
+        return fact if isinstance(fact, str) else f"{fact:g}"
+
+    return f"{name} is {plain(value)}, and {' or '.join(map(plain, seen))} in all rows that the trees were grown on"
 
 
 def distance_text(p_value: float) -> str:

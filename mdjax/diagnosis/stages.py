@@ -26,6 +26,9 @@ LOSS_NEAR_CHANCE, ERROR_BESIDE_IT = 0.9, 0.8
 RELABELLING_GAIN, PREDICTION_SHIFT = 10.0, 10.0
 """Points of `relabelling_gain` and `prediction_shift` from which test data are of another kind."""
 
+NEGATIVE_CURVATURE = 0.25
+"""A network whose most negative curvature is this fraction of its largest has not come near a minimum."""
+
 LEARNT = 0.5
 """A network whose training error is at most this fraction of that of a constant guess has learnt its training data."""
 
@@ -164,9 +167,20 @@ def _mismatched(table: pd.DataFrame) -> tuple[Measured, ...]:
     return tuple(found)
 
 
+def _not_converged(table: pd.DataFrame) -> tuple[Measured, ...]:
+    """A Hessian that is far from positive semi-definite: training stopped where the loss still falls steeply.
+
+    The sizes of gradient or loss alone do not tell: at a high temperature both stay large however long one trains.
+    """
+    values = _column(table, "negative_curvature")
+    thresholds = np.full(len(table), NEGATIVE_CURVATURE)
+    return (Measured("negative_curvature", "", values, thresholds, values >= thresholds),)
+
+
 TESTS: dict[Stage, Callable[[pd.DataFrame], tuple[Measured, ...]]] = {
     Stage.DIVERGED: _diverged,
     Stage.CHANCE: _at_chance,
     Stage.MISMATCH: _mismatched,
+    Stage.NOT_CONVERGED: _not_converged,
 }
 """The cascade in its order: each test reads a table and says which rows fail it, by which numbers."""

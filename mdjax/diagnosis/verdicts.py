@@ -82,7 +82,7 @@ class StageEvidence:
     """A number that held a network back from the trees, against its threshold or the range that the trees have seen."""
 
     feature: str
-    value: float | None  # None: not finite
+    value: float | None  # None: not finite, or no number
     threshold: float | None
     unit: str
     text: str
@@ -302,10 +302,9 @@ def _outside_evidence(outside: Outside, table: pd.DataFrame, row: int) -> Iterat
     population, distances = outside.population, outside.distances
     for name, mask in distances.foreign.items():
         if mask[row]:
-            values = population.facts[name]
-            seen = min(values), max(values)
-            value = float(numeric_column(table, name)[row])
-            yield StageEvidence(name, value, None, "", foreign_text(name, value, values), seen)
+            value = table[name].iloc[row]
+            text = foreign_text(name, value, population.facts[name])
+            yield StageEvidence(name, None if isinstance(value, str) else _number(value), None, "", text)
     furthest, p_value = distances.furthest[row], float(distances.p_value[row])
     if furthest < 0 or p_value > TAIL:
         return

@@ -75,7 +75,7 @@ def evaluate_calibration(
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
     """
 
-    def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
         loss, wrong = _loss_and_wrong(logits, labels, weights)
         confidence = jnp.max(jax.nn.softmax(logits), -1)
         right = jnp.argmax(logits, -1) == labels

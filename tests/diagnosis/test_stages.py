@@ -131,6 +131,15 @@ def test_no_mismatch(published_trees, changes):
     assert diagnose(network(**changes), published_trees)["stage"].tolist() == ["trees"]
 
 
+@pytest.mark.parametrize("changes", [{"train_error": 53.0}, {"train_error": 20.0}, {"num_classes": np.nan}])
+def test_not_converged(published_trees, changes):
+    """Perceptrons whose training was stopped after a few epochs, and one that was trained on."""
+    text = held_back(network(**changes, negative_curvature=0.36), Stage.NOT_CONVERGED, published_trees)
+    assert "negative_curvature = 0.36 is at or above 0.25" in text
+    for fraction in (0.1, 0.0, np.nan):
+        assert diagnose(network(**changes, negative_curvature=fraction), published_trees)["stage"].tolist() == ["trees"]
+
+
 def test_the_first_test_that_fails_decides(published_trees):
     rows = pd.concat(
         [

@@ -20,6 +20,8 @@ from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
 
+FACTS = {"family": ("resnet18", "resnet", "resnet_cifar100", "resnet_torchvision"), "num_classes": (10,)}
+
 
 def test_trees_survive_their_file(published_trees, tmp_path):
     path = tmp_path / "trees.json"
@@ -70,7 +72,7 @@ def test_trees_of_the_package_are_those_of_both_published_tables(zoos, name, met
             assert one.provenance_["method"] == method
             assert {"data", "date", "mdjax", "rows", "transfer_accuracy"} <= set(one.provenance_)
         assert tree.population_ is not None
-        assert tree.population_.to_dict() == Population.of(table, facts={"num_classes": (10,)}).to_dict()
+        assert tree.population_.to_dict() == Population.of(table, facts=FACTS).to_dict()
 
 
 def test_shipped_trees_are_the_default():

@@ -18,8 +18,17 @@ from mdjax.diagnosis.labels import LABEL_COLUMNS
 from mdjax.diagnosis.quantities import quantity
 from mdjax.errors import InputError
 
-FEATURES = ("train_error", "train_loss", "hessian_t", "hessian_e", "mode_connectivity_peak")
-"""The columns that make up a population: those that the trees of the package read."""
+FEATURES = (
+    "train_error",
+    "train_loss",
+    "test_error",
+    "test_loss",
+    "hessian_t",
+    "hessian_e",
+    "mode_connectivity_peak",
+    "CKA",
+)
+"""The columns that make up a population: those that trees read, and how well its networks do on other data."""
 
 FACTS = ("family", "num_classes")
 """Columns that decide what the features mean: with a value that was not seen a network is outside, whatever these."""

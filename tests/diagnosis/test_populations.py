@@ -1,6 +1,7 @@
 """Populations: who is outside, what is told of it, and what the published sweeps themselves keep."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -197,3 +198,17 @@ def test_broken_rows_do_not_count_as_outside():
     assert np.isfinite(found.p_value).tolist() == [True, False]
     assert (found.nearest[1] == -1).all()
     assert quantity("train_error").to_scale(np.array(0.0)) == pytest.approx(np.log(0.05))
+
+
+def test_the_record_says_that_causes_still_named_are_mostly_right():
+    record = json.loads((Path(__file__).parents[2] / "bench" / "results" / "cascade.json").read_text())
+    for columns in record["coverage"].values():
+        assert min(columns.values()) >= 0.95
+    for ways in record["fresh"]["all"].values():
+        by_features, trees_alone = ways["by features"], ways["trees alone"]
+        assert by_features["right"] / by_features["named"] >= 0.7 > trees_alone["right"] / trees_alone["named"]
+        assert ways["as shipped"]["named"] == 0
+    for counts in record["published"].values():
+        for stages in counts.values():
+            assert set(stages) == {"trees", "outside"}
+            assert stages["outside"] <= 2

@@ -6,7 +6,8 @@ DIR holds basic.csv and noisy.csv of the Model Diagnosis Dataset. Writes mdjax/d
 method: per question the full tree and the one for single models) and mdjax/diagnosis/published_trees.json (the paper's
 fit), with what their answers' changes brought in the two sweeps (each compared within itself) and how often they were
 right when grown on all of basic and asked about noisy (not the other way round: the default method was chosen on
-basic). The last line of the output is JSON with the thresholds.
+basic), and a quarter of their rows as the population outside of which they name no cause. The last line of the output
+is JSON with the thresholds.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from mdjax import __version__
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import Axes
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.populations import Population
 from mdjax.diagnosis.questions import QUESTIONS, named
 from mdjax.diagnosis.treefiles import NAMED, PUBLISHED, SHIPPED
 from mdjax.diagnosis.trees import save_trees
 
 METHODS = {SHIPPED: "default", PUBLISHED: "published"}
+FACTS = {"family": ("resnet18", "resnet", "resnet_cifar100", "resnet_torchvision"), "num_classes": (10,)}
 DATASET = "Model Diagnosis Dataset, basic.csv and noisy.csv (github.com/YefanZhou/ModelDiagnosis, MIT License)"
 
 
@@ -34,11 +37,13 @@ def grown_trees(folder: Path, method: str, day: str) -> list[MDTree]:
     zoos = {name: pd.read_csv(folder / f"{name}.csv").assign(zoo=name) for name in ("basic", "noisy")}
     table = pd.concat(zoos.values(), ignore_index=True)
     provenance = {"data": DATASET, "date": day, "mdjax": __version__}
+    population = Population.of(table, facts=FACTS)
     trees = []
     for name in QUESTIONS:
         tree = grow(table, name, method=method, preset="reference", provenance=provenance, axes=Axes(within=("zoo",)))
         for one in filter(None, (tree, tree.single_)):
             one.provenance_["transfer_accuracy"] = round(transfer_accuracy(one, *zoos.values()), 2)
+        tree.population_ = population
         trees.append(tree)
     return trees
 

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pandas as pd
 
+from mdjax.diagnosis.explanations import Verdict
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
-from mdjax.diagnosis.verdicts import Diagnosis, Verdict
+from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.errors import InputError, check_options
 from mdjax.files import make_writable, writing
 from mdjax.report.page import write_report

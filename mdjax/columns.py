@@ -33,7 +33,8 @@ class Feature:
     `column` of the models' or pairs' rows (default: of the same name) is averaged over a configuration's rows that
     have it; "signed_log" takes `sweeps.aggregation.signed_log` of that mean. `<name>_se` is the standard error from
     the rows' spread, or, where one row shows none, the mean of the column `own_error`. `title` and `unit` name it in
-    a figure, whose colours follow the logarithm of the values where `log_colours` is set.
+    a figure, whose colours follow the logarithm of the values where `log_colours` is set; none is drawn of a feature
+    that is not `drawn`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Feature:
     own_error: str = ""
     scale: Literal["linear", "signed_log"] = "linear"
     log_colours: bool = False
+    drawn: bool = True
 
     @property
     def source(self) -> str:

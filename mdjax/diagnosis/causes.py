@@ -5,6 +5,7 @@ width 32 on, and where the width is not known) weighs `too little data` against 
 three knobs (temperature, width, data) get probabilities in the ratio 1 : width odds : data odds. The likeliest knob is
 the one to turn; for the temperature the optimizer tree gives the direction, and splits the temperature's probability
 between too low and too high. A cause is named when its probability is at least `CLEAR`; otherwise no failure is clear.
+Rows that the stages before the trees hold back (`stages`) have no probabilities, and are told what held them back.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 
 from mdjax.diagnosis.answers import Answers
 from mdjax.diagnosis.questions import QUESTIONS
+from mdjax.diagnosis.stages import Stage
 
 CLEAR = 0.65
 """The least probability of a cause that is named; see bench/default_method.py for how it was chosen."""
@@ -43,11 +45,38 @@ CAUSES = tuple(
     )
 )
 
-# Cause -> what to do, also for rows without one.
-CHANGES = {cause.meaning: cause.change for cause in CAUSES} | {
-    NO_CLEAR_FAILURE: "no single change stands out",
-    UNKNOWN: "measure what is missing first",
+HELD_BACK = {
+    Stage.DIVERGED: (
+        "diverged",
+        "make the training stable first: a lower learning rate, a warm-up, clipped gradients, or wider number formats",
+    ),
+    Stage.CHANCE: (
+        "at chance",
+        "make it learn first: check that labels belong to inputs and that gradients reach the weights, and try other "
+        "learning rates",
+    ),
+    Stage.MISMATCH: (
+        "training and test data differ",
+        "check the test data first: the numbering of its classes, and how its inputs are scaled and laid out",
+    ),
+    Stage.NOT_CONVERGED: ("not converged", "train it longer first"),
+    Stage.OUTSIDE: (
+        "outside what this tree has seen",
+        "grow trees on networks like this one, such as small versions of it, and ask those",
+    ),
 }
+"""Stage before the trees -> the cause that is told, and what to do."""
+
+OTHER_CAUSES = (*(cause for cause, _ in HELD_BACK.values()), UNKNOWN)
+"""What is told of rows that the trees give no verdict on."""
+
+# Cause -> what to do, also for rows without one.
+CHANGES = (
+    {cause.meaning: cause.change for cause in CAUSES}
+    | {NO_CLEAR_FAILURE: "no single change stands out"}
+    | dict(HELD_BACK.values())
+    | {UNKNOWN: "measure what is missing first"}
+)
 
 
 class Weighed(NamedTuple):
@@ -57,20 +86,26 @@ class Weighed(NamedTuple):
     likeliest: np.ndarray  # index in CAUSES, [rows]; -1 where it is unknown
     probability: np.ndarray  # of that cause, [rows]; NaN where it is unknown
     clear: np.ndarray  # whether that is enough to name it, [rows]
+    stage: np.ndarray  # values of Stage, [rows] of str
 
     def names(self) -> np.ndarray:
-        """The cause as it is told, [rows] of str: its meaning, or that none is clear or known."""
+        """The cause as it is told, [rows] of str: its meaning, that none is clear or known, or what held it back."""
         meanings = np.array([cause.meaning for cause in CAUSES], dtype=object)[self.likeliest]
-        return np.where(self.clear, meanings, np.where(self.likeliest >= 0, NO_CLEAR_FAILURE, UNKNOWN))
+        names = np.where(self.clear, meanings, np.where(self.likeliest >= 0, NO_CLEAR_FAILURE, UNKNOWN))
+        for stage, (cause, _) in HELD_BACK.items():
+            names[self.stage == stage] = cause
+        return names
 
 
-def weighed_causes(answers: Mapping[str, Answers], num_rows: int) -> Weighed:
-    """The causes of every row, from the answers of all questions."""
+def weighed_causes(answers: Mapping[str, Answers], stage: np.ndarray) -> Weighed:
+    """The causes of every row, from the answers of all questions and the rows' stages."""
+    num_rows = len(stage)
     probabilities = _probabilities(answers, num_rows)
+    probabilities[stage != Stage.TREES] = np.nan
     found = likeliest(probabilities)
     known = found >= 0
     probability = np.where(known, probabilities[np.arange(num_rows), found], np.nan)
-    return Weighed(probabilities, found, probability, known & (np.nan_to_num(probability) >= CLEAR))
+    return Weighed(probabilities, found, probability, known & (np.nan_to_num(probability) >= CLEAR), stage)
 
 
 def _probabilities(answers: Mapping[str, Answers], num_rows: int) -> np.ndarray:

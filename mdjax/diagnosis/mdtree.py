@@ -1,7 +1,6 @@
-"""The MD tree as a scikit-learn classifier.
+"""The MD tree as a scikit-learn classifier, of frames, from which it picks its features by name, or of arrays.
 
-It takes pandas frames, from which it picks its features by name, or arrays whose columns follow
-`MDTree.features`. Labels are the published ones (`small`, `large`, `width`, `batch`, `data`).
+Labels are the published ones (`small`, `large`, `width`, `batch`, `data`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from mdjax.diagnosis.beliefs import at_most_probability, interval, leaf_memberships
 from mdjax.diagnosis.checks import complete_rows, known_labels, quantity_columns
 from mdjax.diagnosis.fitting import METHODS, method_named
+from mdjax.diagnosis.populations import Population
 from mdjax.diagnosis.questions import (
     SIMILARITY_TREE,
     Question,
@@ -59,12 +59,13 @@ class MDTree(ClassifierMixin, BaseEstimator):
     Learned: `tree_` (the splits), `thresholds_`, `classes_` (sorted), `feature_names_in_` (the columns that arrays must
     hold), `n_features_in_`, `leaves_`, `leaf_counts_` (training rows at the leaves, [leaves, classes]), `shares_`
     (class probabilities at the leaves where the method gives them, else None), `feature_ranges_` (feature -> least
-    and greatest value seen), `preset_` (how the features were measured, None if unknown), `provenance_`, and what
-    `grow` adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought).
+    and greatest value seen), `preset_` (how the features were measured, None if unknown), `provenance_`, what `grow`
+    adds: `single_` (the tree for single models, or None) and `gains_` (class -> what its change brought); and
+    `population_`, outside of which no cause is to be named: None, unless it is set.
 
-    With the published method `predict` gives the class that the structure names at the leaf, and `predict_proba` the
-    fraction of each class among the training rows of that leaf, so it can be below one half where they contradict the
-    structure. With soft splits a row belongs to several leaves, and `predict` gives the likelier class.
+    With the published method `predict` gives the class that the structure names at the leaf, and `predict_proba` each
+    class's fraction of its training rows, which can contradict the structure. With soft splits a row belongs to several
+    leaves, and `predict` gives the likelier class.
     """
 
     def __init__(
@@ -144,8 +145,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             trees = method.structures(question)
         if self.starts is None:
             return trees
-        tree = trees[0]
-        if len(self.starts) != len(tree) or not np.all(np.isfinite(self.starts)):
+        if len(self.starts) != len(tree := trees[0]) or not np.all(np.isfinite(self.starts)):
             raise InputError(
                 f"starts must be {len(tree)} finite numbers for question {self.question!r}, "
                 f"got {self.starts!r}. The usual ones are {[split.threshold for split in tree]}."
@@ -183,6 +183,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
         self.preset_ = str(presets[0]) if len(presets) == 1 else None
         self.provenance_: dict[str, Any] = {"method": self.method, "rows": len(labels), **left_out}
         self.single_: MDTree | None = None
+        self.population_: Population | None = None
         self.gains_: dict[str, dict[str, float]] = {}
         return self
 
@@ -340,6 +341,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             "preset": self.preset_,
             "gains": {name: dict(gain) for name, gain in self.gains_.items()},
             "provenance": dict(self.provenance_),
+            "population": self.population_ and self.population_.to_dict(),
             "single_tree": None if self.single_ is None else self.single_.to_dict(),
         }
 
@@ -364,21 +366,20 @@ class MDTree(ClassifierMixin, BaseEstimator):
                 for name in features_of(tree.tree_)
             }
             tree.preset_ = entry["preset"]
-            tree.gains_ = {
-                name: {step: float(points) for step, points in gain.items()} for name, gain in entry["gains"].items()
-            }
+            tree.gains_ = {name: {step: float(n) for step, n in gain.items()} for name, gain in entry["gains"].items()}
             tree.provenance_ = dict(entry["provenance"])
+            tree.population_ = Population.from_dict(found) if (found := entry.get("population")) else None
             tree.single_ = None if entry["single_tree"] is None else cls.from_dict(entry["single_tree"])
-            if tree.classes_.tolist() != list(entry["classes"]):
-                raise ValueError(f"classes are {entry['classes']}, expected {tree.classes_.tolist()}")
+            if (classes := tree.classes_.tolist()) != list(entry["classes"]):
+                raise ValueError(f"classes are {entry['classes']}, expected {classes}")
             check_leaves(len(tree.leaves_), tree.leaf_counts_, tree.shares_)
             if not tree.smoothing > 0:
                 raise ValueError(f"smoothing is {tree.smoothing}")
         except KeyError as error:
             raise InputError(f"A tree lacks the field {error}. Grow and save it again.") from None
+        except InputError:
+            raise
         except (TypeError, ValueError, IndexError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"A tree cannot be understood: {error}. Grow and save it again.") from None
         return tree
 

@@ -1,6 +1,7 @@
 """Facts about answers in words: the one place where a diagnosis becomes text for people."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,10 @@ from mdjax.diagnosis.answers import (
     troubles,
 )
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.populations import ALLOWANCE, NUM_NEIGHBOURS, TAIL, Fact
 from mdjax.diagnosis.quantities import quantity
+from mdjax.diagnosis.questions import QUESTIONS
+from mdjax.diagnosis.stages import Measured, Stage
 from mdjax.statuses import StatusCode
 
 
@@ -93,3 +97,60 @@ def second_seed(tree: MDTree) -> str:
         else:
             text += f"; this question was answered as well without it, right in {single:.0f} % of cases, {ways}"
     return text + "."
+
+
+_HELD_BACK = {
+    (Stage.CHANCE, "train_error"): "which is no better than a constant guess",
+    (Stage.CHANCE, "train_loss"): "which is hardly better than a constant guess",
+    (Stage.MISMATCH, "test_error"): "no better than a guess, although the network has learnt its training data",
+    (Stage.MISMATCH, "relabelling_gain"): "so much test error would go if the classes were numbered otherwise there",
+    (Stage.MISMATCH, "prediction_shift"): "so differently often are classes predicted on training and on test data",
+    (Stage.NOT_CONVERGED, "negative_curvature"): "the most negative curvature as a fraction of the largest: training "
+    "stopped before it came near a minimum",
+}
+
+
+def measured_text(stage: Stage, measured: Measured, row: int) -> str:
+    """What a number of a row says at a stage that holds it back: the value, its threshold, and why that matters."""
+    if stage is Stage.DIVERGED:
+        return f"{measured.name} is not finite"
+    unit = f" {measured.unit}" if measured.unit else ""
+    value, threshold = (f"{number:.4g}{unit}" for number in (measured.values[row], measured.thresholds[row]))
+    return f"{measured.name} = {value} is at or above {threshold}, {_HELD_BACK[stage, measured.name]}"
+
+
+def foreign_text(name: str, value: Fact, seen: Sequence[Fact]) -> str:
+    """A fact by which a row is of another kind than all that were seen."""
+
+    def plain(fact: Fact) -> str:
+        return fact if isinstance(fact, str) else f"{fact:g}"
+
+    return f"{name} is {plain(value)}, and {' or '.join(map(plain, seen))} in all rows that the trees were grown on"
+
+
+def distance_text(p_value: float) -> str:
+    """How rare a row's distance is among those of the rows that trees were grown on."""
+    return (
+        f"{100 * p_value:.2g} % of the rows that the trees were grown on lie as far from their {NUM_NEIGHBOURS} "
+        f"nearest, with an allowance of {100 * (ALLOWANCE - 1):.0f} %; at {100 * TAIL:g} % or less a network is outside"
+    )
+
+
+def furthest_text(name: str, value: float, seen: tuple[float, float], near: tuple[float, float]) -> str:
+    """What sets a row apart the most: a feature, its value, all that was seen of it, and what the nearest rows have."""
+    text = f"{name} = {value:.4g}, seen from {seen[0]:.4g} to {seen[1]:.4g}"
+    if seen[0] <= value <= seen[1]:
+        text += f", but from {near[0]:.4g} to {near[1]:.4g} in the nearest rows"
+    return text
+
+
+def nearest_text(labels: Mapping[str, np.ndarray], nearest: np.ndarray) -> str:
+    """What the sweep itself showed of the rows nearest to one that is outside, most frequent first."""
+    told = []
+    for question in QUESTIONS.values():
+        if question.label in labels:
+            counts = Counter(labels[question.label][nearest])
+            told.append(
+                ", ".join(f"{num} {question.meaning.get(label, 'optimal')}" for label, num in counts.most_common())
+            )
+    return f"of the {len(nearest)} nearest rows, their own sweep showed: {'; '.join(told)}" if told else ""

@@ -1,11 +1,13 @@
 """Trees as JSON files: the format, its version, the files that come with the package, and splits as plain values.
 
-{"format": "mdjax-trees", "version": 2, "trees": [{"question": ..., "splits": [...], ..., "single_tree": ...}]}
+{"format": "mdjax-trees", "version": 3, "populations": [...],
+ "trees": [{"question": ..., "splits": [...], ..., "population": 0, "single_tree": ...}]}
 
-Version 2 added soft splits (`spread`), the leaves' `shares`, the `gains` and the tree for single models.
+Version 3 added the populations that trees were grown on, each once; files of version 2 are read as having none.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,7 +19,8 @@ from mdjax.diagnosis.questions import Question, Split, Tree
 from mdjax.errors import InputError, first_line
 from mdjax.files import replacing, writing
 
-FORMAT, VERSION = "mdjax-trees", 2
+FORMAT, VERSION = "mdjax-trees", 3
+READABLE = (2, VERSION)
 
 SHIPPED, PUBLISHED = "shipped", "published"
 NAMED = {name: Path(__file__).with_name(f"{name}_trees.json") for name in (SHIPPED, PUBLISHED)}
@@ -31,7 +34,16 @@ def tree_file(source: str | PathLike[str]) -> Path:
 
 def write_entries(entries: Iterable[Mapping[str, Any]], path: str | PathLike[str]) -> None:
     """Write descriptions of trees to one file, whole or not at all; InputError where it cannot be written."""
-    text = json.dumps({"format": FORMAT, "version": VERSION, "trees": list(entries)}, indent=1, allow_nan=False)
+    populations: list[Any] = []
+    trees = [dict(entry) for entry in entries]
+    for entry in trees:
+        population = entry.get("population")
+        if population is not None:
+            if population not in populations:
+                populations.append(population)
+            entry["population"] = populations.index(population)
+    content = {"format": FORMAT, "version": VERSION, "populations": populations, "trees": trees}
+    text = _on_one_line(json.dumps(content, indent=1, allow_nan=False))
     with writing(f"the trees to {path}", "Choose a file that you may write."), replacing(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -50,7 +62,7 @@ def read_entries(source: str | PathLike[str]) -> list[Any]:
         raise InputError(f"{path} is not a JSON file of trees. Save it again with MDTree.save.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is no file of MD trees. Give one that MDTree.save wrote.")
-    if content.get("version") != VERSION:
+    if content.get("version") not in READABLE:
         raise InputError(
             f"{path} has version {content.get('version')!r}, expected {VERSION}. Grow and save its trees again "
             "with this version of mdjax."
@@ -58,7 +70,20 @@ def read_entries(source: str | PathLike[str]) -> list[Any]:
     entries = content.get("trees")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} holds no trees. Grow and save them again.")
-    return entries
+    try:
+        populations = content.get("populations", [])
+        return [
+            {**entry, "population": None if (index := entry.get("population")) is None else populations[index]}
+            for entry in entries
+        ]
+    except (TypeError, AttributeError, LookupError):
+        raise InputError(f"{path} names a population that it does not hold. Grow and save its trees again.") from None
+
+
+def _on_one_line(text: str) -> str:
+    """Indented JSON with each list of plain values on one line."""
+    # No string of JSON holds a line's end.
+    return re.sub(r"\[\n([^\[\]{}]*)\n *\]", lambda found: "[" + re.sub(r"\n *", " ", found[1]).strip() + "]", text)
 
 
 def plain_splits(tree: Tree) -> list[dict[str, Any]]:

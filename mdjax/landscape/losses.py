@@ -42,12 +42,17 @@ def evaluate(
     return loss / examples.num_examples, 100 * wrong / examples.num_examples
 
 
+MAX_CLASSES = 1024
+"""Of a confusion matrix; of more classes those whose numbers agree modulo this one are counted together."""
+
+
 class Evaluation(NamedTuple):
-    """Mean cross-entropy in nats, error and expected calibration error in percent."""
+    """Mean cross-entropy in nats, error and expected calibration error in percent, and the confusion matrix."""
 
     loss: jax.Array
     error: jax.Array
     calibration_error: jax.Array
+    confusion: jax.Array  # examples of each class that are taken for each, [labels, predictions] below MAX_CLASSES
 
 
 def evaluate_calibration(
@@ -59,7 +64,7 @@ def evaluate_calibration(
     num_bins: int = 15,
     batch_size: int = 512,
 ) -> Evaluation:
-    """As `evaluate`, with the expected calibration error, from the same forward pass.
+    """As `evaluate`, with the expected calibration error and the confusion matrix, from the same forward pass.
 
         model, params, state, examples, batch_size: as for `evaluate`.
         num_bins: equal bins of confidence.
@@ -70,19 +75,23 @@ def evaluate_calibration(
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
     """
 
-    def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
         loss, wrong = _loss_and_wrong(logits, labels, weights)
         confidence = jnp.max(jax.nn.softmax(logits), -1)
         right = jnp.argmax(logits, -1) == labels
         index = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
         # A sum of masks rather than a scatter: on accelerators that would add in any order.
         excess = jnp.where(index[:, None] == jnp.arange(num_bins), (weights * (right - confidence))[:, None], 0.0)
-        return loss, wrong, jnp.where(jnp.isfinite(loss), jnp.sum(excess, 0), jnp.nan)
+        members = weights[:, None] * jax.nn.one_hot(labels % num_counted, num_counted)
+        confusion = members.T @ jax.nn.one_hot(jnp.argmax(logits, -1) % num_counted, num_counted)
+        return loss, wrong, jnp.where(jnp.isfinite(loss), jnp.sum(excess, 0), jnp.nan), confusion
 
-    zeros = jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_bins)
-    loss, wrong, excess = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
+    num_classes = jax.eval_shape(model.apply, params, state, examples.inputs[:1]).shape[-1]
+    num_counted = min(num_classes, MAX_CLASSES)
+    zeros = jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_bins), jnp.zeros((num_counted, num_counted))
+    loss, wrong, excess, confusion = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
     number = examples.num_examples
-    return Evaluation(loss / number, 100 * wrong / number, 100 * jnp.sum(jnp.abs(excess)) / number)
+    return Evaluation(loss / number, 100 * wrong / number, 100 * jnp.sum(jnp.abs(excess)) / number, confusion)
 
 
 def _loss_and_wrong(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

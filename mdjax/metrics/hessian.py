@@ -79,8 +79,10 @@ class Hessian(ModelMetric):
     One block Krylov run, of at least `min_steps` blocks of `block_size` products, goes on until the relative residuals
     of the `num_eigenvalues` largest and `num_smallest` smallest eigenvalues are `tolerance` (an eigenvalue's relative
     error is about the square of that); its basis deflates the trace, which is then sampled in blocks until its standard
-    error is `trace_tolerance` of it. Other trace methods take products of their own: `hutch++` sketches with
-    `sketch_size` of them, `xtrace` stops at `num_probes` whatever its error is.
+    error is `trace_tolerance` of it. `negative_curvature` is minus the smallest Ritz value of the same run as a
+    fraction of the largest eigenvalue, 0 where it is positive: there is at least so much. Other trace methods take
+    products of their own: `hutch++` sketches with `sketch_size` of them, `xtrace` stops at `num_probes` whatever its
+    error is.
 
     `operator` "gauss_newton" measures that matrix, in columns `gauss_newton_…`; `loss` is any loss of an example.
     `by_layer` adds trace and largest eigenvalue of each top-level module's diagonal block, at the same cost again
@@ -91,7 +93,15 @@ class Hessian(ModelMetric):
 
     name: ClassVar[str] = "hessian"
     description: ClassVar[str] = "extreme eigenvalues, trace and Frobenius norm of the Hessian or Gauss–Newton matrix"
-    features: ClassVar[tuple[Feature, ...]] = _FEATURES
+    features: ClassVar[tuple[Feature, ...]] = (
+        *_FEATURES,
+        Feature(
+            "negative_curvature",
+            "Most negative curvature as a fraction of the largest",
+            column="hessian_negative_curvature",
+            drawn=False,
+        ),
+    )
     by_default: ClassVar[bool] = True
 
     num_samples: int = 1024
@@ -195,6 +205,7 @@ class Hessian(ModelMetric):
             "trace_se": float(raw["trace_se"]),
             "frobenius": float(raw["frobenius"]),
             "frobenius_se": float(raw["frobenius_se"]),
+            "negative_curvature": float(max(-ritz.values[0], 0) / abs(top[0])) if top[0] else 0.0,
             "products": int(raw["num_products"]),
         }
         if self.num_smallest:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from mdjax.columns import Feature
 from mdjax.errors import InputError
@@ -17,8 +19,10 @@ from mdjax.models import Model
 class Losses(ModelMetric):
     """Train and test loss (nats), error and expected calibration error (percent), with stored statistics.
 
-    `num_bins` equal bins of confidence make the calibration error (`losses.evaluate_calibration`).
-    Cost: one forward pass over all data.
+    `num_bins` equal bins of confidence make the calibration error (`losses.evaluate_calibration`). Beside them stands
+    what tells whether there is anything to learn from them: error (`chance_error`) and loss (`chance_loss`) of the best
+    constant guess on the training labels, and whether the test data are of the same kind (`label_columns`).
+    Cost: one forward pass over all data, and (classes)² numbers twice.
     """
 
     name: ClassVar[str] = "losses"
@@ -28,6 +32,10 @@ class Losses(ModelMetric):
         Feature("test_loss", "Test loss", "nats", log_colours=True),
         Feature("train_error", "Training error", "%"),
         Feature("test_error", "Test error", "%"),
+        Feature("chance_error", "Error of a constant guess", "%", drawn=False),
+        Feature("chance_loss", "Loss of a constant guess", "nats", drawn=False),
+        Feature("relabelling_gain", "Test error that renumbered classes would spare", "points", drawn=False),
+        Feature("prediction_shift", "Shift of the predicted classes from training to test data", "points", drawn=False),
     )
     by_default: ClassVar[bool] = True
 
@@ -50,8 +58,41 @@ class Losses(ModelMetric):
                 f"{split}_loss": found.loss,
                 f"{split}_error": found.error,
                 f"{split}_ece": found.calibration_error,
+                f"{split}_confusion": found.confusion,
             }
         return raw
 
     def columns(self, raw: Raw) -> dict[str, Any]:
-        return {name: float(value) for name, value in raw.items()}
+        confusions = [np.asarray(raw[f"{split}_confusion"], float) for split in ("train", "test")]
+        numbers = {name: float(value) for name, value in raw.items() if not name.endswith("_confusion")}
+        return numbers | label_columns(*confusions)
+
+
+def label_columns(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """What the confusion matrices [labels, predictions] of training and test data say of the data.
+
+    chance_error: percent, and chance_loss, nats: of the constant guess at the training labels' frequencies.
+    relabelling_gain: points by which the best renumbering of the classes lowers the test error, less the points by
+        which it lowers the training error. Zero, but for noise, unless the labels of the test data mean others.
+    prediction_shift: half the sum of |differences| between the frequencies of the predicted classes on test and
+        training data, points, less what samples of these sizes from one distribution are expected to have.
+    """
+    frequencies = train.sum(axis=1) / train.sum()
+    predicted = [matrix.sum(axis=0) / matrix.sum() for matrix in (train, test)]
+    pooled = (train + test).sum(axis=0) / (train + test).sum()
+    # The mean of |x| of a normal x with standard deviation s is s √(2/π).
+    spread = np.sqrt(pooled * (1 - pooled) * (1 / train.sum() + 1 / test.sum()))
+    shift = (np.abs(predicted[0] - predicted[1]) - spread * np.sqrt(2 / np.pi)).sum() / 2
+    present = frequencies[frequencies > 0]
+    return {
+        "chance_error": float(100 * (1 - frequencies.max())),
+        "chance_loss": float(-(present * np.log(present)).sum()),
+        "relabelling_gain": _relabelling_gain(test) - _relabelling_gain(train),
+        "prediction_shift": float(100 * shift),
+    }
+
+
+def _relabelling_gain(confusion: np.ndarray) -> float:
+    """The points by which the best one-to-one renumbering of the classes raises the accuracy."""
+    best = confusion[linear_sum_assignment(confusion, maximize=True)].sum()
+    return float(100 * (best - np.trace(confusion)) / confusion.sum())

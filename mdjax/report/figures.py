@@ -22,11 +22,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mdjax.columns import Feature, described
-from mdjax.diagnosis.causes import CAUSES, NO_CLEAR_FAILURE, UNKNOWN
+from mdjax.diagnosis.causes import CAUSES, HELD_BACK, NO_CLEAR_FAILURE, UNKNOWN
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.quantities import QUANTITIES, quantity
 from mdjax.diagnosis.questions import QUESTIONS, named
+from mdjax.diagnosis.stages import Stage
 from mdjax.report.panels import PanelGrid
 
 Categories = Sequence[Any] | np.ndarray  # the category of each row of a table
@@ -52,6 +53,16 @@ MARKS: dict[str, Mark] = {
     WIDTH: Mark("#cc79a7", "s", "■"),
     DATA: Mark("#009e73", "D", "◆"),
     NO_CLEAR_FAILURE: _UNCLEAR,
+    **{
+        HELD_BACK[stage][0]: mark
+        for stage, mark in {
+            Stage.DIVERGED: Mark("#000000", "X", "✖"),
+            Stage.CHANCE: Mark("#7f7f7f", "p", "⬟"),
+            Stage.MISMATCH: Mark("#0072b2", "d", "♦"),
+            Stage.NOT_CONVERGED: Mark("#f0e442", ">", "▶"),
+            Stage.OUTSIDE: Mark("#ffffff", "o", "○"),
+        }.items()
+    },
     UNKNOWN: Mark("#ffffff", "x", "×"),
     **{
         name: Mark("#e69f00", "P", "✚")
@@ -75,9 +86,9 @@ _TAKEN = "#c2410c"
 
 
 def features(table: pd.DataFrame) -> dict[str, Feature]:
-    """The features that a table has and that can be named, by column: those that trees know first, then its own."""
-    known = {name: feature_of(name) for name in QUANTITIES}
-    return {name: feature for name, feature in (known | described(table)).items() if name in table.columns}
+    """The features that a table has and that are drawn, by column: those that trees know first, then its own."""
+    named = {name: feature_of(name) for name in QUANTITIES} | described(table)
+    return {name: feature for name, feature in named.items() if feature.drawn and name in table.columns}
 
 
 def feature_of(name: str, table: pd.DataFrame | None = None) -> Feature:

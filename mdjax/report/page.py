@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from mdjax.diagnosis.answers import joined_flags
-from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, UNKNOWN
+from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, OTHER_CAUSES
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, own_sweep
@@ -201,7 +201,7 @@ def _summary(diagnosis: Diagnosis) -> dict[str, Any]:
             "change": change,
         }
         for name, change in CHANGES.items()
-        if name != UNKNOWN or counts.get(name, 0)
+        if name not in OTHER_CAUSES or counts.get(name, 0)
     ]
     once = [(text, len(verdicts)) for text in verdicts.attrs["cautions"]]
     flags = {flag: mask for flag, mask in joined_flags(diagnosis.answers).items() if mask.any()}
@@ -286,7 +286,7 @@ def _tree(tree: MDTree, diagnosis: Diagnosis | None, row: int | None) -> dict[st
         found = [f"{question.meaning[label]}: {counts[label]:,}" for label in question.classes]
         told = "; ".join([*found, *([f"not asked or no answer: {counts[None]:,}"] if counts[None] else [])])
         tree = answers.main_tree if row is None else answers.speaker(row).tree
-        if row is not None and answers.label[row] is not None:
+        if row is not None and answers.label[row] is not None and not diagnosis.stages.before_trees[row]:
             leaf = int(answers.leaf[row])
     alt = f"Decision tree with {count(len(tree.leaves_), 'leaf', 'leaves')}; the same as text is below."
     if leaf is not None:

@@ -19,8 +19,9 @@ def damaged(text: str, **changes: object) -> str:
     [
         (lambda text: text[: len(text) // 2], "not a JSON file of trees"),
         (lambda text: "[1, 2]", "no file of MD trees"),
-        (lambda text: text.replace('"version": 2', '"version": 1'), "has version 1, expected 2.*Grow and save"),
-        (lambda text: text.replace('"version": 2', '"version": 9'), "has version 9, expected 2"),
+        (lambda text: text.replace('"version": 3', '"version": 1'), "has version 1, expected 3.*Grow and save"),
+        (lambda text: text.replace('"version": 3', '"version": 9'), "has version 9, expected 3"),
+        (lambda text: damaged(text, population=0), "names a population that it does not hold"),
         (lambda text: text.replace('"spread": 0.0', '"spread": -1'), "spread is not a finite positive number"),
         (lambda text: damaged(text, shares=[[0.5, 0.5]]), "shares do not fit 4 leaves"),
         (lambda text: damaged(text, gains=[1]), "cannot be understood"),

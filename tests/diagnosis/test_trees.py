@@ -13,10 +13,14 @@ from mdjax.cli import main
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import Axes
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.populations import Population
+from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
+
+FACTS = {"family": ("resnet18", "resnet", "resnet_cifar100", "resnet_torchvision"), "num_classes": (10,)}
 
 
 def test_trees_survive_their_file(published_trees, tmp_path):
@@ -67,11 +71,13 @@ def test_trees_of_the_package_are_those_of_both_published_tables(zoos, name, met
             assert one.preset_ == "reference"
             assert one.provenance_["method"] == method
             assert {"data", "date", "mdjax", "rows", "transfer_accuracy"} <= set(one.provenance_)
+        assert tree.population_ is not None
+        assert tree.population_.to_dict() == Population.of(table, facts=FACTS).to_dict()
 
 
 def test_shipped_trees_are_the_default():
-    measured = {"train_error": 0.0, "train_loss": 1e-5, "mode_connectivity_peak": 0.0, "hessian_t": 6.0}
-    verdict = diagnose(one_row(**measured, hessian_e=4.0, width=16)).iloc[0]
+    measured = {"train_error": 0.0, "train_loss": 6e-4, "mode_connectivity_peak": 0.0, "hessian_t": 5.13}
+    verdict = diagnose(one_row(**measured, hessian_e=2.78, width=16)).iloc[0]
     assert verdict["cause"] == "temperature too low"
     assert verdict["recommendation"].startswith("raise the temperature: reduce the batch size")
     pd.testing.assert_frame_equal(diagnose(sweep(6)), diagnose(sweep(6), "shipped"))
@@ -80,7 +86,7 @@ def test_shipped_trees_are_the_default():
 @pytest.mark.parametrize("name", ["shipped", "published"])
 def test_names_reach_the_files_that_the_command_line_leaves(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    zoo(60, seed=5).to_csv("table.csv", index=False)
+    seen(60).to_csv("table.csv", index=False)
     table = pd.read_csv("table.csv")
     main(["diagnose", "table.csv", "--tree", name, "--out", "verdicts.csv"])
     expected = diagnose(table, load_trees(name))
@@ -93,6 +99,16 @@ def test_names_reach_the_files_that_the_command_line_leaves(name, tmp_path, monk
         assert tree.export_text() in page
         assert MDTree.load(name, question).to_dict() == tree.to_dict()
         assert explain(table.iloc[[3]], name) == explain(table.iloc[[3]], load_trees(name))
+
+
+def seen(num_rows: int) -> pd.DataFrame:
+    """Rows of the population that the package's trees were grown on, in their own units."""
+    population = MDTree.load("shipped", "width").population_
+    assert population is not None
+    columns = {
+        name: quantity(name).from_scale(population.values[:num_rows, k]) for k, name in enumerate(population.features)
+    }
+    return pd.DataFrame(columns | {"width": 64, "configuration": [f"c{k}" for k in range(num_rows)]})
 
 
 def as_read(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import calibration_error
+from sklearn.metrics import confusion_matrix
 
 from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples
@@ -27,10 +28,18 @@ def test_calibration_of_any_confidence_in_any_batches(num_bins, batch_size):
     found = losses.evaluate_calibration(TABLE, table, {}, examples, **options)
     expected = calibration_error(logits[:80], labels[:80], num_bins)
     assert float(found.calibration_error) == pytest.approx(expected, abs=1e-4)
+    assert np.array_equal(found.confusion, confusion_matrix(labels[:80], logits[:80].argmax(1), labels=range(3)))
     assert found[:2] == losses.evaluate(TABLE, table, {}, examples, batch_size=batch_size)
 
 
 def test_broken_weights_give_no_calibration():
     examples = LabelledExamples(jnp.arange(4), jnp.zeros(4, int), 4)
     found = losses.evaluate_calibration(TABLE, jnp.full((4, 2), jnp.nan), {}, examples)
-    assert all(np.isnan(value) for value in found)
+    assert all(np.isnan(value) for value in found[:3])
+
+
+def test_many_classes_are_counted_together(monkeypatch):
+    monkeypatch.setattr(losses, "MAX_CLASSES", 3)
+    examples = LabelledExamples(jnp.arange(4), jnp.array([0, 1, 2, 4]), 4)
+    found = losses.evaluate_calibration(TABLE, jnp.eye(5)[jnp.array([0, 4, 2, 3])], {}, examples)
+    np.testing.assert_array_equal(found.confusion, [[1, 0, 0], [1, 1, 0], [0, 0, 1]])

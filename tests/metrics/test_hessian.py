@@ -39,6 +39,8 @@ def test_agrees_with_the_dense_hessian(family):
         np.testing.assert_allclose(row["hessian_eigenvalues"], expected[:-4:-1], rtol=1e-5)
         assert row["hessian_eigenvalue"] == row["hessian_eigenvalues"][0]
         assert row["hessian_smallest"] == pytest.approx(expected[0], rel=1e-4)
+        most = max(-expected[0], 0) / expected[-1]
+        assert row["hessian_negative_curvature"] == pytest.approx(most, rel=1e-4)
         assert row["hessian_trace"] == pytest.approx(np.trace(dense), abs=5 * row["hessian_trace_se"])
         # A trace that nearly cancels to nothing is not worth more probes than asked for: the error says so.
         reached = row["hessian_trace_se"] <= 0.0201 * row["hessian_trace"]

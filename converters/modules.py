@@ -219,7 +219,7 @@ class TorchModel:
         if unknown := given.keys() - expected.keys():
             raise RefusedError(f"it has {len(unknown)} unknown entries, first {min(unknown)}")
         for name, value in expected.items():
-            entries.check_entry(name, given[name], value)
+            given[name] = entries.fitting(name, given[name], value)
             first = tied[id(value)][0]
             if not np.array_equal(given[name], given[first], equal_nan=given[name].dtype.kind == "f"):
                 raise RefusedError(f"its entries {first} and {name} differ, but are tied to each other")

@@ -322,9 +322,9 @@ def _fitted(
 ) -> PyTree:
     """The arrays of the reading that fits best, as nested dicts; those expected and no others, in the expected types.
 
-        readings: what the file may mean.
-        shapes: name → shape and type.
-        is_trained: whether the array of a name is differentiated.
+    readings: what the file may mean.
+    shapes: name → shape and type.
+    is_trained: whether the array of a name is differentiated.
     """
     arrays = min(readings, key=lambda reading: len(reading.keys() ^ shapes.keys()))
     if missing := shapes.keys() - arrays.keys():

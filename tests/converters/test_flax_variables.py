@@ -1,4 +1,4 @@
-"""What a Flax checkpoint holds besides params and statistics: orders, masks, scales and counters are the checkpoint's."""
+"""What a Flax checkpoint holds besides params and statistics: orders, masks, scales and counters are the file's."""
 
 import flax.linen as nn
 import jax

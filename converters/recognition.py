@@ -53,8 +53,11 @@ def recognised(
         facts["input_shape"] = shape
     checkpoint = read_checkpoint(candidate.path, reading)
     try:
-        recognise = families.recognise if module is None else module.architecture
-        architecture = recognise(checkpoint.arrays, facts)
+        arrays = checkpoint.arrays
+        if module is None:
+            architecture = families.recognise(arrays, facts)
+        else:
+            architecture, arrays = module.recognised(arrays, facts)
         if candidate.width not in (None, architecture.width):
             raise RefusedError(f"its width is {architecture.width}, but its folder says {candidate.width}")
         if given.facts.get("max_pool") and not architecture.family.startswith("resnet"):
@@ -62,7 +65,7 @@ def recognised(
         words = architecture.variant.split()
         if "nonlinearity" in given.facts and architecture.family == "sequence" and not {*words} & NONLINEARITIES.keys():
             raise RefusedError("a nonlinearity was given, but its only layer is followed by none")
-        model = families.to_flax(checkpoint.arrays, architecture)
+        model = families.to_flax(arrays, architecture)
     except RefusedError:
         raise
     except Exception as error:  # whatever a file holds, the others are converted

@@ -36,8 +36,8 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 def claim(path: Path, root: Path) -> Candidate | Outcome | None:
     """A model by its path below `root`. Its configuration is its folder, together with an epoch in its name.
 
-    Its seed is the number after "seed" (or another of `SEEDS`) in its name or its folder's, else its index among the files beside it. Files
-    whose names differ only in words like "best" and "last" are checkpoints of one training run.
+    Its seed is the number after "seed" (or another of `SEEDS`) in its name or its folder's, else its index among the
+    files beside it. Files whose names differ only in words like "best" and "last" are checkpoints of one training run.
     """
     if not path.name.endswith(SUFFIXES) and path.name != "checkpoints":
         return None

@@ -102,7 +102,7 @@ def as_type(name: str, given: np.ndarray, kind: np.dtype) -> np.ndarray:
     if given.dtype.kind == kind.kind and kind.kind in "fc":
         return given
     with np.errstate(all="ignore"):
-        found = given.real.astype(kind)
+        found = np.real(given).astype(kind)
         same = np.array_equal(found, given) and np.array_equal(found.astype(given.dtype), given)
     if not same:
         raise RefusedError(

@@ -70,7 +70,8 @@ class Twice(nn.Module):
     def __init__(self):
         super().__init__()
         layer, block = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh())
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), layer, nn.ReLU(), layer, block, block, layer)
+        start = nn.Flatten(), nn.Linear(64, 8), nn.Tanh()
+        self.body = nn.Sequential(*start, layer, nn.ReLU(), layer, block, block, layer)
         self.head = nn.Linear(8, 10)
     def forward(self, x):
         return self.head(self.body(x))

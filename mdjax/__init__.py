@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mdjax.checking import check as check
+    from mdjax.calibration.growing import calibrate as calibrate
     from mdjax.diagnosis.mdtree import MDTree as MDTree
     from mdjax.diagnosis.verdicts import diagnose as diagnose
     from mdjax.diagnosis.verdicts import explain as explain
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "InputError": "mdjax.errors",
+    "calibrate": "mdjax.calibration.growing",
     "MDTree": "mdjax.diagnosis.mdtree",
     "Zoo": "mdjax.zoo.store",
     "check": "mdjax.checking",
@@ -29,10 +31,33 @@ _PUBLIC = {
     "train": "mdjax.zoo.training",
 }
 _PACKAGES = frozenset(
-    ["diagnosis", "engine", "landscape", "linalg", "metrics", "models", "report", "sweeps", "table", "zoo"]
+    [
+        "calibration",
+        "diagnosis",
+        "engine",
+        "landscape",
+        "linalg",
+        "metrics",
+        "models",
+        "report",
+        "sweeps",
+        "table",
+        "zoo",
+    ]
 )
 
-__all__ = ["InputError", "MDTree", "Zoo", "__version__", "check", "diagnose", "explain", "measure", "train"]
+__all__ = [
+    "InputError",
+    "MDTree",
+    "Zoo",
+    "__version__",
+    "calibrate",
+    "check",
+    "diagnose",
+    "explain",
+    "measure",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -165,6 +165,7 @@ class _Grower:
         self._target, self._dataset, self._vary, self._seeds = target, dataset, vary, seeds
         self._landscape, self._kept = landscape, kept
         self._operations: dict[int, float] = {}
+        self._networks: dict[int, Network] = {}  # the same objects each time, which share their compiled programs
 
     def run(self, limit: float, *, plan_only: bool, show: bool) -> Calibration | Plan:
         """Grow what fits the limit in seconds, in all calls together, and learn from it."""
@@ -212,14 +213,18 @@ class _Grower:
         (overhead, pace), _ = nnls(np.column_stack([np.ones(len(work)), work / scale]), np.array(list(done.values())))
         return float(overhead), float(pace / scale)
 
+    def _network(self, width: int) -> Network:
+        if width not in self._networks:
+            self._networks[width] = self._target.network(width, self._dataset)
+        return self._networks[width]
+
     def _temperatures(self, cell: Cell) -> list[float]:
         return self._target.temperatures(self._vary, self._dataset.subset_size(cell.data_share))
 
     def _work(self, cell: Cell) -> float:
         """Operations of a cell's training."""
         if cell.width not in self._operations:
-            network = self._target.network(cell.width, self._dataset)
-            self._operations[cell.width] = _forward_operations(network, self._dataset)
+            self._operations[cell.width] = _forward_operations(self._network(cell.width), self._dataset)
         models = len(self._temperatures(cell)) * self._seeds
         examples = self._dataset.subset_size(cell.data_share) * self._target.training["epochs"]
         return 3 * self._operations[cell.width] * models * examples
@@ -227,7 +232,7 @@ class _Grower:
     def _grown(self, cell: Cell) -> pd.DataFrame:
         """A cell's networks trained and measured: a row for each temperature."""
         started = time.monotonic()
-        network = self._target.network(cell.width, self._dataset)
+        network = self._network(cell.width)
         model = network.model("patches" if jax.default_backend() == "cpu" else "lax")
         values = self._temperatures(cell)
         settings = {
@@ -254,7 +259,7 @@ class _Grower:
             data=self._dataset,
             metrics=_LANDSCAPE if self._landscape else _LOSSES,
             preset="fast",
-            label_noise="known",
+            label_noise="known" if setting.label_noise else None,
             facts={"width": cell.width, "data_share": cell.data_share, **numbers},
             show_progress=False,
         )

@@ -1,7 +1,6 @@
 """What the networks to be diagnosed are like: how smaller ones of their kind are made and trained."""
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +62,6 @@ class Target:
     recipe: Recipe
     build: Build | None = None
 
-    @functools.cache  # noqa: B019 (targets live as long as the process; the user's networks have to stay the same objects)
     def network(self, width: int, dataset: Dataset) -> Network:
         """The network of this kind at another width."""
         if self.build is None:

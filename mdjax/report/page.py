@@ -35,10 +35,10 @@ from mdjax.report.figures import (
     features,
     overview_figure,
     rendered,
-    tree_figure,
 )
 from mdjax.report.headline import MAX_LINES, MISSING, count, ends, headline, number, span
 from mdjax.report.panels import PanelGrid, axes_of, panel_grid
+from mdjax.report.tree_figures import tree_figure
 from mdjax.statuses import StatusCode
 
 MAX_ROWS = 50  # of a table on the page

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mdjax.checking import check as check
     from mdjax.calibration.growing import calibrate as calibrate
+    from mdjax.checking import check as check
     from mdjax.diagnosis.mdtree import MDTree as MDTree
     from mdjax.diagnosis.verdicts import diagnose as diagnose
     from mdjax.diagnosis.verdicts import explain as explain

@@ -15,10 +15,13 @@ import jax
 import numpy as np
 import pandas as pd
 
+from mdjax.columns import TRAINING
+from mdjax.diagnosis.calibrations import Calibration, calibration_of
 from mdjax.diagnosis.explanations import Verdict
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
+from mdjax.durations import seconds_of
 from mdjax.errors import InputError, check_options
 from mdjax.files import make_writable, writing
 from mdjax.report.page import write_report
@@ -26,7 +29,7 @@ from mdjax.statuses import StatusCode
 from mdjax.sweeps.local import measure
 from mdjax.sweeps.noise import LabelNoise
 from mdjax.table import Table, write_table
-from mdjax.zoo.data import Data, absolute, dataset_of
+from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
 from mdjax.zoo.store import Zoo, weights_hash
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ class CheckOptions(TypedDict, total=False):
     the inputs of the data are and `label_noise` whether labels are redrawn, as for `mdjax.measure`. `ema`: take the
     averaged weights beside the others. `trust`: let files run code of their own. `preset` is "default", "reference" or
     "fast" and `seed` (default 0) moves every random number, as for `mdjax.measure`; `show_progress` (default True)
-    draws bars.
+    draws bars. `calibrate` is a time, like "10m": so long small networks of this kind are grown on these data, and
+    asked in place of the trees (`mdjax.calibrate`); in `out` they are kept.
     """
 
     facts: Mapping[str, Any]
@@ -54,6 +58,7 @@ class CheckOptions(TypedDict, total=False):
     preset: str
     seed: int
     show_progress: bool
+    calibrate: str | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def check(
     module: Any = None,
     out: str | Path | None = None,
     report: str | PathLike[str] | None = None,
-    trees: Trees = SHIPPED,
+    trees: Trees | Calibration = SHIPPED,
     **options: Unpack[CheckOptions],
 ) -> Check:
     """Why the network of one checkpoint, or of several that are seeds of each other, underperforms.
@@ -114,7 +119,11 @@ def check(
     from converters.state_dicts import Reading
 
     check_options("check", options, CheckOptions)
-    trees = as_trees(trees)
+    if calibration_of(trees) is None:
+        trees = as_trees(trees)  # pyright: ignore[reportArgumentType]
+    budget = options.get("calibrate")
+    if budget is not None:
+        seconds_of(budget)  # told before anything is done
     paths = [paths] if isinstance(paths, str | Path) else paths
     dataset = dataset_of(data, options.get("layout"))
     # Tried before anything is computed for them.
@@ -133,6 +142,8 @@ def check(
     )
     name = _name(seeds.files)
     table = _measured(seeds, name, data, out, options)
+    if budget is not None:
+        trees = _calibrated(seeds, dataset, budget, out, show=options.get("show_progress", True))
     diagnosis = Diagnosis.of(table.configurations, trees)
     if report is not None:
         source = None if out is None else str(Path(out) / "table")
@@ -143,8 +154,26 @@ def check(
         checked=_checked(seeds, table, dataset.name),
         notes=(*seeds.notes, *_troubles(table)),
         refused=seeds.refused,
-        more=tuple(_more(diagnosis)),
+        more=tuple(_more(diagnosis, can_calibrate=seeds.architecture is not None)),
     )
+
+
+def _calibrated(seeds: "Seeds", dataset: Dataset, budget: str, out: str | Path | None, *, show: bool) -> Calibration:
+    """What small networks of this kind on these data say; InputError where none can be made from the files."""
+    from mdjax.calibration.growing import calibrate
+
+    if seeds.architecture is None:
+        raise InputError(
+            "Smaller networks of this kind cannot be made from its module alone. Calibrate in Python, "
+            "mdjax.calibrate(width, build=lambda width: (model, init), ...), and give --tree its folder (trees=)."
+        )
+    told = {name: value for name, value in seeds.rows[0].items() if name in TRAINING and not pd.isna(value)}
+    with _folder(out) as folder:
+        found = calibrate(
+            seeds.architecture, data=dataset, out=folder / "calibration", budget=budget, recipe=told, show_progress=show
+        )
+    assert isinstance(found, Calibration)
+    return found
 
 
 def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, options: CheckOptions) -> Table:
@@ -247,7 +276,7 @@ def _troubles(table: Table) -> Iterator[str]:
             yield f"{name}: its {status}, as after a training that diverged. Take an earlier checkpoint."
 
 
-def _more(diagnosis: Diagnosis) -> Iterator[str]:
+def _more(diagnosis: Diagnosis, *, can_calibrate: bool) -> Iterator[str]:
     """What a verdict could be given besides, a sentence each."""
     row = diagnosis.table.iloc[0]
     if row["num_models"] < 2 and row["status_code"] != StatusCode.WEIGHTS_NOT_FINITE:
@@ -255,4 +284,10 @@ def _more(diagnosis: Diagnosis) -> Iterator[str]:
         yield (
             "A second checkpoint, trained alike from another seed, would add how the two are connected and how alike "
             f"they are ({', '.join(sorted(names))}): mdjax check with both files."
+        )
+    if diagnosis.calibration is None and can_calibrate:
+        yield (
+            "Calibrating would grow small networks of this kind on these data, and say what each change is expected to "
+            "bring and how often such answers are right: mdjax check with --calibrate 10m, --fact batch_size= and "
+            "--fact learning_rate=."
         )

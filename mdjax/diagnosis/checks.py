@@ -43,6 +43,17 @@ def numeric_column(table: pd.DataFrame, name: str) -> np.ndarray:
         raise InputError(f"Column {name} must hold numbers, got dtype {column.dtype}. Convert it first.") from None
 
 
+def known_numbers(table: pd.DataFrame, name: str) -> np.ndarray:
+    """One column as float64, NaN where missing, and all NaN where `numeric_column` would refuse it or it is absent.
+
+    For columns that tell more where a table has them, and that the answer does not hang on.
+    """
+    try:
+        return numeric_column(table, name)
+    except (KeyError, InputError):
+        return np.full(len(table), np.nan)
+
+
 def finite(columns: Columns) -> Columns:
     """The same columns, once none of them holds NaN or inf; InputError names the first that does."""
     for name, values in columns.items():

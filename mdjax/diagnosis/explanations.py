@@ -65,7 +65,7 @@ class Answer:
     training_rows: dict[str, int]  # class -> rows of the leaf that the tree was grown on
     evidence: tuple[Evidence, ...]
     tree: str = "full"  # which tree spoke: "full", or "single" where what takes pairs of models is missing
-    second_seed: str | None = None  # what a second, equally trained model would add
+    second_seed: str | None = None  # what features of pairs would add, and how to have them
 
 
 @dataclass(frozen=True)

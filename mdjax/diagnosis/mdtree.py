@@ -10,13 +10,13 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mdjax.diagnosis.beliefs import at_most_probability, interval, leaf_memberships
 from mdjax.diagnosis.checks import complete_rows, known_labels, quantity_columns
 from mdjax.diagnosis.fitting import METHODS, method_named
+from mdjax.diagnosis.leaf_weights import leaf_weights
 from mdjax.diagnosis.populations import Population
 from mdjax.diagnosis.questions import (
     SIMILARITY_TREE,
@@ -235,48 +235,10 @@ class MDTree(ClassifierMixin, BaseEstimator):
             columns: name → [rows], of the features that are split on; not finite where missing.
             errors: name → [rows], their standard errors; 0 where a value is exact.
 
-        A measured value counts as normally distributed around the truth, independently of the other features. Of a
-        soft tree the thresholds are uncertain, too. At a split whose feature is missing a row goes both ways, in the
-        proportion of the training rows there (the rule of Quinlan's C4.5).
+        What error bars and missing values do is told in `mdjax.diagnosis.leaf_weights`.
         """
         check_is_fitted(self)
-        if self.soft:
-            sides = []
-            for i, split in enumerate(self.tree_):
-                values = columns[split.feature]
-                side = at_most_probability(split, values, errors[split.feature])
-                sides.append(np.where(np.isfinite(values), side, self._fraction_of_rows([(i, True)])))
-            return leaf_memberships(self.tree_, sides)
-        # The splits of one feature on a leaf's path leave an interval for its value.
-        num_rows = len(next(iter(columns.values())))
-        weights = np.ones((num_rows, len(self.leaves_)))
-        for k, leaf in enumerate(self.leaves_):
-            for name in features_of(self.tree_):
-                steps = [(i, side) for i, side in leaf.path if self.tree_[i].feature == name]
-                if not steps:
-                    continue
-                low = max((self.tree_[i].threshold for i, side in steps if not side), default=-np.inf)
-                high = min((self.tree_[i].threshold for i, side in steps if side), default=np.inf)
-                x, se = columns[name], errors[name]
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    spread = ndtr((high - x) / se) - ndtr((low - x) / se)
-                inside = np.where(se > 0, np.maximum(spread, 0.0), (x > low) & (x <= high))
-                weights[:, k] *= np.where(np.isfinite(x), inside, self._fraction_of_rows(steps))
-        return weights / weights.sum(axis=1, keepdims=True)
-
-    def _fraction_of_rows(self, steps: Sequence[tuple[int, bool]]) -> float:
-        """The product over (split, went to at_most) steps of the fraction of the training rows there that took it.
-
-        Smoothed as the classes at the leaves are.
-        """
-        fraction = 1.0
-        for i, side in steps:
-            went = [
-                sum(self.leaf_counts_[k].sum() for k, leaf in enumerate(self.leaves_) if (i, way) in leaf.path)
-                for way in (side, not side)
-            ]
-            fraction *= (went[0] + self.smoothing) / (sum(went) + 2 * self.smoothing)
-        return fraction
+        return leaf_weights(self.tree_, columns, errors, leaf_counts=self.leaf_counts_, smoothing=float(self.smoothing))
 
     def export_text(self, *, decimals: int = 3) -> str:
         """The fitted tree as indented text, each leaf with its class and its training rows."""

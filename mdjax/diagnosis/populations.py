@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
-from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.checks import known_numbers, numeric_column
 from mdjax.diagnosis.labels import LABEL_COLUMNS
 from mdjax.diagnosis.quantities import quantity
 from mdjax.errors import InputError
@@ -121,9 +121,8 @@ class Population:
         num_rows = len(table)
         rows = np.full((num_rows, len(self.features)), np.nan)
         for k, name in enumerate(self.features):
-            if name in table.columns:
-                values = numeric_column(table, name)
-                rows[:, k] = quantity(name).to_scale(np.where(np.isfinite(values), values, np.nan))
+            values = known_numbers(table, name)
+            rows[:, k] = quantity(name).to_scale(np.where(np.isfinite(values), values, np.nan))
         spread = self.values.std(axis=0)
         spread[spread == 0] = 1.0
         seen, rows = self.values / spread, rows / spread

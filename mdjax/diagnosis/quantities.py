@@ -13,8 +13,8 @@ import numpy as np
 
 Columns = dict[str, np.ndarray]  # name -> [rows] of float64
 
-PAIR_FEATURES = ("mode_connectivity", "mode_connectivity_peak", "CKA")
-"""What needs two models that were trained alike; all other features are of single models."""
+PAIR_FEATURES = {"mode_connectivity": "mode_connectivity", "mode_connectivity_peak": "mode_connectivity", "CKA": "cka"}
+"""What needs two models that were trained alike → the metric that measures it; other features are of single models."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mdjax.diagnosis.answers import (
 )
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.populations import ALLOWANCE, NUM_NEIGHBOURS, TAIL, Fact
-from mdjax.diagnosis.quantities import quantity
+from mdjax.diagnosis.quantities import PAIR_FEATURES, quantity
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.stages import Measured, Stage
 from mdjax.statuses import StatusCode
@@ -82,10 +82,15 @@ def preset_caution(mismatch: PresetMismatch, num_rows: int, total: int) -> str:
     )
 
 
-def second_seed(tree: MDTree) -> str:
-    """What the full tree reads that one model cannot give, and how much oftener it was right."""
-    of_pairs = ", ".join(name for name in tree.features if quantity(name).of_pairs)
-    text = f"A second seed would add {of_pairs}"
+def second_seed(tree: MDTree, *, has_seeds: bool = False) -> str:
+    """How to have what the full tree reads that one model cannot give, and how much oftener it was right.
+
+    `has_seeds` says that there are several models already, so that it only has to be measured.
+    """
+    of_pairs = [name for name in tree.features if quantity(name).of_pairs]
+    metrics = dict.fromkeys(PAIR_FEATURES[name] for name in of_pairs)
+    way = f"Measuring {', '.join(metrics)} as well (mdjax measure --metrics)" if has_seeds else "A second seed"
+    text = f"{way} would add {', '.join(of_pairs)}"
     full = tree.provenance_.get("transfer_accuracy")
     single = tree.single_.provenance_.get("transfer_accuracy") if tree.single_ is not None else None
     if full and single:

@@ -1,7 +1,7 @@
 """What is asked of a network before the trees are: whether a knob is the answer at all, each time with its evidence.
 
 The stages are a cascade: a row's verdict is that of the first test that it fails, and only what passes all of them is
-given to the trees. A test whose columns a table lacks is not made.
+given to the trees. A test whose columns a table lacks, or has as text, is not made.
 """
 
 import enum
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.checks import known_numbers
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.populations import TAIL, Distances, Population
 from mdjax.statuses import StatusCode
@@ -107,10 +107,6 @@ def _outside(table: pd.DataFrame, population: Population) -> Outside:
     return Outside(population, distances, np.logical_or.reduce([rows, *distances.foreign.values()]))
 
 
-def _column(table: pd.DataFrame, name: str) -> np.ndarray:
-    return numeric_column(table, name) if name in table.columns else np.full(len(table), np.nan)
-
-
 class Chance(NamedTuple):
     """What a constant guess gets, [rows]: error in percent and loss in nats; NaN where the classes are not known."""
 
@@ -123,15 +119,15 @@ def chance(table: pd.DataFrame) -> Chance:
 
     The uniform guess over `num_classes` = c classes has error 100 (1 - 1/c) percent and loss ln c.
     """
-    classes = _column(table, "num_classes")
+    classes = known_numbers(table, "num_classes")
     classes = np.where(classes >= 2, classes, np.nan)
-    error, loss = _column(table, "chance_error"), _column(table, "chance_loss")
+    error, loss = known_numbers(table, "chance_error"), known_numbers(table, "chance_loss")
     return Chance(np.where(error > 0, error, 100 * (1 - 1 / classes)), np.where(loss > 0, loss, np.log(classes)))
 
 
 def _diverged(table: pd.DataFrame) -> tuple[Measured, ...]:
     """An infinite training loss; one that is NaN only with a status that says so: otherwise it was not measured."""
-    loss = _column(table, "train_loss")
+    loss = known_numbers(table, "train_loss")
     codes = table["status_code"].astype(object) if "status_code" in table.columns else pd.Series("", table.index)
     told = codes.isin([StatusCode.WEIGHTS_NOT_FINITE, StatusCode.NOT_FINITE]).to_numpy()
     return (
@@ -140,7 +136,7 @@ def _diverged(table: pd.DataFrame) -> tuple[Measured, ...]:
 
 
 def _at_chance(table: pd.DataFrame) -> tuple[Measured, ...]:
-    error, loss = _column(table, "train_error"), _column(table, "train_loss")
+    error, loss = known_numbers(table, "train_error"), known_numbers(table, "train_loss")
     guess = chance(table)
     least_error, least_loss = NEAR_CHANCE * guess.error, LOSS_NEAR_CHANCE * guess.loss
     return (
@@ -156,13 +152,13 @@ def _mismatched(table: pd.DataFrame) -> tuple[Measured, ...]:
 
     How far training and test error lie apart does not count: on few or noisy examples a network may memorise them all.
     """
-    train, test = _column(table, "train_error"), _column(table, "test_error")
+    train, test = known_numbers(table, "train_error"), known_numbers(table, "test_error")
     guess = chance(table)
     learnt = train <= LEARNT * guess.error
     least = NEAR_CHANCE * guess.error
     found = [Measured("test_error", "%", test, least, (test >= least) & learnt)]
     for name, threshold in (("relabelling_gain", RELABELLING_GAIN), ("prediction_shift", PREDICTION_SHIFT)):
-        values = _column(table, name)
+        values = known_numbers(table, name)
         thresholds = np.full(len(table), threshold)
         found.append(Measured(name, "points", values, thresholds, (values >= thresholds) & learnt))
     return tuple(found)
@@ -173,7 +169,7 @@ def _not_converged(table: pd.DataFrame) -> tuple[Measured, ...]:
 
     The sizes of gradient or loss alone do not tell: at a high temperature both stay large however long one trains.
     """
-    values = _column(table, "negative_curvature")
+    values = known_numbers(table, "negative_curvature")
     thresholds = np.full(len(table), NEGATIVE_CURVATURE)
     return (Measured("negative_curvature", "", values, thresholds, values >= thresholds),)
 

@@ -19,11 +19,12 @@ from mdjax.diagnosis.answers import (
     joined_flags,
     preset_mismatches,
     status_codes,
+    troubles,
 )
 from mdjax.diagnosis.beliefs import interval
 from mdjax.diagnosis.calibrations import Answered, Calibration, calibration_of, gain_texts, with_calibration
 from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_causes
-from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.checks import known_numbers, numeric_column
 from mdjax.diagnosis.explanations import Answer, CalibrationText, Evidence, StageEvidence, Verdict
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, agreement_lines, own_sweep
@@ -196,7 +197,8 @@ class Diagnosis:
             answers=()
             if self.stages.before_trees[row]
             else tuple(
-                _answer(self.trees[name], answer, row, told[f"{name}_status"]) for name, answer in self.answers.items()
+                _answer(self.trees[name], answer, row, told[f"{name}_status"], self._advice(name, row))
+                for name, answer in self.answers.items()
             ),
             gain=None if None in gain.values() else {step: float(points or 0) for step, points in gain.items()},
             sweep=None if sweep is None else sweep.evidence(row, told["cause"]),
@@ -211,6 +213,19 @@ class Diagnosis:
         if self.stages.stage[row] == Stage.CALIBRATION:
             return CalibrationText(self.calibration.to_text(), gain_texts(self.calibrated, row), "")
         return CalibrationText(self.calibration.to_text(), (), str(self.calibrated.why_not[row]))
+
+    def _advice(self, question: str, row: int) -> str | None:
+        """What features of pairs would add to an answer that the tree for single models gave; None where nothing."""
+        tree, answer, here = self.trees[question], self.answers[question], self.table.iloc[[row]]
+        if answer.speaker(row).tree is tree or answer.label[row] is None:
+            return None
+        has_seeds = bool(known_numbers(here, "num_models")[0] > 1)
+        was_tried = any(name in here.columns for name in tree.features if quantity(name).of_pairs)
+        if has_seeds and was_tried and troubles(here)[0]:
+            return (
+                None  # The row's status says what went wrong; neither more seeds nor measuring again is sure to help.
+            )
+        return second_seed(tree, has_seeds=has_seeds)
 
 
 def diagnose(table: pd.DataFrame, trees: Trees | Calibration = SHIPPED) -> pd.DataFrame:
@@ -287,7 +302,7 @@ def _outside_evidence(outside: Outside, table: pd.DataFrame, row: int) -> Iterat
         yield StageEvidence("nearest_rows", float(len(nearest)), None, "", text)
 
 
-def _answer(tree: MDTree, answers: Answers, row: int, status: str) -> Answer:
+def _answer(tree: MDTree, answers: Answers, row: int, status: str, advice: str | None) -> Answer:
     found = answers.speaker(row)
     question = named(tree.question)
     label, leaf = found.label[row], int(found.leaf[row])
@@ -302,7 +317,7 @@ def _answer(tree: MDTree, answers: Answers, row: int, status: str) -> Answer:
         training_rows={} if label is None else counts,
         evidence=() if label is None else _evidence(found, row),
         tree="single" if found.tree.single else "full",
-        second_seed=second_seed(tree) if found.tree is not tree and label is not None else None,
+        second_seed=advice,
     )
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from mdjax.diagnosis.answers import joined_flags
+from mdjax.diagnosis.calibrations import Calibration, calibration_of
 from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, OTHER_CAUSES
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
@@ -35,10 +36,10 @@ from mdjax.report.figures import (
     features,
     overview_figure,
     rendered,
-    tree_figure,
 )
 from mdjax.report.headline import MAX_LINES, MISSING, count, ends, headline, number, span
 from mdjax.report.panels import PanelGrid, axes_of, panel_grid
+from mdjax.report.tree_figures import tree_figure
 from mdjax.statuses import StatusCode
 
 MAX_ROWS = 50  # of a table on the page
@@ -52,7 +53,7 @@ def write_report(
     path: str | PathLike[str],
     table: pd.DataFrame,
     *,
-    trees: Trees = SHIPPED,
+    trees: Trees | Calibration = SHIPPED,
     title: str = "Why do these networks underperform?",
     highlight: str | None = None,
     accuracies: pd.DataFrame | None = None,
@@ -72,12 +73,13 @@ def write_report(
     that is empty or has no feature to draw or diagnose, an unknown `highlight` and a path that cannot be written.
     """
     _check(table)
-    trees = as_trees(trees)
+    calibration = calibration_of(trees)
+    trees = fitted_trees(trees)
     _check_told(table, trees)
     labels = names(table)
     row = _row_index(labels, highlight)
     table = table.reset_index(drop=True)
-    diagnosis = _diagnosis(table, trees)
+    diagnosis = _diagnosis(table, trees, calibration)
     reading = own_sweep(table) if diagnosis is None else diagnosis.own_sweep
     known = table if reading.sweep is None else reading.sweep.table  # with the labels of its own sweep
     context = {
@@ -87,6 +89,7 @@ def write_report(
         "summary": None if diagnosis is None else _summary(diagnosis),
         "phases": _phases(known, diagnosis),
         "trees": [_tree(tree, diagnosis, row) for tree in trees.values()],
+        "calibration": None if calibration is None else calibration.to_text().split("\n"),
         "highlight": None if row is None else labels[row],
         "verdict": None if row is None or diagnosis is None else diagnosis.verdict(row),
         "rows": _rows(table, labels, diagnosis, row),
@@ -114,7 +117,7 @@ def phase_plot(
     table: pd.DataFrame,
     path: str | PathLike[str],
     *,
-    trees: Trees = SHIPPED,
+    trees: Trees | Calibration = SHIPPED,
     columns: Sequence[str] | None = None,
 ) -> None:
     """Save one picture (.png, .svg or .pdf): features over width × batch size at full data, causes marked on the cells.
@@ -143,7 +146,7 @@ def phase_plot(
             "The table has no grid to draw: it needs columns width and bs (or batch_size) with two or more different "
             "settings. Use write_report, which leaves out what is missing."
         )
-    diagnosis = _diagnosis(table, as_trees(trees))
+    diagnosis = _diagnosis(table, fitted_trees(trees), calibration_of(trees))
     causes = None if diagnosis is None else diagnosis.causes.names()
     write_file(path, rendered(overview_figure(table, found, grid, causes), kind), _REMEDY)
 
@@ -174,8 +177,18 @@ def is_readable(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> bool:
     return any(name in table.columns for tree in trees.values() for name in tree.features)
 
 
-def _diagnosis(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> Diagnosis | None:
-    """The diagnosis of a table; None where it has no feature that the trees read."""
+def fitted_trees(trees: Trees | Calibration) -> dict[str, MDTree]:
+    """The trees as they are given, or those of a calibration, which may have none."""
+    calibration = calibration_of(trees)
+    if calibration is not None:
+        return dict(calibration.trees)
+    return as_trees(trees)  # pyright: ignore[reportArgumentType]
+
+
+def _diagnosis(table: pd.DataFrame, trees: Mapping[str, MDTree], calibration: Calibration | None) -> Diagnosis | None:
+    """The diagnosis of a table; None where it has no feature that the trees read, and there is no calibration."""
+    if calibration is not None:
+        return Diagnosis.of(table, calibration)
     return Diagnosis.of(table, trees) if is_readable(table, trees) else None
 
 

@@ -107,6 +107,8 @@ def test_what_is_missing_does_not_count():
     row = one_row(**INSIDE)
     for name in ("mode_connectivity_peak", "hessian_e"):
         assert diagnose(row.drop(columns=name))["stage"].tolist() == ["trees"]
+    # Nor does text in a column that no tree reads.
+    assert diagnose(row.assign(test_error="n/a", test_loss="n/a"))["stage"].tolist() == ["trees"]
     flat = one_row(**PERCEPTRONS["flat"])
     assert diagnose(flat.drop(columns="mode_connectivity_peak"))["stage"].tolist() == ["outside"]
     # Of one number alone it cannot be told.

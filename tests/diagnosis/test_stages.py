@@ -10,6 +10,7 @@ from diagnosis_tables import one_row
 from mdjax.diagnosis.causes import CAUSES, HELD_BACK
 from mdjax.diagnosis.stages import Stage
 from mdjax.diagnosis.verdicts import diagnose, explain
+from mdjax.errors import InputError
 from mdjax.report.page import write_report
 
 LEARNT = {"train_error": 2.0, "train_loss": 0.05, "test_error": 9.0, "test_loss": 0.3, "hessian_e": 3.0}
@@ -150,6 +151,30 @@ def test_the_first_test_that_fails_decides(published_trees):
         ]
     )
     assert diagnose(rows, published_trees)["stage"].tolist() == ["diverged", "chance", "mismatch", "trees"]
+
+
+NOT_READ_BY_TREES = (
+    *("train_loss", "test_error", "test_loss", "num_classes", "chance_error", "chance_loss"),
+    *("relabelling_gain", "prediction_shift", "negative_curvature"),
+)
+
+
+@pytest.mark.parametrize("name", NOT_READ_BY_TREES)
+def test_text_that_no_tree_reads_is_unknown(published_trees, name):
+    """A column that only the tests before the trees read costs no verdict; what they read besides still counts."""
+    plain, spoilt = network().drop(columns=name, errors="ignore"), network(**{name: "n/a"})
+    pd.testing.assert_frame_equal(diagnose(spoilt, published_trees), diagnose(plain, published_trees))
+    assert explain(spoilt, published_trees) == explain(plain, published_trees)
+    doubled = pd.concat([network(**{name: 1.0}), pd.DataFrame({name: [2.0]})], axis=1)
+    pd.testing.assert_frame_equal(diagnose(doubled, published_trees), diagnose(plain, published_trees))
+    other = network(**{"train_error": 90.0, "num_classes": 10, "chance_error": 90.0} | {name: "n/a"})
+    assert diagnose(other, published_trees)["stage"].tolist() == ["chance"]
+
+
+@pytest.mark.parametrize("name", ["train_error", "mode_connectivity_peak", "hessian_t"])
+def test_text_that_a_tree_reads_is_an_error(published_trees, name):
+    with pytest.raises(InputError, match=f"Column {name} must hold numbers"):
+        diagnose(network(**{name: "n/a"}), published_trees)
 
 
 def test_the_report_shows_the_stages(published_trees, tmp_path):

@@ -11,7 +11,9 @@ import pytest
 from diagnosis_tables import one_row, sweep, zoo
 
 from mdjax.diagnosis.answers import question_answers
-from mdjax.diagnosis.verdicts import diagnose, explain
+from mdjax.diagnosis.quantities import PAIR_FEATURES
+from mdjax.diagnosis.verdicts import Diagnosis, diagnose, explain
+from mdjax.metrics import METRICS
 
 
 def test_every_row_gets_a_verdict_that_agrees_with_the_trees(published_trees):
@@ -126,6 +128,31 @@ def test_single_verdicts_say_so_and_what_a_second_seed_would_add(default_trees):
     assert "answered right in 90 % of cases instead of 87 %" in str(shipped[0].second_seed)
     assert "answered as well without it, right in 82 % of cases" in str(shipped[1].second_seed)
     json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_where_there_are_seeds_measuring_is_advised(default_trees):
+    row = sweep(3).drop(columns="mode_connectivity_peak").iloc[[30]]
+    measuring = "Measuring mode_connectivity as well (mdjax measure --metrics) would add mode_connectivity_peak"
+    by_models = {3: measuring, 1: "A second seed would add", np.nan: "A second seed would add", "n/a": "A second seed"}
+    for num_models, said in by_models.items():
+        optimizer = explain(row.assign(num_models=num_models), default_trees).answers[0]
+        assert optimizer.second_seed is not None and optimizer.second_seed.startswith(said)
+    told = explain(row.assign(num_models=3, train_error=0.0, train_loss=6e-4, hessian_t=5.13, hessian_e=2.78)).to_text()
+    assert f"{measuring}; with it this question was answered right in 90 % of cases instead of 87 %" in told
+    assert "second seed" not in told
+    # Other rows of the table have it.
+    both = pd.concat([sweep(3).iloc[[1]], row.assign(num_models=3)], ignore_index=True)
+    assert str(Diagnosis.of(both, default_trees).verdict(1).answers[0].second_seed).startswith(measuring)
+    # Where it was tried in vain, the status tells why.
+    vain = row.assign(num_models=2, mode_connectivity_peak=np.nan, status="1 of 1 pairs: the curve diverged")
+    answer = explain(vain, default_trees).answers[0]
+    assert (answer.tree, answer.second_seed) == ("single", None)
+
+
+def test_features_of_pairs_name_the_metrics_that_measure_them():
+    for name, metric in PAIR_FEATURES.items():
+        assert name in {feature.name for feature in METRICS[metric].features}
+        assert METRICS[metric].frame == "pairs"
 
 
 def test_a_hundred_thousand_rows_are_quick():

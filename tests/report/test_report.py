@@ -17,9 +17,10 @@ from mdjax.diagnosis.quantities import QUANTITIES
 from mdjax.diagnosis.trees import load_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
-from mdjax.report.figures import feature_of, features, tree_figure
+from mdjax.report.figures import feature_of, features
 from mdjax.report.page import MAX_ROWS, count, number, phase_plot, write_report
 from mdjax.report.panels import panel_grid
+from mdjax.report.tree_figures import tree_figure
 
 FEW = ("train_error", "mode_connectivity_peak", "hessian_t")
 

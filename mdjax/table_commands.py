@@ -1,0 +1,161 @@
+"""The commands on tables, `mdjax diagnose`, `grow` and `report`: arguments → calls, no logic."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mdjax.errors import InputError
+from mdjax.files import replacing, writing
+
+_DIAGNOSE_EPILOG = """\
+example:
+
+  mdjax diagnose table
+  mdjax diagnose table --configuration mlp-w4-bs256-data1-noise0-lr0.05-m0.9-wd0.0005-e50
+  mdjax diagnose table --out verdicts.csv
+
+TABLE is a folder made by 'mdjax measure', or a .parquet or .csv file with the published columns. Where it
+holds a sweep with its own test accuracies, what the sweep itself shows is told beside the verdicts, and written
+with them: sweep_<question>, the label, and gain_inc_temp, gain_dec_temp, gain_width and gain_data, the points of
+test accuracy that the change gained at best."""
+
+_GROW_EPILOG = """\
+example:
+
+  mdjax grow table --out trees.json
+  mdjax grow table --out trees.json --axes batch=learning_rate,width=depth,within=weight_decay+momentum
+  mdjax grow table --out trees.json --questions optimizer,width --method published
+  mdjax diagnose other-table --tree trees.json
+
+TABLE holds one row per configuration with a test accuracy, over at least two values of an axis: what sets the
+training temperature (batch), the model's size (width) and the amount of data (data). Without --axes they are
+chosen by what varies: batch size, or else learning rate; width, or else depth; the amount of data; whatever else
+varies has to agree for two configurations to be compared (within). For another column that sets the temperature
+say which end is hot: --axes batch=weight_decay,hotter=larger. 'none' leaves a part out: --axes data=none."""
+
+TREE_HELP = (
+    "trees of the default method, of the paper's fit, those in a file, or the folder of mdjax calibrate "
+    "(default: %(default)s)"
+)
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the parsers of these commands; `command` makes each of a name, what runs it, a summary and an epilog."""
+    diagnose = command("diagnose", _diagnose, "say why each configuration of a table underperforms", _DIAGNOSE_EPILOG)
+    diagnose.add_argument("table", type=Path, metavar="TABLE")
+    diagnose.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
+    diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
+    diagnose.add_argument("--out", type=Path, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
+
+    grow = command("grow", _grow, "grow trees on a table's own sweep, and say how often they are right", _GROW_EPILOG)
+    grow.add_argument("table", type=Path, metavar="TABLE")
+    grow.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trees go")
+    grow.add_argument("--axes", default="", metavar="PART=COLUMN,...", help="see below (default: by what varies)")
+    grow.add_argument("--method", default="default", metavar="default|published", help="default: %(default)s")
+    grow.add_argument("--questions", metavar="a,b", help="optimizer, width, data (default: all that can be grown)")
+    grow.add_argument(
+        "--min-width", type=float, metavar="N", help="ask the data question from this width on (default: 32; 0: of all)"
+    )
+
+    report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
+    report.add_argument("table", type=Path, metavar="TABLE")
+    report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
+    report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="default: %(default)s")
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.verdicts import Diagnosis
+    from mdjax.table import read_configurations
+
+    table = read_configurations(options.table)
+    diagnosis = Diagnosis.of(table, options.tree)
+    if options.configuration is not None:
+        lines = [diagnosis.verdict(_pick(table, options)).to_text()]
+    else:
+        lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"], *diagnosis.sweep_lines()]
+        lines += [diagnosis.verdict(0).to_text()] if len(table) == 1 else []
+    tell(lines)
+    if options.out is not None:
+        _write_frame(diagnosis.frame_with_sweep(), options.out)
+
+
+def _grow(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.sweep_axes import parse_axes, sweep_axes
+    from mdjax.diagnosis.sweep_trees import grow_sweep
+    from mdjax.diagnosis.trees import save_trees
+    from mdjax.table import read_configurations
+
+    table = read_configurations(options.table)
+    grown = grow_sweep(
+        table,
+        None if options.questions is None else [name.strip() for name in options.questions.split(",")],
+        axes=sweep_axes(table, parse_axes(options.axes)),
+        method=options.method,
+        min_width=options.min_width,
+    )
+    save_trees(grown.trees.values(), options.out)
+    print(f"{grown.to_text()}\n\n{options.out}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.calibrations import calibration_of
+    from mdjax.report.page import fitted_trees, is_readable, write_report
+    from mdjax.table import read_configurations
+
+    table = read_configurations(options.table)
+    write_report(
+        options.out,
+        table,
+        trees=options.tree,
+        highlight=options.configuration,
+        source=str(options.table),
+    )
+    if calibration_of(options.tree) is None and not is_readable(table, fitted_trees(options.tree)):
+        print(f"{options.table} has none of the features that the trees read: no diagnosis.", file=sys.stderr)
+    print(options.out)
+
+
+def tell(texts: Sequence[str]) -> None:
+    """Print texts as they are, each broken only where the terminal does."""
+    from rich.console import Console
+
+    console = Console()
+    for text in texts:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _pick(table, options: argparse.Namespace) -> int:
+    # Rows without a name are called as the report calls them.
+    numbered = [f"row {number}" for number in range(1, len(table) + 1)]
+    names = table["configuration"].tolist() if "configuration" in table else numbered
+    rows = [row for row, name in enumerate(names) if name == options.configuration]
+    if len(rows) != 1:
+        raise InputError(
+            f"{len(rows)} configurations of {options.table} are named {options.configuration!r}. "
+            f"Give one of its {len(table)} names, for instance {names[0]!r}."
+        )
+    return rows[0]
+
+
+def _summary(verdicts) -> list[str]:
+    counts = verdicts["cause"].value_counts()
+    width = max((len(cause) for cause in counts.index), default=0)
+    lines = [f"{len(verdicts)} configurations"]
+    for cause, count in counts.items():
+        change = verdicts.loc[verdicts["cause"] == cause, "recommendation"].iloc[0]
+        lines.append(f"  {count:6d}  {cause:<{width}}  → {change}")
+    return lines
+
+
+def _write_frame(frame, path: Path) -> None:
+    writers = {
+        ".csv": lambda file: frame.to_csv(file, index=False),
+        ".json": lambda file: frame.to_json(file, orient="records", indent=1),
+        ".parquet": lambda file: frame.to_parquet(file, index=False),
+    }
+    if path.suffix not in writers:
+        raise InputError(f"Cannot write {path}: its ending is {path.suffix!r}. Use .csv, .json or .parquet.")
+    with writing(str(path)), replacing(path) as temporary:
+        writers[path.suffix](temporary)

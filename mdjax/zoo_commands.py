@@ -1,0 +1,265 @@
+"""The commands on zoos and checkpoints, `mdjax train`, `measure` and `check`: arguments → calls, no logic."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mdjax.errors import InputError
+from mdjax.statuses import StatusCode
+from mdjax.table_commands import TREE_HELP, tell
+
+_CHECK_EPILOG = """\
+example:
+
+  mdjax check net.pt --data digits --nonlinearity relu
+  mdjax check run0/model.safetensors run1/model.safetensors --data my.npz --report why.html
+  mdjax check net.pt --data my.npz --module mynet.py:MyNet
+  mdjax check checkpoint.msgpack --data my.npz --module mynet.py:MyFlaxNet
+
+CHECKPOINT is a file that PyTorch wrote, as mdjax-convert takes it, a .safetensors, a folder with the checkpoints of one
+configuration, or what Flax wrote (Orbax or msgpack). Several are seeds of one configuration: two say more than one.
+A plain network and a network of a known family are recognised; for any other, and for Flax, give its code with
+--module (for PyTorch: pip install 'mdjax[torchax]'). CLASS may be a function that makes it, and may have arguments:
+'mynet.py:MyNet(16)'. The file of --module is run; nothing in a checkpoint is, unless --trust says so.
+
+With --out the zoo and the table are kept there; the same command again resumes. Exit status: 0, or 1 if any file could
+not be taken, or 2 if there is no verdict."""
+
+_CALIBRATE_EPILOG = """\
+example:
+
+  mdjax calibrate --like zoo --data digits --out cal
+  mdjax calibrate --like mlp-w64 --data my.npz --out cal --budget 5m --recipe learning_rate=0.1,epochs=20
+  mdjax calibrate --like resnet18-w16 --data my.npz --out cal --recipe optimizer=adamw,schedule=cosine --plan
+  mdjax diagnose table --tree cal
+
+Grows small networks of the kind that is to be diagnosed, of less width and on less data, at learning rates (or batch
+sizes) around yours, and learns from them what more width, more data or another temperature would bring to larger ones,
+and how often it is right about the larger ones among them. --like names a zoo, whose architecture and recipe are taken,
+or an architecture with its width: mlp-w64, cnn-w16, resnet18-w8. A recipe has batch_size, learning_rate, momentum,
+weight_decay, epochs, label_noise, data_share, optimizer (sgd, adamw), schedule (constant, step, cosine), warmup and
+augmentation; what neither it nor the zoo says is usual. Verdicts by it need to know a network's width, batch_size,
+learning_rate and data_share, as zoos do, and models in Python by facts={...}.
+
+A killed run goes on where it stopped when the same command is given again; a larger --budget grows more."""
+
+_TRAIN_EPILOG = """\
+example grid (every axis may be a number or a list):
+
+  data = "digits"                  # or a .npz file, or a CIFAR-10 folder
+  architecture = "cnn"             # mlp, cnn or resnet18
+  width = [2, 4, 8, 16]
+  batch_size = [16, 64, 256]
+  data_share = [0.25, 1.0]
+  label_noise = 0.0
+  learning_rate = 0.05
+  epochs = 50
+  seeds = 3
+  optimizer = "sgd"                # or adamw
+  schedule = "cosine"              # constant, step or cosine; warmup = 0.1 rises over a tenth first
+  augmentation = "none"            # flip, crop or flip+crop of images
+
+  mdjax train grid.toml --out zoo
+
+A killed run goes on where it stopped when the same command is given again."""
+
+_MEASURE_EXAMPLE = """\
+example:
+
+  mdjax measure zoo --out table
+  mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
+  mdjax measure zoo --out table --data my.npz --layout nchw --label-noise 0
+  mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
+  mdjax measure zoo --plan --devices 8"""
+
+_MEASURE_END = """\
+What a metric can be set to is told by 'python -c "help(\'mdjax.metrics\')"' and by a wrong --set.
+
+TABLE becomes a folder with models.parquet, pairs.parquet and configurations.parquet. Finished work is
+kept there: the same command again measures only what is missing."""
+
+_LAYOUT_HELP = (
+    "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
+    "and shapes say)"
+)
+_NOISE_HELP = (
+    "take the training labels as they are, or redraw them with the noise that models are known to have been trained "
+    "with (default: known, and said where the data may be others)"
+)
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the parsers of these commands; `command` makes each of a name, what runs it, a summary and an epilog."""
+    check = command("check", _check, "say why the network of one or several checkpoints underperforms", _CHECK_EPILOG)
+    check.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    check.add_argument("--data", required=True, metavar="NAME|PATH", help="what they were trained on")
+    check.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=_LAYOUT_HELP)
+    check.add_argument("--label-noise", metavar="0|known", help=_NOISE_HELP)
+    check.add_argument("--module", metavar="FILE.py:CLASS", help="code of the network: its torch or Flax module")
+    check.add_argument("--nonlinearity", metavar="NAME", help="of a plain network, whose weights do not tell it: tanh")
+    check.add_argument(
+        "--fact",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what else weights do not tell: batch_size=32, max_pool=true, specification=...",
+    )
+    check.add_argument("--ema", action="store_true", help="take the averaged weights stored beside the others")
+    check.add_argument("--trust", action="store_true", help="let files run code where they hold classes of their own")
+    check.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
+    check.add_argument(
+        "--calibrate",
+        metavar="TIME",
+        help="grow small networks of this kind on these data for so long, like 10m, and ask those (with --out they are "
+        "kept); needs --fact batch_size= and --fact learning_rate= where files do not tell",
+    )
+    check.add_argument("--report", type=Path, metavar="FILE.html", help="write the page with plots, too")
+    check.add_argument("--out", type=Path, metavar="DIR", help="keep the zoo and the table here (default: nowhere)")
+    check.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
+    check.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
+
+    calibrate = command(
+        "calibrate", _calibrate, "learn from small networks of your own task what would help", _CALIBRATE_EPILOG
+    )
+    calibrate.add_argument("--like", required=True, metavar="ZOO|ARCHITECTURE", help="what is to be diagnosed")
+    calibrate.add_argument("--data", required=True, metavar="NAME|PATH", help="what it is trained on")
+    calibrate.add_argument("--out", type=Path, required=True, metavar="CAL", help="where the calibration goes")
+    calibrate.add_argument("--budget", default="10m", metavar="TIME", help="like 90s or 10m (default: %(default)s)")
+    calibrate.add_argument("--recipe", default="", metavar="NAME=VALUE,...", help="of the training, see below")
+    calibrate.add_argument(
+        "--vary", default="learning_rate", help="learning_rate or batch_size, by temperature (default: %(default)s)"
+    )
+    calibrate.add_argument("--seeds", type=int, default=2, help="of each configuration (default: %(default)s)")
+    calibrate.add_argument(
+        "--no-landscape", action="store_true", help="measure losses alone: more networks, no trees for unknown settings"
+    )
+    calibrate.add_argument("--plan", action="store_true", help="time the smallest networks, say what would be grown")
+
+    train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
+    train.add_argument("grid", type=Path, metavar="GRID.toml")
+    train.add_argument("--out", type=Path, required=True, metavar="ZOO")
+
+    measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _measure_epilog)
+    measure.add_argument("zoo", type=Path, metavar="ZOO")
+    measure.add_argument(
+        "--out", type=Path, metavar="TABLE", help="where the table goes; needed unless --plan is given"
+    )
+    measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
+    measure.add_argument(
+        "--layout",
+        metavar="nhwc|nchw|features|tokens",
+        help=_LAYOUT_HELP,
+    )
+    measure.add_argument(
+        "--label-noise",
+        metavar="0|known",
+        help=_NOISE_HELP,
+    )
+    measure.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
+    measure.add_argument("--metrics", metavar="a,b", help="see below (default: those the trees read)")
+    measure.add_argument(
+        "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
+    )
+    measure.add_argument(
+        "--devices", default="1", metavar="N|NxM", help="spread models over N devices, and each batch over M of them"
+    )
+    measure.add_argument(
+        "--plan", action="store_true", help="print how it would run and how much memory it takes, and stop"
+    )
+    measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from mdjax.checking import check
+
+    facts = dict(map(_fact, options.fact))
+    if options.nonlinearity is not None:
+        facts["nonlinearity"] = options.nonlinearity
+    found = check(
+        options.checkpoints,
+        data=options.data,
+        module=options.module,
+        out=options.out,
+        report=options.report,
+        trees=options.tree,
+        facts=facts,
+        layout=options.layout,
+        label_noise=options.label_noise,
+        ema=options.ema,
+        trust=options.trust,
+        preset=options.preset,
+        seed=options.seed,
+        calibrate=options.calibrate,
+    )
+    tell([found.to_text()])
+    if found.refused:
+        sys.exit(1)
+
+
+def _fact(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
+    return name, value
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from mdjax.calibration.growing import calibrate
+    from mdjax.calibration.targets import parse_recipe
+
+    found = calibrate(
+        options.like,
+        data=options.data,
+        out=options.out,
+        budget=options.budget,
+        recipe=parse_recipe(options.recipe),
+        vary=options.vary,
+        seeds=options.seeds,
+        landscape=not options.no_landscape,
+        plan_only=options.plan,
+    )
+    tell([found.to_text()])
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mdjax.zoo.grids import load_grid
+    from mdjax.zoo.training import train
+
+    print(train(load_grid(options.grid), options.out))
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from mdjax.engine import device_mesh
+    from mdjax.sweeps.local import measure, preview
+
+    arguments: dict[str, Any] = {
+        "data": options.data,
+        "preset": options.preset,
+        "metrics": options.metrics,
+        "settings": options.set,
+        "mesh": device_mesh(options.devices),
+        "layout": options.layout,
+        "label_noise": options.label_noise,
+    }
+    if options.plan:
+        plan = preview(options.zoo, **arguments)
+        plan["memory"] = [f"{size / 2**20:.1f} MiB" for size in plan["memory"]]
+        print(plan.to_string(index=False))
+        return
+    if options.out is None:
+        raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
+    table = measure(options.zoo, out=options.out, seed=options.seed, **arguments)
+    bad = int((table.models["status_code"] != StatusCode.OK).sum())
+    print(
+        f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
+        f"{len(table.configurations)} configurations"
+    )
+
+
+def _measure_epilog() -> str:
+    # The metrics describe themselves; asking them loads JAX.
+    from mdjax.metrics.registry import help_text
+
+    return f"{_MEASURE_EXAMPLE}\n\n{help_text()}\n\n{_MEASURE_END}"

@@ -120,3 +120,7 @@ def _module(text: str | None, arguments: str) -> str | None:
     if arguments and text is None:
         raise InputError(f"--module-args {arguments!r} are of no module. Give --module FILE.py:CLASS.")
     return f"{text}({arguments})" if text and arguments else text
+
+
+if __name__ == "__main__":
+    main()

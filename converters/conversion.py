@@ -1,7 +1,6 @@
 """Files → groups of a zoo, in bounded memory: whatever cannot be taken is reported, and the rest goes on."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from converters.identities import Identities, Identity, clusters, identity, seed
 from converters.layouts.contract import Candidate
 from converters.naming import NETWORK, Given, Override, Statements, overrides
 from converters.own_modules import HINT, OwnModule, python_lines
-from converters.recognition import Recognised, label, recognised
+from converters.recognition import Recognised, label, recognised, same_inputs
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
 from converters.state_dicts import Reading, require_torch
 from mdjax.errors import InputError, check_options
@@ -192,7 +191,7 @@ def _averaged(candidate: Candidate) -> Candidate:
 def _check_facts(facts: Mapping[str, Any], trained: _Trained, module: OwnModule | None) -> None:
     """InputError for facts that could have no effect beside the data or the module that were given."""
     shape = facts.get("input_shape")
-    if shape is not None and trained.input_shape is not None and math.prod(shape) != math.prod(trained.input_shape):
+    if shape is not None and trained.input_shape is not None and not same_inputs(shape, trained.input_shape):
         raise InputError(
             f"input_shape is {shape_text(shape)}, but the data {trained.name} has inputs of "
             f"{shape_text(trained.input_shape)}. Leave one of the two out."

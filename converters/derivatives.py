@@ -81,9 +81,10 @@ def nearby(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parameters moved a little, away from the kinks that zeros and ties lie on: there any two derivatives agree."""
     generator = np.random.default_rng(0)
     return {
-        name: (
-            array * (1 + 0.01 * generator.normal(size=array.shape)) + 1e-3 * generator.normal(size=array.shape)
-        ).astype(np.float32)
+        name: np.asarray(
+            array * (1 + 0.01 * generator.normal(size=array.shape)) + 1e-3 * generator.normal(size=array.shape),
+            np.float32,
+        )
         for name, array in arrays.items()
     }
 

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from flax import nnx, serialization
 
 from converters.errors import RefusedError
-from converters.module_entries import nested
+from converters.module_entries import as_type, canonical, nested
 from converters.modules import Converted
 from mdjax.errors import InputError, first_line
 from mdjax.models.layers import batch_moments
@@ -54,19 +54,24 @@ def from_flax(
         arguments: for a linen module's `__call__`; by default those among train, training, is_training,
             deterministic and use_running_average that it has, set to evaluation.
 
-    Arrays of further checkpoints of the module come from `model.arrays(path)` and can be measured together. Raises
-    RefusedError for a checkpoint that cannot be read, lacks an array, or has one left over or of another shape;
-    InputError for a module that is neither.
+    Params are a linen module's collection params, an nnx module's `nnx.Param`; all other variables, whole numbers and
+    masks included, are state, but for the keys and counts of random numbers. Arrays of further checkpoints of the
+    module come from `model.arrays(path)` and can be measured together. Raises RefusedError for a checkpoint that
+    cannot be read, lacks an array, or has one left over or of another shape or type; InputError for a module that is
+    neither.
     """
     inputs = jax.eval_shape(lambda: jnp.asarray(example_inputs))
     if isinstance(module, nn.Module):
         model: LinenModel | NnxModel = _linen(module, inputs, arguments)
     elif isinstance(module, nnx.Module):
-        model = _nnx(module)
+        model = _nnx(module, inputs)
     else:
         raise InputError(f"module is {type(module).__name__!r}. Give a Flax module, linen or nnx.")
     params, state = model.arrays(path)
-    logits = jax.eval_shape(model.apply, params, state, inputs)
+    try:
+        logits = jax.eval_shape(model.apply, params, state, inputs)
+    except Exception as error:  # the module's own code
+        raise RefusedError(f"its module cannot be run on these arrays and inputs: {first_line(error)}") from None
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != inputs.shape[0]:
         raise RefusedError(f"its module returns {getattr(logits, 'shape', logits)}, not logits [b, classes]")
     return Converted(model, params, state)
@@ -132,18 +137,22 @@ class LinenModel:
             for variables in (content, content.get("params"), {"params": content}):
                 if isinstance(variables, Mapping):
                     readings.append(_flat({name: variables.get(name) for name in self.variables}))
-        tree = _fitted(readings, _flat(self.variables))
+        tree = _fitted(readings, _flat(self.variables), lambda name: name[0] == "params")
         return tree.get("params", {}), {name: tree.get(name, {}) for name in self.variables if name != "params"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NnxModel:
-    """An nnx module as a `mdjax.models.Model`; state is its batch statistics."""
+    """An nnx module as a `mdjax.models.Model`; state is its variables that are no `nnx.Param`.
+
+    `fixed` are the keys and counts of random numbers, which are not used when evaluating, and, where the program is
+    built on them, whole numbers and masks; checkpoints with others of these are refused.
+    """
 
     graph: Any
     params: Any
-    statistics: Any
-    rest: Any
+    others: Any
+    fixed: Any
 
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
         """Logits [b, classes], with the stored statistics."""
@@ -155,7 +164,7 @@ class NnxModel:
         """Logits normalised by the batch, and its statistics.
 
             params: as `arrays` gives them.
-            state: the same.
+            state: the same; variables other than `nnx.BatchStat` are returned as they are.
             inputs: [b, ...].
             weights: of the examples [b]; 0 leaves one out of the statistics.
 
@@ -177,27 +186,35 @@ class NnxModel:
         for name in found:
             if name[:-1] not in taken:
                 raise RefusedError(f"its statistics {'/'.join(name)} are not those of a BatchNorm")
-        return logits, nested(found)
+        return logits, nested(_flat(state) | found)
 
     def arrays(self, path: str | Path) -> tuple[PyTree, PyTree]:
         """(params, state) of a checkpoint of this module."""
-        params, statistics, rest = (_flat(nnx.to_pure_dict(part)) for part in (self.params, self.statistics, self.rest))
+        params, others, fixed = (_flat(nnx.to_pure_dict(part)) for part in (self.params, self.others, self.fixed))
+        random = _flat(nnx.to_pure_dict(nnx.filter_state(self.fixed, nnx.RngState)))
+        constants = {name: array for name, array in fixed.items() if name not in random}
         readings = []
         for content in _contents(_read(Path(path))):
-            # A stored nnx.State wraps every array in a dict {"value": array}. `rest`, the keys and counts of random
-            # numbers, is not used when evaluating.
+            # A stored nnx.State wraps every array in a dict {"value": array}.
             flat = {name[:-1] if name[-1] == "value" else name: array for name, array in _flat(content).items()}
-            readings.append({name: array for name, array in flat.items() if name not in rest})
-        tree = _flat(_fitted(readings, params | statistics))
-        return nested({name: tree[name] for name in params}), nested({name: tree[name] for name in statistics})
+            readings.append({name: array for name, array in flat.items() if name not in random})
+        tree = _flat(_fitted(readings, params | others | constants, lambda name: name in params))
+        for name, array in constants.items():
+            if not np.array_equal(tree[name], array):
+                raise RefusedError(
+                    f"its array {'/'.join(name)} is not that of the module, whose program depends on it. Make the "
+                    "module with it and call from_flax again"
+                )
+        return nested({name: tree[name] for name in params}), nested({name: tree[name] for name in others})
 
     def _merged(self, params: PyTree, state: PyTree) -> Any:
         parts = []
-        for template, tree in ((self.params, params), (self.statistics, state)):
+        for template, tree in ((self.params, params), (self.others, state)):
             part = jax.tree.map(lambda leaf: leaf, template)
-            nnx.replace_by_pure_dict(part, nnx.restore_int_paths(tree))
+            # Not numpy's arrays, into which a layer that keeps statistics would write.
+            nnx.replace_by_pure_dict(part, nnx.restore_int_paths(jax.tree.map(jnp.asarray, tree)))
             parts.append(part)
-        return nnx.merge(self.graph, *parts, self.rest)
+        return nnx.merge(self.graph, *parts, self.fixed)
 
 
 _EXAMPLES: contextvars.ContextVar[tuple[jax.Array, list[int]]] = contextvars.ContextVar("examples")
@@ -244,10 +261,21 @@ def _linen(module: nn.Module, inputs: Any, arguments: Mapping[str, Any] | None) 
     return LinenModel(module, dict(arguments), variables)
 
 
-def _nnx(module: nnx.Module) -> NnxModel:
+def _nnx(module: nnx.Module, inputs: Any) -> NnxModel:
     evaluated = copy.deepcopy(module)
     evaluated.eval()
-    return NnxModel(*nnx.split(evaluated, nnx.Param, nnx.BatchStat, ...))  # pyright: ignore[reportArgumentType]
+    fixed = (nnx.RngState, nnx.Any(nnx.RngState, lambda _, value: not jnp.issubdtype(value.dtype, jnp.floating)))
+    found = []
+    for kept in fixed:
+        graph, params, rest, others = nnx.split(evaluated, nnx.Param, kept, ...)  # pyright: ignore[reportArgumentType]
+        found.append(NnxModel(graph, params, others, rest))
+        arrays = nested(_flat(nnx.to_pure_dict(params))), nested(_flat(nnx.to_pure_dict(others)))
+        try:
+            jax.eval_shape(found[-1].apply, *arrays, inputs)
+        except Exception:  # its code branches or loops on whole numbers; or cannot be run at all, which is found later
+            continue
+        return found[-1]
+    return found[0]
 
 
 def _read(path: Path) -> Any:
@@ -287,23 +315,35 @@ def _contents(content: Any) -> list[Mapping[str, Any]]:
     return [content, *(found for part in inner for found in _contents(part))]
 
 
-def _fitted(readings: list[Arrays], shapes: Mapping[tuple[str, ...], Any]) -> PyTree:
-    """The arrays of the reading that fits best, as nested dicts; those expected and no others, as float32."""
+def _fitted(
+    readings: list[Arrays],
+    shapes: Mapping[tuple[str, ...], Any],
+    is_trained: Callable[[tuple[str, ...]], bool],
+) -> PyTree:
+    """The arrays of the reading that fits best, as nested dicts; those expected and no others, in the expected types.
+
+    readings: what the file may mean.
+    shapes: name → shape and type.
+    is_trained: whether the array of a name is differentiated.
+    """
     arrays = min(readings, key=lambda reading: len(reading.keys() ^ shapes.keys()))
     if missing := shapes.keys() - arrays.keys():
         raise RefusedError(f"it lacks {len(missing)} of {len(shapes)} arrays, first {'/'.join(min(missing))}")
     if unknown := arrays.keys() - shapes.keys():
         raise RefusedError(f"it has {len(unknown)} unknown arrays, first {'/'.join(min(unknown))}")
     fitted = {}
-    for name, expected in shapes.items():
-        array = np.asarray(arrays[name])
+    for path, expected in shapes.items():
+        array, name = np.asarray(arrays[path]), "/".join(path)
         if array.shape != expected.shape:
-            raise RefusedError(
-                f"its array {'/'.join(name)} is of shape {array.shape}, but {expected.shape} was expected"
-            )
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise RefusedError(f"its array {'/'.join(name)} is {array.dtype}, which has no derivatives")
-        fitted[name] = array.astype(np.float32)
+            raise RefusedError(f"its array {name} is of shape {array.shape}, but {expected.shape} was expected")
+        if array.dtype.kind not in "biufc" and jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 and the like
+            array = array.astype(np.float32)
+        if is_trained(path) and array.dtype.kind != "f":
+            raise RefusedError(f"its array {name} is {array.dtype}, which has no derivatives")
+        kind = np.dtype(np.float32) if jnp.issubdtype(expected.dtype, jnp.floating) else expected.dtype
+        if array.dtype.kind not in "biufc" or not isinstance(kind, np.dtype):
+            raise RefusedError(f"its array {name} is {array.dtype}, but {kind} was expected")
+        fitted[path] = canonical(name, as_type(name, array, kind))
     return nested(fitted)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from converters.layouts.contract import Candidate
-from converters.naming import Given, settings_in, suggestion
+from converters.naming import Given, settings_in, suggestion, words_in
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode
 from mdjax.statuses import StatusCode
 from mdjax.zoo.store import weights_hash
@@ -171,6 +171,8 @@ def seed_notes(taken: Mapping[str, Sequence[Candidate]], most: int) -> list[Note
             for column, values in told.items()
             if len(values) > 1 and f"{column}=" not in configuration
         }
+        if words := _other_words([member.path.name for member in members if member.by_folder and member.counted]):
+            different["setting"] = words
         if len(names) > most:
             pattern = suggestion(next(iter(different.values()), [names[0], names[-1]]))
             notes.append(
@@ -190,3 +192,18 @@ def seed_notes(taken: Mapping[str, Sequence[Candidate]], most: int) -> list[Note
                 )
             )
     return notes
+
+
+def _other_words(names: Sequence[str]) -> list[str]:
+    """Two names that differ in words, where words or indices come again: `adam_0.pt` and `sgd_0.pt`; or none."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        words, index = words_in(name)
+        if index:
+            found.setdefault(words, []).append((index, name))
+    first, *others = found.values() or [[]]
+    indices = [index for members in (first, *others) for index, _ in members]
+    if not others or len(set(indices)) == len(indices) == len(found):
+        return []
+    alike = next((name for members in others for index, name in members if index == first[0][0]), others[0][0][1])
+    return [first[0][1], alike]

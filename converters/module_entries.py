@@ -83,13 +83,33 @@ def plain_array(value: Any, name: str) -> np.ndarray:
         raise RefusedError(f"its entry {name} is no plain array: {first_line(error)}") from None
 
 
-def check_entry(name: str, given: np.ndarray, expected: Any) -> None:
-    """Raise RefusedError unless an entry is of the shape and kind of the module's own."""
+def fitting(name: str, given: np.ndarray, expected: Any) -> np.ndarray:
+    """An entry in the type of the module's own, as `load_state_dict` casts it; refused as `as_type` says."""
+    import torch
+
     if given.shape != tuple(expected.shape):
         raise RefusedError(f"its entry {name} is of shape {list(given.shape)}, but {list(expected.shape)} was expected")
-    if (given.dtype.kind == "f") != expected.is_floating_point():
-        kind = str(expected.dtype).removeprefix("torch.")
-        raise RefusedError(f"its entry {name} is of type {given.dtype}, but {kind} was expected")
+    if expected.is_floating_point():
+        return as_type(name, given, np.dtype(np.float32))
+    return as_type(name, given, torch.empty(0, dtype=expected.dtype).numpy().dtype)
+
+
+def as_type(name: str, given: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """An entry as masks, whole numbers or floats, whichever `kind` is; floats are taken in any precision.
+
+    Raises RefusedError where a number would become another one: a 2 as a mask, 0.5 as a whole number.
+    """
+    if given.dtype.kind == kind.kind and kind.kind in "fc":
+        return given
+    with np.errstate(all="ignore"):
+        found = np.real(given).astype(kind)
+        same = np.array_equal(found, given) and np.array_equal(found.astype(given.dtype), given)
+    if not same:
+        raise RefusedError(
+            f"its entry {name} is of type {given.dtype}, but {kind} was expected, which cannot hold all of its "
+            f"numbers. Save it as {kind}"
+        )
+    return found
 
 
 def canonical(name: str, array: np.ndarray) -> np.ndarray:

@@ -5,10 +5,9 @@ running statistics in train mode. So that they can be re-estimated, every call o
 (`torchax_modes`), and the buffers it is given as statistics say which of the module's they are.
 """
 
-import copy
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from converters import module_entries as entries
-from converters.entry_names import prefix_of
+from converters.entry_names import as_expected, completed, derived_from, tied_names
 from converters.errors import RefusedError
+from converters.module_copies import copied, unchanged
 from converters.state_dicts import require_torch
 from mdjax.errors import InputError, first_line
 
@@ -77,22 +77,27 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
         raise InputError(
             f"example_inputs is {type(inputs).__name__!r}. Give one tensor of examples [b, ...], as the module takes."
         )
+    if not isinstance(module, torch.nn.Module):
+        found = f"the class {module.__name__}" if isinstance(module, type) else repr(type(module).__name__)
+        raise InputError(f"module is {found}. Give a torch.nn.Module, made and loaded: network = MyNetwork(...).")
+    if not inputs.numel():
+        raise InputError(f"example_inputs is of shape {list(inputs.shape)}. Give at least one number.")
     refuse_hooks(module)
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
-    copied = _evaluating(copy.deepcopy(module).cpu())
-    for name, part in copied.named_modules():
+    evaluated = _evaluating(copied(module))
+    for name, part in evaluated.named_modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise RefusedError(
                 f"its BatchNorm {name} keeps no statistics, so that an example's logits depend on the other examples"
             )
     examples = inputs.detach().cpu()
     # A forward pass may change its buffers, as counters.
-    expected = reference_logits(copy.deepcopy(copied), examples)
+    expected = reference_logits(copied(evaluated), examples)
     if not isinstance(expected, torch.Tensor) or expected.ndim != 2 or len(expected) != len(inputs):
         raise RefusedError(f"it returns {_described(expected)}, not one tensor of logits [b, classes]")
-    names = entries.module_names(copied)
+    names = entries.module_names(evaluated)
     model = TorchModel(
-        copied,
+        evaluated,
         names,
         images=inputs.ndim == 4 if images is None else images,
         frozen=tuple(entries.key_path(name) for name in names if name.torch in frozen and name.is_param),
@@ -101,7 +106,7 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
     try:
         with jax.default_matmul_precision("highest"):
             model = _traceable(model, stored)
-            params, state = model.arrays(copied.state_dict())
+            params, state = model.arrays(evaluated.state_dict())
             found = model.apply(params, state, stored)
             _check_logits(np.asarray(found), expected.float().numpy())
             _check_gradient(model, state, stored, examples)
@@ -203,24 +208,26 @@ class TorchModel:
         counters of batches. Raises RefusedError for an entry that is missing, left over, of another shape or kind,
         that differs from the one it is tied to, or from a constant of the program.
         """
+        if not isinstance(state_dict, Mapping):
+            raise InputError(
+                f"state_dict is {type(state_dict).__name__!r}. Give the entries by name, as module.state_dict() does."
+            )
         expected = self.module.state_dict(keep_vars=True)
-        # All names of one tensor of the module, the first of which stands for it.
-        tied: dict[int, list[str]] = {}
-        for name, value in expected.items():
-            tied.setdefault(id(value), []).append(name)
-        prefix = prefix_of(state_dict.keys(), expected.keys())  # reading may have taken it off
-        given = {f"{prefix}{name}": entries.plain_array(value, name) for name, value in state_dict.items()}
-        for group in tied.values():
-            # Files that keep one copy of what is tied leave the other names out.
-            if kept := next((name for name in group if name in given), None):
-                given = {name: given[kept] for name in group} | given
-        if missing := expected.keys() - given.keys():
-            raise RefusedError(f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}")
-        if unknown := given.keys() - expected.keys():
+        # Of all names of one tensor of the module the first one stands for it.
+        groups = tied_names(expected)
+        first_of = {name: group[0] for group in groups for name in group}
+        named = as_expected({str(name): value for name, value in state_dict.items()}, expected.keys())
+        given = completed({name: entries.plain_array(value, name) for name, value in named.items()}, groups)
+        missing, unknown = expected.keys() - given.keys(), given.keys() - expected.keys()
+        if missing:
+            raise RefusedError(
+                f"it lacks {len(missing)} of {len(expected)} entries, first {min(missing)}{_remedy(missing, unknown)}"
+            )
+        if unknown:
             raise RefusedError(f"it has {len(unknown)} unknown entries, first {min(unknown)}")
         for name, value in expected.items():
-            entries.check_entry(name, given[name], value)
-            first = tied[id(value)][0]
+            given[name] = entries.fitting(name, given[name], value)
+            first = first_of[name]
             if not np.array_equal(given[name], given[first], equal_nan=given[name].dtype.kind == "f"):
                 raise RefusedError(f"its entries {first} and {name} differ, but are tied to each other")
             if name in self.constants and not np.array_equal(given[name], entries.plain_array(value, name)):
@@ -255,9 +262,24 @@ class TorchModel:
         for name, tensor in tensors.items():
             mark(tensor, name in params_of)
         everywhere = {name: tensors[first] for name, first in entries.representatives(self.module).items()}
-        with environment, Interception(statistics, weights, folded=bool(self.constants)) as interception:
+        interception = Interception(statistics, weights, folded=bool(self.constants))
+        with environment, unchanged(self.module), interception:
             logits = torch.func.functional_call(self.module, everywhere, (examples,), tie_weights=False)
         return environment.t2j_iso(logits), interception.found
+
+
+def _remedy(missing: Collection[str], unknown: Collection[str]) -> str:
+    """What to do about a weight that is stored and one that is computed from others, "" where there is none such."""
+    for name in sorted(unknown):
+        if any(parts <= set(missing) for parts in derived_from(name)):
+            return (
+                f"; the module computes {name} from them, and here it is multiplied out, as by "
+                "converters.read_state_dict. Give the entries as they were saved, by torch.load(FILE)"
+            )
+    for name in sorted(missing):
+        if any(parts <= set(unknown) for parts in derived_from(name)):
+            return "; here it is computed from others. Give it multiplied out, by converters.read_state_dict(FILE)"
+    return ""
 
 
 def _traceable(model: TorchModel, inputs: jax.Array) -> TorchModel:
@@ -312,7 +334,7 @@ def _check_gradient(model: TorchModel, state: PyTree, inputs: jax.Array, example
 
     slopes = jax.grad(total)(entries.placed(model.names, point, params=True))
     named = {name: np.asarray(array) for name, array in entries.found(model.names, slopes, params=True).items()}
-    if differing := derivatives.difference(named, derivatives.gradient(copy.deepcopy(model.module), point, examples)):
+    if differing := derivatives.difference(named, derivatives.gradient(copied(model.module), point, examples)):
         raise RefusedError(
             f"the derivative of its logits by {differing} is not PyTorch's: something in its forward pass changes "
             "derivatives in a way that torchax does not follow"

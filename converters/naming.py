@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from converters.layouts.contract import COLUMNS, Candidate
-from converters.layouts.files import bare
+from converters.layouts.files import SEEDS, bare
 from converters.reports import Outcome, OutcomeCode
 from mdjax.columns import ARCHITECTURE
 from mdjax.errors import InputError, first_line
@@ -275,7 +275,7 @@ _ABBREVIATIONS = {
     "label_noise": "noise|label_noise|label-noise",
     "data_share": "share|frac|fraction|data_share",
     "momentum": "mom|momentum",
-    "seed": "s|seed",
+    "seed": "|".join(SEEDS),
 }
 _SETTING = re.compile(
     r"(?:^|(?<=[-_. ]))(?:"
@@ -291,6 +291,20 @@ def settings_in(name: str) -> dict[str, str]:
     return {column: value for column, value in found.items() if column != "seed"}
 
 
+_INDEX = re.compile(r"\d+(?!.*\d)", re.DOTALL)
+
+
+def words_in(name: str) -> tuple[str, str]:
+    """What a file's name says beside the settings that `settings_in` reads, and the index in it: `adam_0.pt`."""
+    text = bare(name)
+    for match in reversed(_settings(name)):
+        text = text[: match.start()] + text[match.end() :]
+    index = _INDEX.search(text)
+    if index is None:
+        return text, ""
+    return text[: index.start()] + text[index.end() :], index[0]
+
+
 def suggestion(names: Iterable[str]) -> str:
     """A pattern that tells files of these names apart, where their names are of a usual form; else `EXAMPLE`."""
     paths = [Path(name) for name in names]
@@ -300,12 +314,37 @@ def suggestion(names: Iterable[str]) -> str:
         pieces.append(re.sub(r"^[A-Za-z]\w*?([-_.])$", r"{family}\1", before) if not end else before)
         pieces.append(first[match.start() : match.start("value")] + f"{{{_column(match)}}}")
         end = match.end()
-    text = "".join(pieces) + "*"
+    texts = ["".join(pieces) + "*", _by_words([bare(path.name) for path in paths])]
+    return next((text for text in texts if _tells_apart(text, paths)), EXAMPLE)
+
+
+def _tells_apart(text: str, paths: Iterable[Path]) -> bool:
     try:
         found = [Pattern(text).fields(path) for path in paths]
     except InputError:
-        return EXAMPLE
-    return text if None not in found and len({str(fields) for fields in found}) == len(found) else EXAMPLE
+        return False
+    return None not in found and len({str(fields) for fields in found}) == len(found)
+
+
+def _by_words(names: Iterable[str]) -> str:
+    """A pattern in which fields stand for the words that differ between names of equally many; "" for other names."""
+    rows = [re.split(r"([-_])", name) for name in names]
+    if len({len(row) for row in rows}) > 1:
+        return ""
+    pieces: list[str] = []
+    indices: dict[int, str] = {}  # what may be the seed: a number after the same letters in all names
+    for number, words in enumerate(zip(*rows)):
+        match = _SETTING.fullmatch(words[0])
+        stems = {re.sub(r"\d+$", "", word) for word in words}
+        if match is not None:
+            pieces.append(f"{words[0][: match.start('value')]}{{{_column(match)}}}")
+            continue
+        if len(stems) == 1 and stems.isdisjoint(words):
+            indices[number] = f"{stems.pop()}{{seed}}"
+        pieces.append(words[0] if len(set(words)) == 1 else f"{{setting{number // 2 or ''}}}")
+    if indices and not any("{seed}" in piece for piece in pieces):
+        pieces[max(indices)] = indices[max(indices)]
+    return "".join(pieces)
 
 
 def _settings(name: str) -> list[re.Match[str]]:

@@ -8,7 +8,7 @@ held against the module itself: equal logits and gradients. Others are measured 
 import ast
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from converters import families
-from converters.entry_names import prefix_of
+from converters.entry_names import completed, prefix_of, tied_names
 from converters.errors import RefusedError, UnknownFamilyError
+from converters.module_copies import plain
 from converters.specifications import fitting_shape, specification
 from converters.state_dicts import Reading
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
 from mdjax.models.architecture import shape_text
+from mdjax.models.sequences import layers_of
 from mdjax.own_code import own_names, run_file
+
+Arrays = Mapping[str, np.ndarray]
 
 _TOLERANCE = 1e-4
 
@@ -63,33 +67,40 @@ class OwnModule:
         if not isinstance(self.module, torch.nn.Module):
             raise InputError(f"module is {type(self.module).__name__!r}. Give a torch.nn.Module or FILE.py:CLASS.")
         self._verified: set[Architecture] = set()
+        self._plain = plain(self.module).eval().requires_grad_(requires_grad=True)  # as files are read
 
-    def architecture(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Architecture:
-        """The architecture that computes what the module does with these arrays.
+    def recognised(self, arrays: Arrays, facts: Mapping[str, Any]) -> tuple[Architecture, Arrays]:
+        """The architecture that computes what the module does with these arrays, and the arrays by its names.
 
-        Every array is an entry of the module and the other way round, as in a strict `load_state_dict`. `facts` may
-        tell the `input_shape`. Raises RefusedError with the reason, UnknownFamilyError for a module that is none of
-        mdjax's networks. Cost: for the first file of an architecture a forward and a backward pass of four examples,
-        in PyTorch and here.
+        Every array is an entry of the module and the other way round, as in a strict `load_state_dict`, but that of
+        tied ones one is enough. `facts` may tell the `input_shape`. Raises RefusedError with the reason,
+        UnknownFamilyError for a module that is none of mdjax's networks. Cost: for the first file of an architecture a
+        forward and a backward pass of four examples, in PyTorch and here.
         """
-        prefix = prefix_of(arrays.keys(), self.module.state_dict().keys())
+        expected = self._plain.state_dict(keep_vars=True)
+        prefix = prefix_of(arrays.keys(), expected.keys())
+        ties = [[name.removeprefix(prefix) for name in group] for group in tied_names(expected)]
+        arrays = completed(arrays, ties)
         module = self._with(arrays, prefix)
+        _check_ties(arrays, ties)
         shape = facts.get("input_shape")
         reason = ""
         try:
             text = specification(module, prefix)
-            told = {"specification": text, "input_shape": shape or fitting_shape(text, arrays)}
-            architecture = families.recognise(arrays, told)
+            once = _without_unused(arrays, ties, {layer.key for layer in layers_of(text)})
+            told = {"specification": text, "input_shape": shape or fitting_shape(text, once)}
+            architecture = families.recognise(once, told)
         except RefusedError as error:
             reason = str(error)
+            once = _without_unused(arrays, ties, {group[0].rpartition(".")[0] for group in ties})
             try:
-                architecture = families.recognise(arrays, {} if shape is None else {"input_shape": shape})
+                architecture = families.recognise(once, {} if shape is None else {"input_shape": shape})
             except RefusedError:
                 raise UnknownFamilyError(_NOT_HERE.format(reason)) from None
         finite = all(np.isfinite(array).all() for array in arrays.values())
         if finite and architecture not in self._verified:
             try:
-                difference = _difference(module, prefix, arrays, architecture)
+                difference = _difference(module, prefix, once, architecture)
             except Exception as error:  # the module is the user's own: it can raise anything
                 shape = shape_text(architecture.input_shape)
                 problem = f"on inputs of {shape} it raises {type(error).__name__}: {first_line(error)}"
@@ -99,13 +110,13 @@ class OwnModule:
                 found = f"as {architecture.family} its logits or gradients differ by {difference:.0e}"
                 raise UnknownFamilyError(_NOT_HERE.format(f"{reason}; {found}"))
             self._verified.add(architecture)
-        return architecture
+        return architecture, once
 
-    def _with(self, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
+    def _with(self, arrays: Arrays, prefix: str) -> Any:
         """The module in eval mode with these arrays, every one of its parameters differentiated."""
         import torch
 
-        module = copy.deepcopy(self.module).cpu().eval().requires_grad_(requires_grad=True)
+        module = copy.deepcopy(self._plain)
         entries = {f"{prefix}{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         expected = module.state_dict()
         for verb, names in (("lacks", expected.keys() - entries.keys()), ("has", entries.keys() - expected.keys())):
@@ -119,6 +130,22 @@ class OwnModule:
                 f"it does not load into {self.construction}: {str(error).split(chr(10))[1].strip()}"
             ) from None
         return module
+
+
+def _check_ties(arrays: Arrays, ties: Iterable[Sequence[str]]) -> None:
+    for first, *others in ties:
+        for name in others:
+            if not np.array_equal(arrays[name], arrays[first], equal_nan=arrays[name].dtype.kind == "f"):
+                raise RefusedError(f"its entries {first} and {name} differ, but are tied to each other")
+
+
+def _without_unused(arrays: Arrays, ties: Iterable[Sequence[str]], layers: Collection[str]) -> Arrays:
+    """The arrays without those names of what is tied that are of none of these layers, where others are."""
+    unused: set[str] = set()
+    for group in ties:
+        used = [name for name in group if name.rpartition(".")[0] in layers]
+        unused |= set(group) - set(used) if used else set()
+    return {name: array for name, array in arrays.items() if name not in unused}
 
 
 HINT = "; give the network's code with --module FILE.py:CLASS, or measure it from Python as said below"
@@ -184,7 +211,7 @@ def _made(file: str, name: str, arguments: str) -> Any:
         ) from None
 
 
-def _difference(module: Any, prefix: str, arrays: Mapping[str, np.ndarray], architecture: Architecture) -> float:
+def _difference(module: Any, prefix: str, arrays: Arrays, architecture: Architecture) -> float:
     """The largest relative difference of logits and gradients between a module and an architecture, at random inputs.
 
     Gradients are those of a random function of the logits; parameters that get none in PyTorch count as zero.
@@ -201,7 +228,8 @@ def _difference(module: Any, prefix: str, arrays: Mapping[str, np.ndarray], arch
     gradients = dict(arrays)
     for name, parameter in module.named_parameters(remove_duplicate=False):
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        gradients[name.removeprefix(prefix)] = gradient.numpy()
+        if (entry := name.removeprefix(prefix)) in arrays:
+            gradients[entry] = gradient.numpy()
     params, state = families.to_flax(arrays, architecture)
     model = architecture.model()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from typing import Any
 
 from converters import families
@@ -12,6 +13,7 @@ from converters.own_modules import OwnModule
 from converters.state_dicts import Reading, read_checkpoint
 from mdjax.errors import first_line
 from mdjax.models import Architecture
+from mdjax.models.architecture import shape_text
 from mdjax.models.sequences import NONLINEARITIES
 from mdjax.zoo.store import open_shape
 
@@ -51,18 +53,25 @@ def recognised(
     facts = dict(candidate.facts)
     if shape is not None and "input_shape" not in given.facts:
         facts["input_shape"] = shape
+    elif shape is not None and not same_inputs(facts["input_shape"], shape):
+        said = shape_text(facts["input_shape"])
+        raise RefusedError(f"its input_shape is given as {said}, but the data has inputs of {shape_text(shape)}")
     checkpoint = read_checkpoint(candidate.path, reading)
     try:
-        recognise = families.recognise if module is None else module.architecture
-        architecture = recognise(checkpoint.arrays, facts)
+        arrays = checkpoint.arrays
+        if module is None:
+            architecture = families.recognise(arrays, facts)
+        else:
+            architecture, arrays = module.recognised(arrays, facts)
         if candidate.width not in (None, architecture.width):
             raise RefusedError(f"its width is {architecture.width}, but its folder says {candidate.width}")
-        if given.facts.get("max_pool") and not architecture.family.startswith("resnet"):
-            raise RefusedError(f"max_pool is true, but a {architecture.family} has no stem that a pool could follow")
+        if "max_pool" in given.facts and not architecture.family.startswith("resnet"):
+            said = str(given.facts["max_pool"]).lower()
+            raise RefusedError(f"max_pool is {said}, but a {architecture.family} has no stem that a pool could follow")
         words = architecture.variant.split()
         if "nonlinearity" in given.facts and architecture.family == "sequence" and not {*words} & NONLINEARITIES.keys():
             raise RefusedError("a nonlinearity was given, but its only layer is followed by none")
-        model = families.to_flax(checkpoint.arrays, architecture)
+        model = families.to_flax(arrays, architecture)
     except RefusedError:
         raise
     except Exception as error:  # whatever a file holds, the others are converted
@@ -78,6 +87,11 @@ def recognised(
     overridden = (*given.overrides, *overrides(given.columns, found))
     misnamed = tuple(overrides(given.network, weights))
     return Recognised(architecture, row, model, overridden, misnamed, tuple(checkpoint.notes))
+
+
+def same_inputs(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes of an example are one, or one is the other as a vector."""
+    return one == other or (math.prod(one) == math.prod(other) and 1 in (len(one), len(other)))
 
 
 def label(architecture: Architecture) -> str:

@@ -30,6 +30,9 @@ def specification(module: Any, prefix: str = "") -> str:
     except Exception as error:  # the code is the user's own: it can raise anything
         raise RefusedError(f"its forward pass cannot be traced: {first_line(error)}") from None
     parts = dict(module.named_modules())
+    names: dict[int, list[str]] = {}  # all names of a part, the first of which is that of a trace
+    for name, part in module.named_modules(remove_duplicate=False):
+        names.setdefault(id(part), []).append(name.removeprefix(prefix))
     words: list[str] = []
     named: dict[str, Any] = {}  # the layers so far, by the names of their entries
     last = None
@@ -47,7 +50,7 @@ def specification(module: Any, prefix: str = "") -> str:
             others = [other for other in node.all_input_nodes if other is not last and not _is_shape(other)]
             if node.args[:1] != (last,) or others:
                 raise RefusedError(f"its {node.name} reads something else than the layer before it")
-            words.append(_repeated(node, parts, prefix, named) or _word(node, parts, prefix))
+            words.append(_repeated(node, parts, names, named) or _word(node, parts, prefix))
             last = node
     text = " ".join(filter(None, words))
     try:
@@ -92,16 +95,24 @@ def _is_shape(node: Any) -> bool:
     return False
 
 
-def _repeated(node: Any, parts: Mapping[str, Any], prefix: str, named: dict[str, Any]) -> str:
-    """The word for a layer that came before, called again or tied to this one in all its parameters; else ""."""
+def _repeated(node: Any, parts: Mapping[str, Any], names: Mapping[int, list[str]], named: dict[str, Any]) -> str:
+    """The word for a layer that came before, called again or tied to this one in all its parameters; else "".
+
+    parts: by their names in a trace.
+    names: of a part, by its id; each call takes the next one, as a place of a Sequential that holds it twice.
+    named: the layers so far by the names that were taken; this one is added.
+    """
     part = parts[node.target] if node.op == "call_module" else None
     own = [] if part is None else [*part.parameters()]
     if not own:
         return ""
-    name = str(node.target).removeprefix(prefix)
+    name = next((name for name in names[id(part)] if name not in named), names[id(part)][0])
     for other, before in named.items():
         if part is before or (_module_word(part) == _module_word(before) and _same(own, [*before.parameters()])):
-            return f"@{other}" if name == other else f"{name}=@{other}"
+            if name in named:
+                return f"@{other}"
+            named[name] = part
+            return f"{name}=@{other}"
     named[name] = part
     return ""
 

@@ -47,13 +47,19 @@ class _Sequence(LayerNames):
             layers_of(architecture.variant), shapes_of(architecture.variant, architecture.input_shape)
         ):
             if found.kind == "flatten" and len(shape) == 3:
-                image = shape
+                # Of one channel, or one pixel, both orders are the same.
+                image = shape if shape[2] > 1 and shape[0] * shape[1] > 1 else ()
             if found.name == layer:
                 read.append(image)
             if found.kind == "dense":
                 image = ()
         if len(set(read)) > 1:
-            raise RefusedError(f"its layer {layer} reads a flattened image once and a vector once")
+            name = self.torch_name(architecture, layer)
+            channels = next(shape[2] for shape in read if shape)
+            raise RefusedError(
+                f"its layer {name} reads a flattened image of {channels} channels once and a vector once, and PyTorch "
+                "flattens in another order. Give the module to converters.from_module"
+            )
         return read[0]
 
     def again(self, architecture: Architecture) -> Mapping[str, str]:

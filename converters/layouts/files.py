@@ -14,7 +14,11 @@ SUMMARY = "CONFIGURATION/SEED.pt"
 SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt", ".tar", ".bin", ".safetensors", ".pt2", ".t7", ".distcp", INDEX_SUFFIX)
 """What a checkpoint's name ends in; `checkpoints` without any ending is one too."""
 
-_SEED = re.compile(r"(?:^|(?<=[-_./= ]))seed[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
+SEEDS = ("seed", "randomseed", "s", "rng")
+"""What a seed is called in names. Where one is called so in full, no other number is taken for it."""
+
+_IN_FULL = re.compile(r"(?:^|(?<=[-_./= ]))(?:random)?seed[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
+_IN_SHORT = re.compile(r"(?:^|(?<=[-_./= ]))(?:s|rng)[-_=]?(?!\d+\.\d)(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:^|(?<=[-_./ ]))(?:epoch|ep|checkpoint|ckpt)[-_= ]?(\d{1,9})(?=$|[-_./ ])", re.IGNORECASE)
 _CHECKPOINT = re.compile(
     r"(?:^|(?<=[-_./ ]))(?:(?P<stopped>early[-_ ]?stop(?:ped|ping)?)|(?P<best>best)|(?P<last>last|latest|final)|"
@@ -32,8 +36,8 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 def claim(path: Path, root: Path) -> Candidate | Outcome | None:
     """A model by its path below `root`. Its configuration is its folder, together with an epoch in its name.
 
-    Its seed is the number after "seed" in its name or its folder's, else its index among the files beside it. Files
-    whose names differ only in words like "best" and "last" are checkpoints of one training run.
+    Its seed is the number after "seed" (or another of `SEEDS`) in its name or its folder's, else its index among the
+    files beside it. Files whose names differ only in words like "best" and "last" are checkpoints of one training run.
     """
     if not path.name.endswith(SUFFIXES) and path.name != "checkpoints":
         return None
@@ -80,14 +84,21 @@ def _run(name: str) -> str:
 
 
 def seed_in(name: str) -> int | None:
-    """The number that a name calls its seed, as in `run_seed3`, `seed=3.pt` or `vgg-seed-3`."""
-    match = _SEED.search(name)
-    return int(match[1]) if match else None
+    """The number that a name calls its seed, as in `run_seed3`, `seed=3.pt`, `vgg-seed-3` or `adam_s3`."""
+    matches = _seeds(name)
+    return int(matches[0][1]) if matches else None
 
 
 def without_seed(name: str) -> str:
     """A name without its seed, so that the runs of a configuration share it; may be empty."""
-    return re.sub(r"[-_. ]{2,}", "-", _SEED.sub("", name)).strip("-_. ")
+    for match in reversed(_seeds(name)):
+        name = name[: match.start()] + name[match.end() :]
+    return re.sub(r"[-_. ]{2,}", "-", name).strip("-_. ")
+
+
+def _seeds(name: str) -> list[re.Match[str]]:
+    # The last of those in short: in vit_s16_s0 the first one is a size.
+    return list(_IN_FULL.finditer(name)) or list(_IN_SHORT.finditer(name))[-1:]
 
 
 @remembered

@@ -175,6 +175,12 @@ def tree_answers(tree: MDTree, table: pd.DataFrame) -> TreeAnswers:
     )
 
 
+def has_features(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> bool:
+    """Whether a table has any of the features that the trees read."""
+    heard = [one for tree in trees.values() for one in (tree, tree.single_) if one is not None]
+    return isinstance(table, pd.DataFrame) and any(name in table.columns for tree in heard for name in tree.features)
+
+
 def _check_table(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> None:
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"The table must be a pandas DataFrame, got {type(table).__name__}. Load it first.")

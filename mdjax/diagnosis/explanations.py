@@ -69,6 +69,22 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class CalibrationText:
+    """What a calibration says of one configuration."""
+
+    zoo: str  # what it was grown on, and how often it was right about its own larger networks
+    gains: tuple[str, ...]  # what one step of each change is expected to bring, the largest first
+    why_not: str  # what keeps it from speaking; "" where it speaks
+
+    def to_text(self) -> str:
+        """A paragraph."""
+        if self.why_not:
+            return f"The calibration does not speak of this configuration: {self.why_not}."
+        lines = ["What small networks of this task say that one step would bring:"]
+        return "\n".join([*lines, *(f"  - {text}" for text in self.gains), f"Calibrated on {self.zoo}"])
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Why one configuration underperforms, how sure that is, what to change, and what that brought others.
 
@@ -90,6 +106,7 @@ class Verdict:
     sweep: SweepEvidence | None = None
     stage: str = Stage.TREES.value
     stage_evidence: tuple[StageEvidence, ...] = ()
+    calibration: CalibrationText | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain values that JSON can hold."""
@@ -99,7 +116,7 @@ class Verdict:
         """The verdict as a short paragraph per question, for people."""
         subject = "Cause" if self.configuration is None else self.configuration
         lines = [f"{subject}: {self.cause}", f"What to change: {self.recommendation}."]
-        if self.gain is not None:
+        if self.gain is not None and self.stage != Stage.CALIBRATION:
             lines.append(
                 f"In the sweep that the tree was grown on, this brought {self.gain['one']:.1f} points of test accuracy "
                 f"in one step and {self.gain['best']:.1f} in the best one, on average."
@@ -107,6 +124,8 @@ class Verdict:
         lines += [f"  - {step.text}" for step in self.stage_evidence]
         if self.probability is not None:
             lines.append(f"Causes weighed: {self._weighed()}.")
+        if self.calibration is not None:
+            lines += ["", self.calibration.to_text()]
         for answer in self.answers:
             lines += ["", answer.text]
             if answer.label is None:

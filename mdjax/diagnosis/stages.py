@@ -42,6 +42,7 @@ class Stage(enum.StrEnum):
     NOT_CONVERGED = "not_converged"  # its training stopped early
     OUTSIDE = "outside"  # of the population that the trees were grown on
     TREES = "trees"
+    CALIBRATION = "calibration"  # a small zoo of the user's own task, in place of the trees
 
 
 @dataclass(frozen=True)

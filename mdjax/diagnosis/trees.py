@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 
 from mdjax.diagnosis.mdtree import MDTree, read_trees
 from mdjax.diagnosis.questions import QUESTIONS
@@ -10,13 +11,17 @@ from mdjax.errors import InputError
 
 __all__ = ["SHIPPED", "Trees", "as_trees", "load_trees", "save_trees"]
 
-Trees = Mapping[str, MDTree] | str | PathLike[str]  # question -> fitted tree, a name of `treefiles.NAMED`, or a file
+CALIBRATED = "trees.json"
+"""The trees' file in the folder that `mdjax calibrate` leaves."""
+
+Trees = Mapping[str, MDTree] | str | PathLike[str]  # question -> tree, a name of `treefiles.NAMED`, a path
 
 
 def as_trees(trees: Trees) -> dict[str, MDTree]:
     """Fitted trees by question, from a mapping, a name or a file; InputError for anything else."""
     if isinstance(trees, (str, PathLike)):
-        return load_trees(trees)
+        folder = Path(trees)
+        return load_trees(folder / CALIBRATED if folder.is_dir() else trees)
     for name, tree in trees.items():
         if not isinstance(tree, MDTree) or not hasattr(tree, "tree_") or tree.question != name:
             raise InputError(

@@ -15,15 +15,17 @@ from mdjax.diagnosis.answers import (
     PresetMismatch,
     TreeAnswers,
     answers_to,
+    has_features,
     joined_flags,
     preset_mismatches,
     status_codes,
     troubles,
 )
 from mdjax.diagnosis.beliefs import interval
+from mdjax.diagnosis.calibrations import Answered, Calibration, calibration_of, gain_texts, with_calibration
 from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_causes
 from mdjax.diagnosis.checks import known_numbers, numeric_column
-from mdjax.diagnosis.explanations import Answer, Evidence, StageEvidence, Verdict
+from mdjax.diagnosis.explanations import Answer, CalibrationText, Evidence, StageEvidence, Verdict
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, agreement_lines, own_sweep
 from mdjax.diagnosis.populations import TAIL
@@ -57,14 +59,24 @@ class Diagnosis:
     causes: Weighed
     mismatches: dict[PresetMismatch, np.ndarray]  # -> a mask of the rows
     stages: Stages
+    calibration: Calibration | None = None
+    calibrated: Answered | None = None  # what the calibration says of the rows
 
     @classmethod
-    def of(cls, table: pd.DataFrame, trees: Trees = SHIPPED) -> Self:
+    def of(cls, table: pd.DataFrame, trees: Trees | Calibration = SHIPPED) -> Self:
         """The diagnosis of a table; arguments and errors are those of `diagnose`."""
-        trees = as_trees(trees)
-        answers = answers_to(trees, table)
-        found = stages(table, trees)
-        return cls(table, trees, answers, weighed_causes(answers, found.stage), preset_mismatches(table, trees), found)
+        calibration = calibration_of(trees)
+        fitted = dict(calibration.trees) if calibration is not None else as_trees(trees)  # pyright: ignore[reportArgumentType]
+        answers = answers_to(fitted, table) if fitted and has_features(table, fitted) else {}
+        if calibration is None and not answers:
+            answers = answers_to(fitted, table)  # tells what is missing
+        found = stages(table, fitted)
+        causes, calibrated = weighed_causes(answers, found.stage), None
+        if calibration is not None:
+            calibrated = calibration.answered(table)
+            causes, found = with_calibration(causes, found, calibrated)
+        mismatches = preset_mismatches(table, fitted)
+        return cls(table, fitted, answers, causes, mismatches, found, calibration, calibrated)
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
@@ -79,6 +91,8 @@ class Diagnosis:
         out["stage"] = self.stages.stage
         gained = gains(self.answers, self.causes)
         out["gain"], out["gain_best"] = gained["one"], gained["best"]
+        if self.calibrated is not None:
+            out |= self._calibrated_gains(gained)
         out["status"] = row_statuses(self.table, self.answers)
         out["status_code"] = status_codes(self.table, self.answers)
         out["flags"] = flag_texts(self.answers, num_rows)
@@ -91,11 +105,48 @@ class Diagnosis:
             spoke = np.where(answer.single, "single", "full").astype(object)
             spoke[pd.isna(answer.label)] = None
             out[f"{name}_tree"] = spoke
+        if self.calibrated is not None:
+            out |= self._calibrated_answers(out)
         frame = pd.DataFrame(out, index=self.table.index)
         frame.attrs["cautions"] = [
             preset_caution(mismatch, int(mask.sum()), num_rows) for mismatch, mask in self.mismatches.items()
         ]
         return frame
+
+    def _calibrated_gains(self, gained: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The expected gains of the named changes, where the calibration names them, with their standard deviations."""
+        assert self.calibrated is not None
+        spoken, index = self.stages.rows(Stage.CALIBRATION), np.maximum(self.causes.likeliest, 0)
+        rows = np.arange(len(index))
+
+        def named_gain(values: np.ndarray) -> np.ndarray:
+            return np.where(self.causes.clear, values[rows, index], np.nan)
+
+        nothing = np.full(len(index), np.nan)
+        return {
+            "gain": np.where(spoken, named_gain(self.calibrated.one), gained["one"]),
+            "gain_best": np.where(spoken, named_gain(self.calibrated.best), gained["best"]),
+            "gain_se": np.where(spoken, named_gain(self.calibrated.one_se), nothing),
+        }
+
+    def _calibrated_answers(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of each question's answer, where the calibration gives it."""
+        assert self.calibrated is not None
+        spoken, out = self.stages.rows(Stage.CALIBRATION), {}
+        for name, first in self.calibrated.first.items():
+            question = named(name)
+            label = np.where(np.nan_to_num(first) >= 0.5, *question.classes).astype(object)
+            empty = np.full(len(first), None, dtype=object)
+            columns = {
+                "answer": label,
+                "probability": np.maximum(first, 1 - first),
+                "status": np.full(len(first), "ok", dtype=object),
+                "tree": np.full(len(first), "calibration", dtype=object),
+            }
+            for column, values in columns.items():
+                before = told.get(f"{name}_{column}", np.full(len(first), np.nan) if column == "probability" else empty)
+                out[f"{name}_{column}"] = np.where(spoken, values, before)
+        return out
 
     @functools.cached_property
     def own_sweep(self) -> Reading:
@@ -153,6 +204,7 @@ class Diagnosis:
             sweep=None if sweep is None else sweep.evidence(row, told["cause"]),
             stage=told["stage"],
             stage_evidence=tuple(_stage_evidence(self.stages, self.table, row)),
+            calibration=self._calibration_text(row),
         )
 
     def _advice(self, question: str, row: int) -> str | None:
@@ -163,18 +215,26 @@ class Diagnosis:
         has_seeds = bool(known_numbers(here, "num_models")[0] > 1)
         was_tried = any(name in here.columns for name in tree.features if quantity(name).of_pairs)
         if has_seeds and was_tried and troubles(here)[0]:
-            return (
-                None  # The row's status says what went wrong; neither more seeds nor measuring again is sure to help.
-            )
+            # Its status says what went wrong; neither more seeds nor measuring again is sure to help.
+            return None
         return second_seed(tree, has_seeds=has_seeds)
 
+    def _calibration_text(self, row: int) -> CalibrationText | None:
+        if self.calibration is None or self.calibrated is None:
+            return None
+        if self.stages.stage[row] == Stage.CALIBRATION:
+            return CalibrationText(self.calibration.to_text(), gain_texts(self.calibrated, row), "")
+        return CalibrationText(self.calibration.to_text(), (), str(self.calibrated.why_not[row]))
 
-def diagnose(table: pd.DataFrame, trees: Trees = SHIPPED) -> pd.DataFrame:
+
+def diagnose(table: pd.DataFrame, trees: Trees | Calibration = SHIPPED) -> pd.DataFrame:
     """The verdict on every configuration (row) of a table, one row each, in order and with the same index.
 
     `trees` maps questions to fitted trees, names those of the package ("shipped": by the default method; "published":
-    by the paper's fit, both grown on the published Model Diagnosis Dataset), or is a file of trees. Costs no more than
-    a few passes over the columns: 100,000 rows in about a second.
+    by the paper's fit, both grown on the published Model Diagnosis Dataset), is a file of trees, or the folder of
+    `mdjax calibrate`, which then speaks of the rows whose settings are known (`stage` "calibration") with expected
+    gains and their standard deviation (`gain_se`). Costs no more than a few passes over the columns: 100,000 rows in
+    about a second; a calibration takes some 10 ms a row.
 
     Reads the features in their published units: errors and `mode_connectivity_peak` in percent, `hessian_t` and
     `hessian_e` the natural logarithm of the trace and the largest eigenvalue, `width` in channels of the first stage.
@@ -198,7 +258,7 @@ def diagnose(table: pd.DataFrame, trees: Trees = SHIPPED) -> pd.DataFrame:
     return Diagnosis.of(table, trees).frame
 
 
-def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees = SHIPPED) -> Verdict:
+def explain(row: pd.Series | pd.DataFrame | Mapping[str, Any], trees: Trees | Calibration = SHIPPED) -> Verdict:
     """The verdict on one configuration: a table's row, a one-row table or a mapping of column names to values.
 
     `trees` is what `diagnose` takes, and the cause and probabilities are the ones it gives.

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -55,3 +55,12 @@ def _cpu_kind() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         facts += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
     return hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()
+
+
+def num_operations(function: Callable[..., Any], *shapes: Any) -> float:
+    """Floating-point operations of a function by the compiler's count before it optimises; 0 where it does not say.
+
+    `shapes` are its arguments or their shapes. Costs a trace, and compiles nothing.
+    """
+    counted = jax.jit(function).lower(*shapes).cost_analysis() or {}
+    return float(counted.get("flops", 0.0))

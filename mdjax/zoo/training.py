@@ -6,7 +6,7 @@ import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import random_order
 from mdjax.models import Architecture, Model
+from mdjax.models.layers import Convolution
 from mdjax.progress import progress
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
 from mdjax.zoo.grids import Grid, Setting, readable
@@ -41,6 +42,18 @@ _AUGMENTING = 2**31 - 1
 
 _REPORTS = 10
 """How often within a group the progress bar moves."""
+
+
+class Network(Protocol):
+    """What can be trained: an `Architecture`, or anything hashable with these two."""
+
+    def model(self, convolution: Convolution) -> Model:
+        """The pure functions, with convolutions computed as `convolution` says where that can be chosen."""
+        ...
+
+    def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh (params, state)."""
+        ...
 
 
 def architecture_of(setting: Setting, dataset: Dataset) -> Architecture:
@@ -157,15 +170,20 @@ class _Examples(NamedTuple):
 
 @in_32_bits
 def train_stack(
-    settings: Sequence[Setting], dataset: Dataset, *, advance: Callable[[float], None] = lambda units: None
+    settings: Sequence[Setting],
+    dataset: Dataset,
+    *,
+    network: Network | None = None,
+    advance: Callable[[float], None] = lambda units: None,
 ) -> tuple[PyTree, PyTree]:
     """Train models of one architecture, batch size, recipe and fraction of the data together; stacked (params, state).
 
-    `advance` is called with the work done since the last call, one model's whole training being 1. Memory:
-    parameters, momentum and gradients of every model, and the activations of one mini-batch of each.
+    `network` is trained in place of the settings' architecture. `advance` is called with the work done since the last
+    call, one model's whole training being 1. Memory: parameters, momentum and gradients of every model, and the
+    activations of one mini-batch of each.
     """
     first = settings[0]
-    architecture = architecture_of(first, dataset)
+    architecture = network or architecture_of(first, dataset)
     # Batched over models, a convolution becomes a grouped one, which XLA's CPU backend computes very slowly.
     model = architecture.model("patches" if jax.default_backend() == "cpu" else "lax")
     keys = jnp.stack([jax.random.fold_in(jax.random.key(s.seed), zlib.crc32(s.model_id.encode())) for s in settings])
@@ -192,7 +210,7 @@ def train_stack(
 
 
 @functools.partial(jax.jit, static_argnames=("architecture", "recipe"))
-def _initialize(architecture: Architecture, recipe: Recipe, keys: jax.Array, rates: Rates) -> PyTree:
+def _initialize(architecture: Network, recipe: Recipe, keys: jax.Array, rates: Rates) -> PyTree:
     params, state = jax.vmap(architecture.init)(keys)
     return params, state, jax.vmap(lambda params, rates: recipe.transformation(rates, 1).init(params))(params, rates)
 

@@ -59,3 +59,15 @@ def test_facts_that_weights_do_not_tell_may_be_given(tmp_path, capsys):
             main([*command, "--fact", fact])
         assert stopped.value.code == 2
         assert "mdjax-convert: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["converters", "converters.cli"])
+def test_the_package_is_the_command(tmp_path, module):
+    write(tmp_path / "src", "a.pt")
+    command = [sys.executable, "-m", module, str(tmp_path / "src")]
+    done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "sequence-w3" in done.stdout
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "mdjax-convert: error: No place for the zoo" in failed.stderr

@@ -215,6 +215,8 @@ def test_a_fact_wins_over_configs_and_over_what_a_file_holds(tmp_path):
         ({"label_noise": "much"}, "label_noise is 'much'. Give a number"),
         ({"max_pool": "perhaps"}, "Give true or false"),
         ({"input_shape": (9, 9, 1)}, "input_shape is 9x9x1, but the data digits has inputs of 8x8x1"),
+        ({"input_shape": "1x8x8"}, "input_shape is 1x8x8, but the data digits has inputs of 8x8x1"),
+        ({"input_shape": (4, 4, 4)}, "input_shape is 4x4x4, but the data digits has inputs of 8x8x1"),
     ],
 )
 def test_facts_that_can_have_no_effect_are_errors(tmp_path, facts, message):
@@ -226,6 +228,7 @@ def test_facts_that_can_have_no_effect_are_errors(tmp_path, facts, message):
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
+        ({"max_pool": False}, "max_pool is false, but a sequence has no stem that a pool could follow"),
         ({"max_pool": True}, "max_pool is true, but a sequence has no stem that a pool could follow"),
         ({"nonlinearity": "relu"}, "a nonlinearity was given, but its only layer is followed by none"),
         ({"specification": "linear=dense3", "nonlinearity": "relu"}, "give only one of the two"),
@@ -235,3 +238,12 @@ def test_facts_that_a_network_cannot_have_are_reasons(tmp_path, facts, reason):
     write(tmp_path / "src", "a.pt")
     (refused,) = convert(tmp_path / "src", None, dry_run=True, facts=facts).refused
     assert reason in refused.reason
+
+
+@pytest.mark.parametrize("shape", ["1x8x8", "4x4x4", "8x8x1", "64"])
+def test_a_file_whose_input_shape_is_not_that_of_the_data_is_refused(tmp_path, shape):
+    write(tmp_path / "src", "a.pt", content={"linear.weight": torch.ones(10, 64)})
+    (tmp_path / "facts.csv").write_text(f"file,input_shape\na.pt,{shape}\n")
+    report = convert(tmp_path / "src", None, dry_run=True, data="digits", facts_file=tmp_path / "facts.csv")
+    wrong = {"a.pt": f"its input_shape is given as {shape}, but the data has inputs of 8x8x1"}
+    assert reasons(report) == (wrong if shape in ("1x8x8", "4x4x4") else {})

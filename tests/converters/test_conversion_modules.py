@@ -66,6 +66,32 @@ class Tied(nn.Module):
             x = torch.sigmoid(self.hidden(x))
         return self.head(x)
 
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer, block = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+        start = nn.Flatten(), nn.Linear(64, 8), nn.Tanh()
+        self.body = nn.Sequential(*start, layer, nn.ReLU(), layer, block, block, layer)
+        self.head = nn.Linear(8, 10)
+    def forward(self, x):
+        return self.head(self.body(x))
+
+class Renamed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        self.again, self.normed, self.layers = self.first, self.norm, nn.ModuleList([self.head])
+    def forward(self, x):
+        return self.layers[0](self.normed(self.again(x)).mean((2, 3)))
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.unused, self.head = nn.Linear(64, 6), nn.Linear(64, 6), nn.Linear(6, 10)
+        self.unused.weight, self.unused.bias = self.first.weight, self.first.bias
+    def forward(self, x):
+        return self.head(torch.tanh(self.first(x.flatten(1))))
+
 class OtherStride(Tied):
     def __init__(self):
         super().__init__()
@@ -110,7 +136,7 @@ class Branching(Wrapped):
     def forward(self, x):
         return self.net(x.flatten(1)) if x.sum() > 0 else self.net(-x.flatten(1))
 """
-TAKEN = ("Convolutional", "Pooled", "Wrapped", "Tied")
+TAKEN = ("Convolutional", "Pooled", "Wrapped", "Tied", "Twice", "Renamed", "Shared")
 LEFT = {
     "OtherStride": "it has 2 unknown entries",
     "SameNorm": "'@norm' repeats no layer",
@@ -296,3 +322,33 @@ def test_layers_with_other_settings_are_none_of_a_sequence(part):
     module = torch.nn.Sequential(part, torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
     with pytest.raises(converters.RefusedError, match="is none of the layers of a sequence"):
         specification(module)
+
+
+def test_a_layer_under_several_names_is_one_with_each_of_them(code):
+    module = made(code, "Twice")
+    text = specification(module)
+    assert text.split() == [
+        *("flatten", "body.1=dense8", "tanh", "body.3=dense8", "relu", "body.5=@body.3"),
+        *("body.6.0=dense8", "tanh", "body.7.0=@body.6.0", "tanh", "body.8=@body.3", "head=dense10"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["Twice", "Tied", "Renamed", "Shared"])
+def test_of_what_is_tied_one_entry_is_enough_and_others_have_to_be_equal(code, name):
+    path = put(code, name)
+    state = torch.load(path)["model"]
+    places: dict[int, list[str]] = {}
+    for key, value in state.items():
+        if value.numel() > 1:
+            places.setdefault(value.data_ptr(), []).append(key)
+    tied = [keys for keys in places.values() if len(keys) > 1]
+    assert tied
+    for kept in (0, -1):
+        left_out = {key for keys in tied for key in keys if key != keys[kept]}
+        torch.save({key: value for key, value in state.items() if key not in left_out}, path)
+        report = convert(path, None, dry_run=True, module=f"mynet.py:{name}", data="digits")
+        assert not report.refused, reasons(report)
+    first, second, *_ = tied[0]
+    torch.save(state | {second: state[second] + 1}, path)
+    report = convert(path, None, dry_run=True, module=f"mynet.py:{name}", data="digits")
+    assert f"its entries {first} and {second} differ, but are tied" in reasons(report)["seed0.pt"]

@@ -98,13 +98,37 @@ def test_buffers_that_the_program_is_built_on_are_constants_and_others_refused(k
         model.arrays(other | {"chosen": torch.zeros(6, dtype=torch.bool)})
 
 
-def test_entries_of_another_kind_are_refused():
+def test_entries_are_cast_as_load_state_dict_does_where_nothing_is_lost():
+    network = Buffered(0).eval()
+    model, *_ = converters.from_module(network, torch.from_numpy(INPUTS[:2]))
+    other = Buffered(1).state_dict()
+    casts = {
+        "mask": (torch.uint8, torch.int64, torch.float32, torch.bool),
+        "order": (torch.int32, torch.uint8, torch.float32, torch.float64),
+        "step": (torch.uint8, torch.int16, torch.bfloat16),
+        "norm.running_var": (torch.float64, torch.int64, torch.bool),
+        "b.bias": (torch.float64, torch.int8, torch.bool),
+    }
+    for name, kinds in casts.items():
+        for kind in kinds:
+            whole = other[name].round().clamp(-1, 1).abs() if name in ("norm.running_var", "b.bias") else other[name]
+            stored = other | {name: whole.to(kind)}
+            network.load_state_dict(stored)
+            with torch.no_grad():
+                expected = network(torch.from_numpy(INPUTS))
+            np.testing.assert_allclose(model.apply(*model.arrays(stored), INPUTS), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_entries_that_another_type_would_change_are_refused():
     network = Buffered(0)
     model, *_ = converters.from_module(network, torch.from_numpy(INPUTS[:2]))
     good = network.state_dict()
     cases = {
-        "its entry order is of type float32, but int64 was expected": {"order": good["order"].float()},
-        "its entry a.weight is of type int8, but float32 was expected": {"a.weight": good["a.weight"].to(torch.int8)},
+        "its entry order is of type float32, but int64 was expected": {"order": good["order"] + 0.5},
+        "its entry mask is of type uint8, but bool was expected": {"mask": torch.full((6,), 2, dtype=torch.uint8)},
+        "its entry mask is of type float32, but bool was expected": {"mask": torch.full((6,), torch.nan)},
+        "its entry a.bias is of type int64, but float32 was expected": {"a.bias": torch.full((6,), 2**53 + 1)},
+        "its entry a.weight is of type complex64, but": {"a.weight": good["a.weight"] * 1j},
         "its entry step holds numbers beyond 32 bits": {"step": torch.tensor(2**40)},
         "it has 1 unknown entries, first extra": {"extra": torch.ones(1, dtype=torch.int64)},
     }

@@ -177,3 +177,38 @@ def test_aliases_that_differ_are_refused_and_other_metadata_is_none(tmp_path):
     assert converters.read_state_dict(path).keys() == weights.keys()
     safetensors.torch.save_file(weights, path, metadata={"d.weight": "c.weight", "c.weight": "a.weight"})
     assert converters.read_state_dict(path).keys() == {*weights, "c.weight", "d.weight"}
+
+
+class First(nn.Module):
+    """A first layer that comes once more: it reads a flattened image, then a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.b.weight, self.b.bias = self.a.weight, self.a.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.b(torch.relu(self.a(x.flatten(1))))))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (16, 4, 1), (1, 1, 64), (64,)])
+def test_a_first_layer_that_comes_again_reads_images_whose_order_does_not_change(shape):
+    torch.manual_seed(0)
+    module = First()
+    arrays = folding.fold(module.state_dict())[0]
+    architecture = converters.recognise(arrays, {"nonlinearity": "relu", "input_shape": shape})
+    params, state = converters.to_flax(arrays, architecture)
+    assert sum(leaf.size for leaf in params["dense1"].values()) == 64 * 65
+    inputs = np.random.RandomState(0).normal(size=(3, *shape)).astype(np.float32)
+    expected = module(torch.from_numpy(np.moveaxis(inputs, -1, 1).copy() if len(shape) == 3 else inputs))
+    np.testing.assert_allclose(architecture.model().apply(params, state, inputs), expected.detach(), atol=1e-5)
+    back = converters.to_state_dict(params, state, architecture)
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+def test_one_that_reads_several_channels_is_refused_with_the_remedy():
+    arrays = folding.fold(First().state_dict())[0]
+    with pytest.raises(converters.RefusedError, match="its layer a reads a flattened image of 4 channels once and a"):
+        converters.recognise(arrays, {"nonlinearity": "relu", "input_shape": (4, 4, 4)})

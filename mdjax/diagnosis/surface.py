@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Kernel, WhiteKernel
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
 from mdjax.errors import InputError
 
@@ -79,7 +79,7 @@ class Surface:
             raise InputError(
                 f"A surface needs at least 4 configurations with a test accuracy, got {len(values)}. Grow more of them."
             )
-        process = GaussianProcessRegressor(_kernel(), n_restarts_optimizer=2, random_state=0, alpha=_JITTER)
+        process: Any = GaussianProcessRegressor(_kernel(), n_restarts_optimizer=2, random_state=0, alpha=_JITTER)
         with warnings.catch_warnings():
             # A parameter at its bound is a fact of the data: an axis that does not matter.
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -155,14 +155,15 @@ class Surface:
         return found
 
 
-def _kernel() -> Kernel:
+def _kernel() -> Any:
     # Accuracy rises or falls along an axis (linear), has an optimum somewhere (smooth), and moves with the seeds.
-    smooth = ConstantKernel(1.0, (1e-2, 1e2)) * RBF([1.0, 2.0, 2.0], [(0.3, 30)] * 3)
+    scales: Any = [1.0, 2.0, 2.0]
+    smooth = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(scales, [(0.3, 30)] * 3)
     linear = ConstantKernel(0.3, (1e-3, 1e2)) * DotProduct(1.0, "fixed")
     return smooth + linear + WhiteKernel(0.05, (1e-3, 1.0))
 
 
-def _smooth(kernel: Any) -> Kernel:
+def _smooth(kernel: Any) -> Any:
     """The kernel without the noise of single observations."""
     return kernel.k1
 

@@ -1,0 +1,228 @@
+"""What a small zoo of the user's own task says of a table's rows: left by `mdjax calibrate`, read by `--tree CAL`."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+
+from mdjax.diagnosis.causes import CLEAR, Weighed
+from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.questions import QUESTIONS
+from mdjax.diagnosis.stages import Stage, Stages
+from mdjax.diagnosis.surface import CHANGES, Surface
+from mdjax.diagnosis.trees import CALIBRATED, load_trees, save_trees
+from mdjax.errors import InputError, first_line
+from mdjax.files import replacing, writing
+
+FORMAT, VERSION = "mdjax-calibration", 1
+FILE = "calibration.json"
+
+STEPS = {"temperature": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 2, 4, 8, 16), "width": (2, 4), "data": (2, 4)}
+"""Factors of what a configuration has, to which it could change; the nearest ones are one step."""
+
+NAMES = {
+    "hotter": "half the batch, or twice the learning rate",
+    "colder": "twice the batch, or half the learning rate",
+    "wider": "twice the width",
+    "more data": "twice the data",
+}
+"""What one step of each change is."""
+
+
+class Accuracy(NamedTuple):
+    """How often answers about the larger networks of the zoo, learnt from its smaller ones, were right; in percent."""
+
+    rows: int
+    balanced: float  # mean over the two classes
+    interval: tuple[float, float]  # of 95 %, by the number of rows
+    majority: float  # of a constant answer
+    validation: float  # of a decision tree on training and test losses and errors, balanced
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the answers are better than those of the validation tree and of a constant."""
+        return self.balanced > max(self.validation, 50.0)
+
+    def to_text(self, question: str) -> str:
+        """One sentence."""
+        low, high = self.interval
+        text = (
+            f"{question}: right in {self.balanced:.0f} % of {self.rows} larger networks of the zoo (balanced; 95 % "
+            f"interval {low:.0f} to {high:.0f}), a validation tree in {self.validation:.0f} %, a constant one in 50 %"
+        )
+        return text if self.is_better else f"{text}: no better than looking at losses alone"
+
+
+class Answered(NamedTuple):
+    """What a calibration says of a table's rows; NaN in rows that it says nothing of."""
+
+    rows: np.ndarray  # of which it speaks, bool[rows]
+    probabilities: np.ndarray  # of each of CAUSES, [rows, causes]
+    first: dict[str, np.ndarray]  # question → probability of its first class, [rows]
+    one: np.ndarray  # points of test accuracy of one step of each change, [rows, changes]
+    one_se: np.ndarray
+    best: np.ndarray  # of its best step
+    best_se: np.ndarray
+    why_not: np.ndarray  # what keeps it from speaking, [rows] of str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A zoo of small networks of one task as a surface of test accuracy, and how far its answers can be trusted."""
+
+    surface: Surface
+    facts: Mapping[str, Any]  # what its networks share: family, num_classes, data, and the recipe
+    accuracy: Mapping[str, Accuracy]  # by question; none for those that could not be tried
+    num_models: int
+    trees: Mapping[str, MDTree] = field(default_factory=dict)  # for rows whose settings are not known
+
+    def reach(self) -> dict[str, tuple[float, float]]:
+        """The least and greatest value of each axis among the zoo's networks."""
+        return {
+            name: (float(np.min(values)), float(np.max(values)))
+            for name, values in self.surface.points._asdict().items()
+        }
+
+    def to_text(self) -> str:
+        """What the zoo is, and how often it was right about its own larger networks."""
+        reach = self.reach()
+        widths, shares = ("{:g} to {:g}".format(*reach[name]) for name in ("width", "data"))
+        kind = f"{self.facts['family']} networks" if self.facts.get("family") else "networks"
+        line = f"{self.num_models} {kind} of width {widths} on {shares} of the data"
+        return "\n".join([line, *(f"  {found.to_text(name)}" for name, found in self.accuracy.items())])
+
+    def answered(self, table: pd.DataFrame) -> Answered:
+        """What the zoo says of every row whose width, temperature, amount of data and test error are known.
+
+        Reads `width`, `learning_rate`, `batch_size`, `data_share` (or `data`, in tenths) and `test_error`. Rows of
+        another family or number of classes are left alone. Cost: some 10 ms a row.
+        """
+        asked, why_not = self._settings(table)
+        rows = (why_not == "").astype(bool)
+        shape = len(table), len(CHANGES)
+        probabilities, one, one_se, best, best_se = (np.full(shape, np.nan) for _ in range(5))
+        first = {name: np.full(len(table), np.nan) for name in QUESTIONS}
+        for row in np.flatnonzero(rows):
+            here = {name: float(values[row]) for name, values in asked.items() if name != "accuracy"}
+            steps = {name: [here[name] * factor for factor in factors] for name, factors in STEPS.items()}
+            found = self.surface.gains(here, float(asked["accuracy"][row]), steps)
+            probabilities[row] = found.is_most
+            one[row], one_se[row], best[row], best_se[row] = found.one, found.one_se, found.best, found.best_se
+            for name, value in found.beats.items():
+                first[name][row] = value
+        return Answered(rows, probabilities, first, one, one_se, best, best_se, why_not)
+
+    def _settings(self, table: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        def column(name: str) -> np.ndarray:
+            if name not in table.columns:
+                return np.full(len(table), np.nan)
+            return numeric_column(table, name)
+
+        share = column("data_share")
+        share = np.where(np.isnan(share), column("data") / 10, share)
+        asked = {
+            "temperature": column("learning_rate") / column("batch_size"),
+            "width": column("width"),
+            "data": share,
+            "accuracy": 100 - column("test_error"),
+        }
+        needed = {
+            "temperature": "learning_rate and batch_size",
+            "width": "width",
+            "data": "data_share",
+            "accuracy": "test_error",
+        }
+        why_not = np.full(len(table), "", dtype=object)
+        for name, values in asked.items():
+            missing = ~np.isfinite(values) | ((values <= 0) & (name != "accuracy"))
+            why_not[missing & (why_not == "")] = f"{needed[name]} not known"
+        for name in ("family", "num_classes"):
+            if self.facts.get(name) is None or name not in table.columns:
+                continue
+            own = table[name].astype(object)
+            other = (own.notna() & (own.astype(str) != str(self.facts[name]))).to_numpy()
+            why_not[other] = f"{name} is another than the calibration's {self.facts[name]}"
+        return asked, why_not
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the calibration into a folder; InputError where it cannot be written."""
+        folder = Path(folder)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "facts": dict(self.facts),
+            "num_models": self.num_models,
+            "accuracy": {name: found._asdict() for name, found in self.accuracy.items()},
+            "surface": self.surface.to_dict(),
+        }
+        if self.trees:
+            save_trees(self.trees.values(), folder / CALIBRATED)
+        path = folder / FILE
+        with writing(f"the calibration to {path}", "Choose a folder that you may write."), replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> Self:
+        """The calibration of a folder; InputError for a missing, foreign, damaged, older or newer one."""
+        path = Path(folder) / FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"Cannot read {path}: {first_line(error)}. Run mdjax calibrate first.") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{path} is not a JSON file. Run mdjax calibrate again.") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise InputError(f"{path} is no calibration of version {VERSION}. Run mdjax calibrate again.")
+        try:
+            accuracy = {
+                str(name): Accuracy(**{**found, "interval": tuple(found["interval"])})
+                for name, found in content["accuracy"].items()
+            }
+            kept = Path(folder) / CALIBRATED
+            trees = load_trees(kept) if kept.exists() else {}
+            return cls(
+                Surface.from_dict(content["surface"]), content["facts"], accuracy, int(content["num_models"]), trees
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({first_line(error)}). Run mdjax calibrate again.") from None
+
+
+def calibration_of(source: Any) -> Calibration | None:
+    """The calibration that trees are given as, the object or its folder; None where they are something else."""
+    if isinstance(source, Calibration):
+        return source
+    if isinstance(source, str | PathLike) and (Path(source) / FILE).exists():
+        return Calibration.load(source)
+    return None
+
+
+_OVERRULED = (Stage.TREES, Stage.OUTSIDE, Stage.CHANCE, Stage.NOT_CONVERGED)
+"""Stages whose rows a calibration speaks of: its zoo has seen such networks of this very task."""
+
+
+def with_calibration(causes: Weighed, found: Stages, answered: Answered) -> tuple[Weighed, Stages]:
+    """The causes and stages of all rows, where a calibration speaks those that it says."""
+    rows = answered.rows & np.isin(found.stage, _OVERRULED)
+    stage = np.where(rows, Stage.CALIBRATION, found.stage).astype(object)
+    probabilities = np.where(rows[:, None], answered.probabilities, causes.probabilities)
+    index = np.where(rows, np.nan_to_num(answered.probabilities).argmax(axis=1), causes.likeliest)
+    probability = np.where(rows, probabilities[np.arange(len(index)), np.maximum(index, 0)], causes.probability)
+    clear = np.where(rows, np.nan_to_num(probability) >= CLEAR, causes.clear).astype(bool)
+    return Weighed(probabilities, index, probability, clear, stage), replace(found, stage=stage)
+
+
+def gain_texts(answered: Answered, row: int) -> tuple[str, ...]:
+    """What one step of each change is expected to bring a row, the largest first."""
+    order = np.argsort(-np.nan_to_num(answered.one[row], nan=-math.inf))
+    return tuple(
+        f"{NAMES[CHANGES[k]]}: {answered.one[row, k]:+.1f} ± {answered.one_se[row, k]:.1f} points of test accuracy"
+        for k in order
+        if math.isfinite(answered.one[row, k])
+    )

@@ -207,6 +207,7 @@ class Diagnosis:
             calibration=self._calibration_text(row),
         )
 
+<<<<<<< HEAD
     def _calibration_text(self, row: int) -> CalibrationText | None:
         if self.calibration is None or self.calibrated is None:
             return None
@@ -214,6 +215,8 @@ class Diagnosis:
             return CalibrationText(self.calibration.to_text(), gain_texts(self.calibrated, row), "")
         return CalibrationText(self.calibration.to_text(), (), str(self.calibrated.why_not[row]))
 
+=======
+>>>>>>> mending
     def _advice(self, question: str, row: int) -> str | None:
         """What features of pairs would add to an answer that the tree for single models gave; None where nothing."""
         tree, answer, here = self.trees[question], self.answers[question], self.table.iloc[[row]]
@@ -222,11 +225,20 @@ class Diagnosis:
         has_seeds = bool(known_numbers(here, "num_models")[0] > 1)
         was_tried = any(name in here.columns for name in tree.features if quantity(name).of_pairs)
         if has_seeds and was_tried and troubles(here)[0]:
-            return (
-                None  # The row's status says what went wrong; neither more seeds nor measuring again is sure to help.
-            )
+            # Its status says what went wrong; neither more seeds nor measuring again is sure to help.
+            return None
         return second_seed(tree, has_seeds=has_seeds)
 
+<<<<<<< HEAD
+=======
+    def _calibration_text(self, row: int) -> CalibrationText | None:
+        if self.calibration is None or self.calibrated is None:
+            return None
+        if self.stages.stage[row] == Stage.CALIBRATION:
+            return CalibrationText(self.calibration.to_text(), gain_texts(self.calibrated, row), "")
+        return CalibrationText(self.calibration.to_text(), (), str(self.calibrated.why_not[row]))
+
+>>>>>>> mending
 
 def diagnose(table: pd.DataFrame, trees: Trees | Calibration = SHIPPED) -> pd.DataFrame:
     """The verdict on every configuration (row) of a table, one row each, in order and with the same index.

@@ -203,7 +203,7 @@ def test_a_module_of_a_known_network_becomes_a_zoo(folder):
 def test_broken_weights_are_the_verdict(folder, capsys):
     text = run(capsys, "nan.pt", "--nonlinearity", "tanh", "--report", "why.html")
     assert "nan.pt: its weights are not finite, as after a training that diverged. Take an earlier checkpoint." in text
-    assert "nan.pt: unknown" in text and "A second checkpoint" not in text
+    assert "nan.pt: diverged" in text and "A second checkpoint" not in text
     assert "weights are not finite" in Path("why.html").read_text()
 
 

@@ -207,7 +207,6 @@ class Diagnosis:
             calibration=self._calibration_text(row),
         )
 
-<<<<<<< HEAD
     def _calibration_text(self, row: int) -> CalibrationText | None:
         if self.calibration is None or self.calibrated is None:
             return None
@@ -215,8 +214,6 @@ class Diagnosis:
             return CalibrationText(self.calibration.to_text(), gain_texts(self.calibrated, row), "")
         return CalibrationText(self.calibration.to_text(), (), str(self.calibrated.why_not[row]))
 
-=======
->>>>>>> mending
     def _advice(self, question: str, row: int) -> str | None:
         """What features of pairs would add to an answer that the tree for single models gave; None where nothing."""
         tree, answer, here = self.trees[question], self.answers[question], self.table.iloc[[row]]
@@ -229,16 +226,6 @@ class Diagnosis:
             return None
         return second_seed(tree, has_seeds=has_seeds)
 
-<<<<<<< HEAD
-=======
-    def _calibration_text(self, row: int) -> CalibrationText | None:
-        if self.calibration is None or self.calibrated is None:
-            return None
-        if self.stages.stage[row] == Stage.CALIBRATION:
-            return CalibrationText(self.calibration.to_text(), gain_texts(self.calibrated, row), "")
-        return CalibrationText(self.calibration.to_text(), (), str(self.calibrated.why_not[row]))
-
->>>>>>> mending
 
 def diagnose(table: pd.DataFrame, trees: Trees | Calibration = SHIPPED) -> pd.DataFrame:
     """The verdict on every configuration (row) of a table, one row each, in order and with the same index.

@@ -90,6 +90,11 @@ class Sweep:
         values = table[axis].where(table[self.axes.accuracy].notna())
         return (table[axis] < values.groupby([table[name] for name in held]).transform("max")).to_numpy()
 
+    def asked_further(self, question: Question) -> np.ndarray:
+        """A mask of the rows that are asked about for which the zoo holds a larger width (or more data)."""
+        found = pd.Series(self.further(self.table, question), index=self.table.index)
+        return found.loc[self.asked.index].to_numpy()
+
     def lessons(self, question: Question) -> pd.DataFrame:
         """The calibration rows of the large budget that teach a question: labelled, and with somewhere to go.
 
@@ -101,17 +106,17 @@ class Sweep:
 
 
 def majority(sweep: Sweep) -> Verdicts:
-    """The more frequent class among the calibration rows; its fraction there is the probability."""
+    """The more frequent class among the calibration rows; its fraction there, smoothed, is the probability."""
 
     def first(question: Question) -> np.ndarray:
-        share = (sweep.lessons(question)[question.label] == question.classes[0]).mean()
-        return np.full(len(sweep.asked), share)
+        firsts = sweep.lessons(question)[question.label] == question.classes[0]
+        return np.full(len(sweep.asked), (firsts.sum() + 1) / (len(firsts) + 2))
 
     return _by_questions(sweep, first)
 
 
 def validation_tree(sweep: Sweep) -> Verdicts:
-    """A tree on training and test errors and losses."""
+    """A tree on training and test errors and losses; the fractions at its leaves are smoothed as those of MD trees."""
 
     def first(question: Question) -> np.ndarray:
         rows, found = sweep.lessons(question), np.full(len(sweep.asked), np.nan)
@@ -120,8 +125,11 @@ def validation_tree(sweep: Sweep) -> Verdicts:
             return found
         tree = ValidationTree(question.name).fit(rows, rows[question.label])
         complete = has_all(sweep.asked, tree.features)
-        chances = dict(zip(tree.classes_, tree.predict_proba(sweep.asked[complete]).T))
-        found[complete] = chances.get(question.classes[0], 0.0)
+        asked = sweep.asked.loc[complete]
+        fraction = dict(zip(tree.classes_, tree.predict_proba(asked).T)).get(question.classes[0], 0.0)
+        leaves = tree.tree_.apply(asked[list(tree.features)].to_numpy(float))
+        counts = tree.tree_.tree_.n_node_samples[leaves]
+        found[complete] = (fraction * counts + 1) / (counts + 2)
         return found
 
     return _by_questions(sweep, first)

@@ -18,12 +18,15 @@ coverage              the fraction of rows whose verdict names a cause
 right                 of these, the fraction where no other change gains over 0.5 points more (at best)
 calibration error     of the likeliest cause's probability, ten bins, against being right in that sense
 
+A zoo has some 30 such rows, and so few make a calibration error large by chance alone: `pooled` gives the last three of
+the rows of all zoos together.
 A row without an answer counts as wrong, and as no gain. A zoo counts for a question only where both classes occur.
 `scale_transfer` is another protocol, on the two zoos of the demo's kind alone: trees grown on the smallest data share
 and asked about the larger ones, and the shipped trees asked about these and about the larger half by width; balanced
 accuracy in percent, of all rows that the question is asked of. The last line of the output is JSON:
 
-methods         method -> metric -> mean, open, held_out (means over zoos) and zoos (zoo -> value)
+methods         method -> metric -> mean, se (over zoos), open, held_out (means over these) and zoos (zoo -> value)
+pooled          group of zoos -> method -> coverage, right, calibration error
 rows            zoo -> asked about, and question -> those that could go further
 calibration     zoo -> budget -> rows and fraction of the zoo's training cost
 scale_transfer  case -> question -> zoo -> balanced accuracy
@@ -73,22 +76,27 @@ def scores(sweep: Sweep, found: Verdicts) -> dict[str, float | None]:
     for name, question in QUESTIONS.items():
         labelled = asked[question.label].isin(question.classes).to_numpy()
         answers = found.answers.get(name, np.full(len(asked), None))
-        further = sweep.further(sweep.table, question)[sweep.table.index.get_indexer(asked.index)]
-        for suffix, rows in (("", labelled & further), (" published", labelled)):
+        for suffix, rows in (("", labelled & sweep.asked_further(question)), (" published", labelled)):
             values[name + suffix] = balanced_accuracy(asked[question.label].to_numpy()[rows], answers[rows])
     gains = {name: step_gains(sweep.table, name, axes=sweep.axes).loc[asked.index] for name in DIRECTIONS}
     for step in ("one", "best"):
         reachable = np.column_stack([gains[name][step] for name in DIRECTIONS])
         values[f"gain {step}"] = float(_picked(reachable, found.likeliest, 0.0).sum() / reachable.max(axis=1).sum())
-    rooms = asked[list(RFI_COLUMNS)].to_numpy(float)
+    return values | trust(asked[list(RFI_COLUMNS)].to_numpy(float), found)
+
+
+def trust(rooms: np.ndarray, found: Verdicts) -> dict[str, float | None]:
+    """How often a cause is named, how often it is right, and how well its probability says so; rooms [rows, causes]."""
     enough = rooms.max(axis=1) - SLACK
     told, right = found.told >= 0, _picked(rooms, found.told, -np.inf) >= enough
-    values["coverage"] = float(told.mean())
-    values["right"] = float(right[told].mean()) if told.any() else None
     known, likely = found.likeliest >= 0, _picked(rooms, found.likeliest, -np.inf) >= enough
-    truth = np.where(likely, "right", "wrong").astype(object)
-    values["calibration error"] = calibration_error(found.probability[known, None], np.array(["right"]), truth[known])
-    return values
+    truth = np.where(likely, "right", "wrong").astype(object)[known]
+    probability = found.probability[known, None]
+    return {
+        "coverage": float(told.mean()),
+        "right": float(right[told].mean()) if told.any() else None,
+        "calibration error": calibration_error(probability, np.array(["right"]), truth) if known.any() else None,
+    }
 
 
 def _picked(values: np.ndarray, causes: np.ndarray, otherwise: float) -> np.ndarray:
@@ -154,34 +162,51 @@ def table_of(name: str, folder: Path) -> pd.DataFrame:
 
 def benchmark(sweeps: dict[str, Sweep]) -> dict[str, Any]:
     """All methods on all sweeps, and how much was grown and asked."""
-    methods: dict[str, dict[str, dict[str, Any]]] = {}
-    for method, verdicts in METHODS.items():
-        for zoo, sweep in sweeps.items():
-            for metric, value in scores(sweep, verdicts(sweep)).items():
-                rounded = None if value is None else round(value, 3)
-                methods.setdefault(method, {}).setdefault(metric, {"zoos": {}})["zoos"][zoo] = rounded
-        for found in methods[method].values():
-            values = found["zoos"]
-            found["mean"] = _mean(list(values.values()))
-            found["open"] = _mean([value for zoo, value in values.items() if zoo not in HELD_OUT])
-            found["held_out"] = _mean([value for zoo, value in values.items() if zoo in HELD_OUT])
+    found = {method: {zoo: say(sweep) for zoo, sweep in sweeps.items()} for method, say in METHODS.items()}
+    groups = {
+        "open": [zoo for zoo in sweeps if zoo not in HELD_OUT],
+        "held_out": [zoo for zoo in sweeps if zoo in HELD_OUT],
+    }
+    methods, pooled = {}, {name: {} for name, zoos in groups.items() if zoos}
+    for method, verdicts in found.items():
+        by_zoo = pd.DataFrame({zoo: scores(sweep, verdicts[zoo]) for zoo, sweep in sweeps.items()}, dtype=float)
+        methods[method] = {
+            metric: {
+                "mean": _rounded(values.mean()),
+                "se": _rounded(values.sem()),
+                **{name: _rounded(values[zoos].mean()) for name, zoos in groups.items()},
+                "zoos": {zoo: _rounded(value) for zoo, value in values.items()},
+            }
+            for metric, values in by_zoo.iterrows()
+        }
+        for name in pooled:
+            rooms = np.vstack([sweeps[zoo].asked[list(RFI_COLUMNS)].to_numpy(float) for zoo in groups[name]])
+            parts = [verdicts[zoo] for zoo in groups[name]]
+            likeliest, probability, told = (
+                np.concatenate([getattr(part, field) for part in parts]) for field in Verdicts._fields[1:]
+            )
+            values = trust(rooms, Verdicts({}, likeliest, probability, told))
+            pooled[name][method] = {metric: _rounded(value) for metric, value in values.items()}
+    return {"methods": methods, "pooled": pooled, **amounts(sweeps)}
+
+
+def amounts(sweeps: dict[str, Sweep]) -> dict[str, Any]:
+    """How many rows are asked about, and how much is grown."""
     rows, calibration = {}, {}
     for zoo, sweep in sweeps.items():
         rows[zoo] = {"asked": len(sweep.asked)}
         for name, question in QUESTIONS.items():
-            further = sweep.further(sweep.table, question)[sweep.table.index.get_indexer(sweep.asked.index)]
-            rows[zoo][name] = sweep.asked[question.label][further].value_counts().to_dict()
-        calibration[zoo] = {}
-        for budget in (SMALL, LARGE):
-            mask = sweep.calibration(budget)
-            share = float(sweep.costs[mask].sum() / sweep.costs.sum())
-            calibration[zoo][f"{budget:.0%}"] = {"rows": int(mask.sum()), "cost": round(share, 4)}
-    return {"methods": methods, "rows": rows, "calibration": calibration}
+            rows[zoo][name] = sweep.asked[question.label][sweep.asked_further(question)].value_counts().to_dict()
+        masks = {f"{budget:.0%}": sweep.calibration(budget) for budget in (SMALL, LARGE)}
+        calibration[zoo] = {
+            budget: {"rows": int(mask.sum()), "cost": _rounded(sweep.costs[mask].sum() / sweep.costs.sum())}
+            for budget, mask in masks.items()
+        }
+    return {"rows": rows, "calibration": calibration}
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(float(np.mean(known)), 3) if known else None
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), 3)
 
 
 def _print(record: dict[str, Any]) -> None:
@@ -191,6 +216,8 @@ def _print(record: dict[str, Any]) -> None:
         frame = pd.DataFrame.from_dict(means, orient="index").dropna(how="all")
         if len(frame):
             print(f"means over the {group.replace('_', '-')} zoos\n{frame.astype(float).round(2).to_string()}\n")
+            pooled = pd.DataFrame.from_dict(record["pooled"][group], orient="index").astype(float)
+            print(f"all rows of these together\n{pooled.round(2).to_string()}\n")
     for metric in next(iter(methods.values())):
         values = {name: rows[metric]["zoos"] for name, rows in methods.items()}
         print(f"{metric}\n{pd.DataFrame.from_dict(values, orient='index').astype(float).round(2).T.to_string()}\n")

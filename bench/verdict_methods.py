@@ -193,7 +193,7 @@ def calibrated(budget: float) -> Callable[[Sweep], Verdicts]:
         rows = sweep.grown(budget)
         rows = rows[rows[sweep.axes.accuracy].notna()]
         surface = Surface.fitted(_points(sweep, rows), rows[sweep.axes.accuracy].to_numpy(float))
-        steps = {name: np.unique(values) for name, values in _points(sweep, sweep.table)._asdict().items()}
+        steps = {name: np.unique(values).tolist() for name, values in _points(sweep, sweep.table)._asdict().items()}
         asked = zip(*_points(sweep, sweep.asked), sweep.asked[sweep.axes.accuracy])
         gains = [
             surface.gains({"temperature": heat, "width": width, "data": data}, own, steps)

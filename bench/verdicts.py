@@ -3,7 +3,7 @@
     python bench/verdicts.py --zoos DIR [--only a,b] [--held-out] [--out FILE]
 
 DIR/<zoo>.parquet are the tables of bench/verdict_zoos.py; one that is missing is grown there first (all: 40 minutes on
-two cores). With the tables at hand this takes about two minutes on one core. Two zoos, resnet-digits-noisy and
+two cores). With the tables at hand this takes under a minute on one core. Two zoos, resnet-digits-noisy and
 mlp-diamonds-adamw, are held out: nobody looks at them while methods are chosen, and only --held-out asks about them.
 
 Of each zoo the cells that `mdjax calibrate` would grow with 5 and with 20 % of the zoo's training cost are grown on,
@@ -30,9 +30,12 @@ pooled          group of zoos -> method -> coverage, right, calibration error
 rows            zoo -> asked about, and question -> those that could go further
 calibration     zoo -> budget -> rows and fraction of the zoo's training cost
 scale_transfer  case -> question -> zoo -> balanced accuracy
+tables          zoo -> a digest of its table, as another growth trains slightly other networks; and the columns of the
+                stages before the trees that the table lacks, whose tests then are not made
 """
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -57,6 +60,8 @@ from mdjax.diagnosis.verdicts import Diagnosis
 
 SLACK = 0.5
 """Points of test accuracy by which another change may gain more than that of a right cause."""
+
+STAGE_COLUMNS = ("chance_error", "chance_loss", "relabelling_gain", "prediction_shift", "negative_curvature")
 
 DEMO = ("mlp-digits", "mlp-digits-noisy")
 
@@ -160,6 +165,13 @@ def table_of(name: str, folder: Path) -> pd.DataFrame:
     return pd.read_parquet(path).reset_index(drop=True)
 
 
+def provenance(table: pd.DataFrame) -> dict[str, Any]:
+    """Which table was asked about: a digest of its accuracies, and which columns of the stages it lacks."""
+    told = table[["configuration", "test_acc"]].sort_values("configuration").round(4).to_csv(index=False)
+    digest = hashlib.sha256(told.encode()).hexdigest()[:12]
+    return {"digest": digest, "lacks": [name for name in STAGE_COLUMNS if name not in table.columns]}
+
+
 def benchmark(sweeps: dict[str, Sweep]) -> dict[str, Any]:
     """All methods on all sweeps, and how much was grown and asked."""
     found = {method: {zoo: say(sweep) for zoo, sweep in sweeps.items()} for method, say in METHODS.items()}
@@ -205,7 +217,7 @@ def amounts(sweeps: dict[str, Sweep]) -> dict[str, Any]:
     return {"rows": rows, "calibration": calibration}
 
 
-def _rounded(value: float | None) -> float | None:
+def _rounded(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), 3)
 
 
@@ -240,11 +252,15 @@ def main() -> None:
     arguments.zoos.mkdir(parents=True, exist_ok=True)
     names = [name for name in ZOOS if arguments.held_out or name not in HELD_OUT]
     if arguments.only:
-        names = [name for name in names if name in arguments.only.split(",")]
+        wanted = arguments.only.split(",")
+        if strange := sorted(set(wanted) - set(names)):
+            parser.error(f"there is no zoo {strange[0]!r}, or it is held out; choose of {', '.join(names)}")
+        names = [name for name in names if name in wanted]
     tables = {name: table_of(name, arguments.zoos) for name in names}
     start = time.perf_counter()
     record = benchmark({name: Sweep(table, ZOOS[name].axes) for name, table in tables.items()})
     transfer = scale_transfer({name: tables[name] for name in DEMO if name in tables})
+    record["tables"] = {name: provenance(table) for name, table in tables.items()}
     record |= {"scale_transfer": transfer, "held_out": list(HELD_OUT), "seconds": round(time.perf_counter() - start)}
     record |= environment("numpy", "scipy", "scikit-learn", "pandas")
     _print(record)

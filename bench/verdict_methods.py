@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from mdjax.calibration.design import Cell, cells
-from mdjax.calibration.surface import Points, Surface
 from mdjax.diagnosis.answers import Answers
 from mdjax.diagnosis.baselines import ValidationTree
 from mdjax.diagnosis.causes import CAUSES, CLEAR, Weighed, weighed_causes
@@ -19,6 +18,7 @@ from mdjax.diagnosis.labels import LABEL_COLUMNS, RFI_COLUMNS, Axes, failure_lab
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS, Question
 from mdjax.diagnosis.stages import Stage
+from mdjax.diagnosis.surface import Points, Surface
 from mdjax.diagnosis.treefiles import PUBLISHED, SHIPPED
 from mdjax.diagnosis.trees import load_trees
 from mdjax.diagnosis.verdicts import Diagnosis

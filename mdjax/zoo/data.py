@@ -162,6 +162,10 @@ def load(
     if (mean is None) != (std is None):
         raise InputError("Only one of mean and std was given. Give both or neither.")
     told, text = split_layout(str(source))
+    if layout is not None and told is not None and layout_of(layout) != told:
+        raise InputError(
+            f"layout {layout} was given for {str(source)!r}, which says {told} itself. Give one of the two."
+        )
     layout = layout_of(layout if layout is not None else told)
     path = Path(text.removeprefix(_CIFAR_PREFIX)).expanduser()
     if text not in NAMES and path.is_file() and not text.startswith(_CIFAR_PREFIX):

@@ -226,3 +226,11 @@ def test_every_layout_is_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["measure", "--help"])
     assert "|".join(Layout) in capsys.readouterr().out
+
+
+def test_a_layout_that_contradicts_the_datas_own_prefix_is_refused(tmp_path):
+    images, labels = np.zeros((8, 4, 4, 1), np.float32), np.arange(8) % 2
+    np.savez(tmp_path / "my.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(InputError, match=r"layout nchw was given for .*, which says nhwc itself"):
+        load(f"nhwc:{tmp_path / 'my.npz'}", layout="nchw")
+    assert load(f"nhwc:{tmp_path / 'my.npz'}", layout="nhwc").input_shape == (4, 4, 1)

@@ -103,6 +103,24 @@ def run(capsys, *arguments: str) -> str:
 
 
 @pytest.mark.slow
+def test_a_checkpoint_is_asked_about_small_networks_of_its_kind(folder, capsys):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(64, 4), torch.nn.Tanh(), torch.nn.Linear(4, 10))
+    torch.save(network.state_dict(), "digits.pt")
+    facts = [word for fact in ("batch_size=64", "learning_rate=0.05", "epochs=2") for word in ("--fact", fact)]
+    arguments = ["digits.pt", "--data", "digits", "--nonlinearity", "tanh", "--preset", "fast", *facts]
+    main(["check", *arguments, "--calibrate", "90s", "--out", "kept"])
+    text = capsys.readouterr().out
+    assert "small networks of this task say that one step would bring" in text
+    assert "Calibrated on " in text and "sequence networks of width 1 to " in text
+    assert "Calibrating would grow" not in text
+    assert Path("kept/calibration/calibration.json").is_file()
+    with pytest.raises(SystemExit):
+        main(["check", "branching0.pt", "--data", "my.npz", "--module", "mynet.py:Branching", "--calibrate", "9s"])
+    assert "Calibrate in Python, mdjax.calibrate(width, build=" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_a_known_family(folder, capsys):
     torch.manual_seed(0)
     torch.save({"state_dict": OwnCNN(1, 2, 2, 3).state_dict()}, "cnn.pt")

@@ -11,9 +11,10 @@ import pandas as pd
 
 from mdjax.columns import RECIPE, TRAINING
 from mdjax.errors import InputError
-from mdjax.models import Architecture, FunctionModel, Model
+from mdjax.models import Architecture, FunctionModel, Model, sequence
 from mdjax.models.architecture import FAMILIES
 from mdjax.models.layers import Convolution
+from mdjax.models.sequences import scaled
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.grids import Setting
 from mdjax.zoo.recipes import Recipe
@@ -28,7 +29,7 @@ VARIED = ("learning_rate", "batch_size")
 _USUAL = {"batch_size": 64, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 30}
 _USUAL_ADAMW = {"learning_rate": 0.003, "weight_decay": 0.01}
 _FACTORS = {"learning_rate": (1 / 30, 1 / 10, 1 / 3, 1, 3, 10), "batch_size": (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)}
-_LEAST_BATCH, _LEAST_EXAMPLES = 4, 64
+_LEAST_BATCH, _LEAST_EXAMPLES = 4, 16
 _WIDTHS, _SHARES = 6, 4
 """Most widths and fractions of the data to choose from, each half of the next."""
 
@@ -64,6 +65,8 @@ class Target:
 
     def network(self, width: int, dataset: Dataset) -> Network:
         """The network of this kind at another width."""
+        if self.family == "sequence":
+            return sequence(scaled(self.variant, width / self.width), dataset.input_shape)
         if self.build is None:
             return Architecture(self.family, width, dataset.input_shape, dataset.num_classes, self.depth, self.variant)
         made = self.build(width)
@@ -77,11 +80,20 @@ class Target:
         return sorted({max(1, round(self.width / 2**k)) for k in range(_WIDTHS)})
 
     def shares(self, dataset: Dataset) -> list[float]:
-        """Fractions of the data to choose from, the target's own last, each half of the next."""
+        """Fractions of the data to choose from, the target's own last, each half of the next.
+
+        Raises InputError for data of which no part can be left out.
+        """
         whole = float(self.training["data_share"])
         shares = [whole / 2**k for k in range(_SHARES)]
         least = max(_LEAST_EXAMPLES, 2 * int(self.training["batch_size"]))
-        return sorted(share for share in shares if dataset.subset_size(share) >= least or share == whole)
+        found = sorted(share for share in shares if dataset.subset_size(share) >= least)
+        if len(found) < 2:
+            raise InputError(
+                f"{dataset.name} has {dataset.subset_size(whole)} training examples for them, too few to train "
+                f"on half of them in batches of {self.training['batch_size']}. Give a smaller batch_size in the recipe."
+            )
+        return found
 
     def temperatures(self, vary: str, num_examples: int) -> list[float]:
         """The values of the learning rate, or batch size, around the target's own."""
@@ -119,7 +131,7 @@ def target_of(
     build: makes networks of any width, see `Build`.
     recipe: of `mdjax.columns.TRAINING` and `RECIPE` by name.
 
-    Raises InputError for anything else, and for networks whose size is no one number.
+    All layers of a sequence are scaled together, by the features of the first. Raises InputError for anything else.
     """
     given = _checked(recipe or {})
     if build is not None:
@@ -158,10 +170,6 @@ def _of_manifest(manifest: pd.DataFrame, given: Mapping[str, Any]) -> Target:
 def _named(
     family: str, width: int, depth: int, variant: str, told: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Target:
-    if family == "sequence":
-        raise InputError(
-            "The size of a sequence of layers is no one number. Give build=lambda width: (model, init) in Python."
-        )
     if width < 2:
         raise InputError(f"The networks have width {width}, and there are none smaller. Calibrate on wider ones.")
     return _target(family, width, depth, variant, told, given, None)

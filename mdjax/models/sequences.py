@@ -128,6 +128,18 @@ def _layer(word: str, key: str, position: int) -> Layer:
     )
 
 
+def scaled(text: str, factor: float) -> str:
+    """The same layers with the features of all but the last one multiplied, each at least 1."""
+    words = text.split()
+    found = [_WORD.fullmatch(word) for word in words]
+    weighted = [i for i, match in enumerate(found) if match and match[2] in ("conv", "dense")]
+    for i in weighted[:-1]:
+        match = found[i]
+        assert match is not None
+        words[i] = f"{words[i][: match.start(3)]}{max(1, round(factor * int(match[3])))}{words[i][match.end(3) :]}"
+    return " ".join(words)
+
+
 @functools.lru_cache(maxsize=1024)
 def shapes_of(text: str, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """The shape of an example before each layer, and after the last one; InputError where a layer does not fit."""

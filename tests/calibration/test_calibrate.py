@@ -211,6 +211,7 @@ def test_a_zoo_says_what_it_is_like(tmp_path):
         ({"like": "nowhere"}, "nowhere"),
         ({"like": "mlp-w1"}, "have width 1, and there are none smaller"),
         ({"like": Architecture("mlp", 8, (8, 8, 1)), "budget": "0.001s"}, "The budget of 0.001 s is too small"),
+        ({"like": "mlp-w8", "recipe": {"batch_size": 1000}}, "digits has 1297 .* Give a smaller batch_size"),
         ({"like": "mlp-w8", "budget": "ten"}, "Cannot read the time 'ten'"),
         ({"like": "mlp-w8", "vary": "depth"}, "vary is 'depth'. Choose one of learning_rate, batch_size"),
         ({"like": "mlp-w8", "seeds": 0}, "seeds is 0. Give a whole number of at least 1"),

@@ -7,7 +7,7 @@ import pytest
 
 from mdjax.errors import InputError
 from mdjax.models import sequence
-from mdjax.models.sequences import layers_of
+from mdjax.models.sequences import layers_of, scaled
 
 
 def test_a_layer_that_comes_again_is_one_parameter():
@@ -47,3 +47,10 @@ def test_what_repeats_no_layer_is_refused(text, message):
 def test_a_layer_comes_again_only_where_as_much_comes_in():
     with pytest.raises(InputError, match="gets 4 features, but 3 before"):
         sequence("a=dense4 relu @a dense2", (3,))
+
+
+def test_all_layers_but_the_last_are_scaled():
+    text = "body: conv8k5s2p1nobias batchnorm relu conv6k3 max2 head: flatten fc=dense20 tanh @fc dense10"
+    expected = "body: conv2k5s2p1nobias batchnorm relu conv2k3 max2 head: flatten fc=dense5 tanh @fc dense10"
+    assert scaled(text, 1 / 4) == expected
+    assert scaled("dense4 relu dense3", 1e-3) == "dense1 relu dense3"

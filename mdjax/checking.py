@@ -167,10 +167,18 @@ def _calibrated(seeds: "Seeds", dataset: Dataset, budget: str, out: str | Path |
             "Smaller networks of this kind cannot be made from its module alone. Calibrate in Python, "
             "mdjax.calibrate(width, build=lambda width: (model, init), ...), and give --tree its folder (trees=)."
         )
+    # Where the settings are known the losses of small networks say it all; else their trees are asked.
+    is_known = {"batch_size", "learning_rate"} <= {name for name, value in seeds.rows[0].items() if not pd.isna(value)}
     told = {name: value for name, value in seeds.rows[0].items() if name in TRAINING and not pd.isna(value)}
     with _folder(out) as folder:
         found = calibrate(
-            seeds.architecture, data=dataset, out=folder / "calibration", budget=budget, recipe=told, show_progress=show
+            seeds.architecture,
+            data=dataset,
+            out=folder / "calibration",
+            budget=budget,
+            recipe=told,
+            landscape=not is_known,
+            show_progress=show,
         )
     assert isinstance(found, Calibration)
     return found

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mdjax.columns import RECIPE
 from mdjax.engine import Programs
 from mdjax.engine import measure as measure_stack
 from mdjax.errors import InputError
@@ -15,6 +16,7 @@ from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded
 from mdjax.sweeps.units import Unit
 from mdjax.zoo.data import Dataset, is_cifar10
 from mdjax.zoo.grids import Setting
+from mdjax.zoo.recipes import Recipe
 from mdjax.zoo.store import Zoo
 
 LabelNoise = Literal["known", 0]
@@ -55,13 +57,15 @@ def is_certain(collection: Zoo | GivenModels, data: Any, dataset: Dataset) -> bo
 
 def _grown(manifest: pd.DataFrame) -> bool:
     """Whether mdjax trained the models: their names then are those of their settings."""
-    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Setting)}
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Setting) if field.name != "recipe"}
     if not set(kinds) <= set(manifest):
         return False
     first = manifest.iloc[0]
+    # Zoos grown before there were others have the usual recipe, and do not name it.
+    recipe = {name: first[name] for name in RECIPE if name in manifest and not pd.isna(first[name])}
     try:
-        setting = Setting(**{name: kind(first[name]) for name, kind in kinds.items()})
-    except (TypeError, ValueError):  # what is not known of the training
+        setting = Setting(**{name: kind(first[name]) for name, kind in kinds.items()}, recipe=Recipe(**recipe))
+    except (TypeError, ValueError, InputError):  # what is not known of the training
         return False
     # A manifest holds the network's own depth, a setting 0 where nobody chose it.
     return first["model_id"] in (setting.model_id, dataclasses.replace(setting, depth=0).model_id)

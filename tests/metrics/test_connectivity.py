@@ -16,7 +16,7 @@ from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity, Pub
 from mdjax.statuses import Status, StatusCode
 
 
-@pytest.mark.parametrize("family", ["mlp", "cnn"])
+@pytest.mark.parametrize("family", ["mlp"])
 def test_the_default_steps_end_lower_than_500_slow_ones(family):
     architecture, params, state = trained(family, 4)
     pairs, names = [(0, 1), (1, 2), (2, 3), (3, 0)], list("abcd")

@@ -41,13 +41,13 @@ def test_facts_stand_in_the_table_and_the_data_share_counts():
 
 def test_the_diagnosis_knows_the_width_that_was_given():
     narrow, wide, unknown = (
-        mdjax.explain(measured(facts=facts).configurations.iloc[0]).answers[2]
-        for facts in ({"width": 16}, {"width": 32}, None)
+        mdjax.diagnose(measured(facts=facts).configurations).iloc[0] for facts in ({"width": 16}, {"width": 32}, None)
     )
-    assert narrow.status == "not asked: width below 32" and narrow.label is None
-    assert wide.status == "ok" and wide.label is not None
-    assert unknown.status.startswith("asked although the width is not known")
-    assert unknown.label == wide.label and unknown.probability == pytest.approx(wide.probability)
+    assert narrow["data_status"] == "not asked: width below 32" and narrow["data_answer"] is None
+    assert wide["data_status"] == "ok" and wide["data_answer"] is not None
+    assert unknown["data_status"].startswith("asked although the width is not known")
+    assert unknown["data_answer"] == wide["data_answer"]
+    assert unknown["data_probability"] == pytest.approx(wide["data_probability"])
 
 
 def test_tables_of_given_models_join_to_a_sweep():

@@ -58,7 +58,7 @@ def test_one_step_is_sgd_with_momentum_and_weight_decay():
 
 def test_running_statistics_are_torchs_average():
     count = digits().subset_size(0.1)
-    own = setting("resnet18", 0, batch_size=count, data_share=0.1, epochs=1, learning_rate=0.0)
+    own = setting("resnet10", 0, batch_size=count, data_share=0.1, epochs=1, learning_rate=0.0)
     params, state = weights_of([own], 0)
     model = architecture_of(own, digits()).model()
     _, batch = model.batch_apply(params, state, jnp.asarray(digits().x_train[:count]), jnp.ones(count))

@@ -88,13 +88,13 @@ def test_verdicts_by_it_tell_gains_and_accuracy(calibrated, table, tmp_path, cap
     name = verdicts["configuration"][0.0005]
     main(["diagnose", str(table), "--tree", str(calibrated), "--configuration", name])
     told = capsys.readouterr().out
-    assert "half the batch, or twice the learning rate: +" in told and "± " in told
+    assert "half the batch, or twice the learning rate: " in told and "± " in told
     assert "optimizer: right in " in told and "a validation tree in" in told
     main(
         ["report", str(table), "--tree", str(calibrated), "--configuration", name, "--out", str(tmp_path / "page.html")]
     )
     page = (tmp_path / "page.html").read_text()
-    assert "Calibrated on this task" in page and "twice the learning rate: +" in page
+    assert "Calibrated on this task" in page and "twice the learning rate: " in page
 
 
 def test_rows_whose_settings_are_not_known_are_left_to_the_trees(calibrated, table):

@@ -286,7 +286,9 @@ class _Grower:
         path = self._kept.out / "zoo.parquet"
         with writing(str(path), "Free space, then run the same command again."), replacing(path) as temporary:
             table.to_parquet(temporary, index=False)
+        network = self._network(self._target.width)
         facts = self._target.facts() | {
+            "depth": network.depth if isinstance(network, Architecture) else None,
             "data": self._dataset.name,
             "num_classes": self._dataset.num_classes,
             "varied": self._vary,

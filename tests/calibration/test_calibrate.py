@@ -179,7 +179,7 @@ def build(width):
 
 
 def test_any_network_whose_size_is_one_number_is_calibrated(tmp_path):
-    found = calibrate(4, build=build, data=digits(), out=tmp_path / "cal", budget="2m", **QUICK)
+    found = calibrate(2, build=build, data=digits(), out=tmp_path / "cal", budget="2m", **QUICK)
     assert isinstance(found, Calibration)
     assert found.facts["family"] is None and not found.trees
     apply, init = build(4)

@@ -119,8 +119,7 @@ def check(
     from converters.state_dicts import Reading
 
     check_options("check", options, CheckOptions)
-    if calibration_of(trees) is None:
-        trees = as_trees(trees)  # pyright: ignore[reportArgumentType]
+    trees = calibration_of(trees) or as_trees(trees)  # pyright: ignore[reportArgumentType]
     budget = options.get("calibrate")
     if budget is not None:
         seconds_of(budget)  # told before anything is done

@@ -100,19 +100,21 @@ def _grow(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.answers import has_features
     from mdjax.diagnosis.calibrations import calibration_of
-    from mdjax.report.page import fitted_trees, is_readable, write_report
+    from mdjax.report.page import fitted_trees, write_report
     from mdjax.table import read_configurations
 
     table = read_configurations(options.table)
+    calibration = calibration_of(options.tree)
     write_report(
         options.out,
         table,
-        trees=options.tree,
+        trees=calibration or options.tree,
         highlight=options.configuration,
         source=str(options.table),
     )
-    if calibration_of(options.tree) is None and not is_readable(table, fitted_trees(options.tree)):
+    if calibration is None and not has_features(table, fitted_trees(options.tree)):
         print(f"{options.table} has none of the features that the trees read: no diagnosis.", file=sys.stderr)
     print(options.out)
 

@@ -103,6 +103,24 @@ def run(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def test_options_of_reading_and_measuring_reach_what_they_change(folder, capsys):
+    torch.save({"state_dict": plain(0).state_dict(), "state_dict_ema": plain(1).state_dict()}, "averaged.pt")
+    torch.save(plain(2), "whole.pt")  # an object of torch's own classes
+    how = ["--nonlinearity", "tanh", "--preset", "fast"]
+
+    def loss(*arguments):
+        run(capsys, *arguments, *how, "--out", str(folder / f"kept{'-'.join(arguments)}"))
+        models = pd.read_parquet(folder / f"kept{'-'.join(arguments)}" / "table" / "models.parquet")
+        return models.iloc[0]
+
+    assert loss("averaged.pt")["train_loss"] == pytest.approx(loss("plain0.pt")["train_loss"])
+    assert loss("averaged.pt", "--ema")["train_loss"] == pytest.approx(loss("plain1.pt")["train_loss"])
+    assert loss("plain0.pt", "--seed", "3")["measure_seed"] == 3
+    assert loss("plain0.pt", "--fact", "label_noise=0.5")["applied_label_noise"] == 0.5
+    assert loss("plain0.pt", "--fact", "label_noise=0.5", "--label-noise", "0")["applied_label_noise"] == 0
+    assert loss("whole.pt", "--trust")["num_params"] == loss("plain0.pt")["num_params"]
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_asked_about_small_networks_of_its_kind(folder, capsys):
     torch.manual_seed(0)

@@ -104,7 +104,7 @@ def calibrate(
     """
     check_options("calibrate", options, CalibrateOptions)
     keep_compiled_programs()
-    limit = seconds_of(budget) if isinstance(budget, str) else float(budget)
+    limit = seconds_of(budget if isinstance(budget, str) else f"{budget}s")
     vary, seeds = options.get("vary", VARIED[0]), options.get("seeds", 2)
     if vary not in VARIED:
         raise InputError(f"vary is {vary!r}. Choose one of {', '.join(VARIED)}.")
@@ -187,6 +187,8 @@ class _Grower:
         """The cheapest cell of the plan that is not there and still fits; None where there is none."""
         if smallest not in grown:
             return smallest
+        if _spent(grown) >= limit and _is_enough(grown):
+            return None
         plan = self._plan(grown, limit)
         missing = [cell for cell in plan.chosen if cell not in grown]
         fits = bool(missing) and _spent(grown) + plan.seconds[missing[0]] <= limit
@@ -278,7 +280,7 @@ class _Grower:
 
     def _learnt(self, grown: dict[Cell, pd.DataFrame]) -> Calibration:
         table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
-        if table["width"].nunique() < 2 or table["data_share"].nunique() < 2:
+        if not _is_enough(grown):
             raise InputError(
                 f"{len(grown)} of the cells of width and data were grown within the budget, of one width or one amount "
                 "of data alone. Give a larger --budget (budget=)."
@@ -307,6 +309,11 @@ class _Grower:
         except InputError as error:  # too small a zoo for trees is none for its surface
             console.print(f"warning: no trees were grown: {error}", highlight=False, markup=False)
             return {}
+
+
+def _is_enough(grown: Mapping[Cell, pd.DataFrame]) -> bool:
+    """Whether there are two widths and two amounts of data to learn from."""
+    return min(len({cell.width for cell in grown}), len({cell.data_share for cell in grown})) > 1
 
 
 def _spent(grown: Mapping[Cell, pd.DataFrame]) -> float:

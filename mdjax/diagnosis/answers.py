@@ -176,19 +176,21 @@ def tree_answers(tree: MDTree, table: pd.DataFrame) -> TreeAnswers:
 
 
 def has_features(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> bool:
-    """Whether a table has any of the features that the trees read."""
+    """Whether a table has any of the features that the trees, or those for single models beside them, read."""
+    return any(name in table.columns for name in _read_by(trees))
+
+
+def _read_by(trees: Mapping[str, MDTree]) -> list[str]:
     heard = [one for tree in trees.values() for one in (tree, tree.single_) if one is not None]
-    return isinstance(table, pd.DataFrame) and any(name in table.columns for tree in heard for name in tree.features)
+    return list(dict.fromkeys(name for tree in heard for name in tree.features))
 
 
 def _check_table(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> None:
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"The table must be a pandas DataFrame, got {type(table).__name__}. Load it first.")
-    heard = [one for tree in trees.values() for one in (tree, tree.single_) if one is not None]
-    wanted = dict.fromkeys(name for tree in heard for name in tree.features)
-    if not any(name in table.columns for name in wanted):
+    if not has_features(table, trees):
         raise InputError(
-            f"The table has none of the features {', '.join(wanted)}; it has "
+            f"The table has none of the features {', '.join(_read_by(trees))}; it has "
             f"{', '.join(map(str, table.columns)) or 'no columns'}. Measure the models first."
         )
 

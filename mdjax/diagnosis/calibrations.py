@@ -17,12 +17,13 @@ from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.stages import Stage, Stages
 from mdjax.diagnosis.surface import CHANGES, Surface
-from mdjax.diagnosis.trees import CALIBRATED, load_trees, save_trees
+from mdjax.diagnosis.treefiles import NAMED
+from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.errors import InputError, first_line
 from mdjax.files import replacing, writing
 
 FORMAT, VERSION = "mdjax-calibration", 1
-FILE = "calibration.json"
+FILE, TREES = "calibration.json", "trees.json"
 
 SHARED = ("family", "depth", "num_classes", "label_noise", "optimizer", "schedule", "augmentation")
 """What a row has to have in common with a calibration's networks, where both are known: of others it does not speak."""
@@ -167,7 +168,7 @@ class Calibration:
             "surface": self.surface.to_dict(),
         }
         if self.trees:
-            save_trees(self.trees.values(), folder / CALIBRATED)
+            save_trees(self.trees.values(), folder / TREES)
         path = folder / FILE
         with writing(f"the calibration to {path}", "Choose a folder that you may write."), replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -189,7 +190,7 @@ class Calibration:
                 str(name): Accuracy(**{**found, "interval": tuple(found["interval"])})
                 for name, found in content["accuracy"].items()
             }
-            kept = Path(folder) / CALIBRATED
+            kept = Path(folder) / TREES
             trees = load_trees(kept) if kept.exists() else {}
             return cls(
                 Surface.from_dict(content["surface"]), content["facts"], accuracy, int(content["num_models"]), trees
@@ -199,10 +200,13 @@ class Calibration:
 
 
 def calibration_of(source: Any) -> Calibration | None:
-    """The calibration that trees are given as, the object or its folder; None where they are something else."""
+    """The calibration that trees are given as, the object or its folder; None where they are something else.
+
+    InputError for a folder without a whole one.
+    """
     if isinstance(source, Calibration):
         return source
-    if isinstance(source, str | PathLike) and (Path(source) / FILE).exists():
+    if isinstance(source, str | PathLike) and source not in NAMED and Path(source).is_dir():
         return Calibration.load(source)
     return None
 

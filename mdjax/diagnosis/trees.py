@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from pathlib import Path
 
 from mdjax.diagnosis.mdtree import MDTree, read_trees
 from mdjax.diagnosis.questions import QUESTIONS
@@ -11,17 +10,13 @@ from mdjax.errors import InputError
 
 __all__ = ["SHIPPED", "Trees", "as_trees", "load_trees", "save_trees"]
 
-CALIBRATED = "trees.json"
-"""The trees' file in the folder that `mdjax calibrate` leaves."""
-
 Trees = Mapping[str, MDTree] | str | PathLike[str]  # question -> tree, a name of `treefiles.NAMED`, a path
 
 
 def as_trees(trees: Trees) -> dict[str, MDTree]:
     """Fitted trees by question, from a mapping, a name or a file; InputError for anything else."""
     if isinstance(trees, (str, PathLike)):
-        folder = Path(trees)
-        return load_trees(folder / CALIBRATED if folder.is_dir() else trees)
+        return load_trees(trees)
     for name, tree in trees.items():
         if not isinstance(tree, MDTree) or not hasattr(tree, "tree_") or tree.question != name:
             raise InputError(

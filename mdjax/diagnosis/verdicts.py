@@ -67,9 +67,8 @@ class Diagnosis:
         """The diagnosis of a table; arguments and errors are those of `diagnose`."""
         calibration = calibration_of(trees)
         fitted = dict(calibration.trees) if calibration is not None else as_trees(trees)  # pyright: ignore[reportArgumentType]
-        answers = answers_to(fitted, table) if fitted and has_features(table, fitted) else {}
-        if calibration is None and not answers:
-            answers = answers_to(fitted, table)  # tells what is missing
+        # A calibration speaks also where its trees, if there are any, have nothing to read.
+        answers = answers_to(fitted, table) if calibration is None or has_features(table, fitted) else {}
         found = stages(table, fitted)
         causes, calibrated = weighed_causes(answers, found.stage), None
         if calibration is not None:

@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from mdjax.diagnosis.answers import joined_flags
+from mdjax.diagnosis.answers import has_features, joined_flags
 from mdjax.diagnosis.calibrations import Calibration, calibration_of
 from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, OTHER_CAUSES
 from mdjax.diagnosis.checks import numeric_column
@@ -74,7 +74,7 @@ def write_report(
     """
     _check(table)
     calibration = calibration_of(trees)
-    trees = fitted_trees(trees)
+    trees = fitted_trees(calibration or trees)
     _check_told(table, trees)
     labels = names(table)
     row = _row_index(labels, highlight)
@@ -146,7 +146,8 @@ def phase_plot(
             "The table has no grid to draw: it needs columns width and bs (or batch_size) with two or more different "
             "settings. Use write_report, which leaves out what is missing."
         )
-    diagnosis = _diagnosis(table, fitted_trees(trees), calibration_of(trees))
+    calibration = calibration_of(trees)
+    diagnosis = _diagnosis(table, fitted_trees(calibration or trees), calibration)
     causes = None if diagnosis is None else diagnosis.causes.names()
     write_file(path, rendered(overview_figure(table, found, grid, causes), kind), _REMEDY)
 
@@ -165,16 +166,11 @@ def _check(table: pd.DataFrame) -> None:
 
 
 def _check_told(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> None:
-    if not features(table) and not is_readable(table, trees):
+    if not features(table) and not has_features(table, trees):
         raise InputError(
             f"The table has no feature to report on; it has {', '.join(map(str, table.columns))}. Measure some first, "
             "for instance with --metrics losses,hessian."
         )
-
-
-def is_readable(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> bool:
-    """Whether a table has any feature that the trees read."""
-    return any(name in table.columns for tree in trees.values() for name in tree.features)
 
 
 def fitted_trees(trees: Trees | Calibration) -> dict[str, MDTree]:
@@ -189,7 +185,7 @@ def _diagnosis(table: pd.DataFrame, trees: Mapping[str, MDTree], calibration: Ca
     """The diagnosis of a table; None where it has no feature that the trees read, and there is no calibration."""
     if calibration is not None:
         return Diagnosis.of(table, calibration)
-    return Diagnosis.of(table, trees) if is_readable(table, trees) else None
+    return Diagnosis.of(table, trees) if has_features(table, trees) else None
 
 
 def _row_index(labels: list[str], highlight: str | None) -> int | None:

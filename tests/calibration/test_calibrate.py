@@ -198,6 +198,32 @@ def test_a_plan_times_the_smallest_and_grows_no_more(tmp_path, capsys):
     assert not (tmp_path / "cal" / "calibration.json").exists()
 
 
+def test_batch_sizes_set_the_temperature_as_well(tmp_path, capsys):
+    arguments = ["--recipe", "epochs=1", "--vary", "batch_size", "--seeds", "1", "--no-landscape", "--budget", "2m"]
+    out = tmp_path / "cal"
+    main(["calibrate", "--like", "mlp-w2", "--data", "digits", "--out", str(out), *arguments])
+    zoo = pd.read_parquet(out / "zoo.parquet")
+    assert zoo["batch_size"].nunique() > 3 and zoo["learning_rate"].nunique() == 1
+    assert Calibration.load(out).facts["varied"] == "batch_size"
+    # Less time than it took is no error once there is enough to learn from.
+    capsys.readouterr()
+    main(["calibrate", "--like", "mlp-w2", "--data", "digits", "--out", str(out), *arguments[:-1], "1s"])
+    assert "networks of width 1 to 2" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_calibration_is_told(tmp_path, table, capsys):
+    with pytest.raises(SystemExit):
+        main(["diagnose", str(table), "--tree", str(tmp_path)])
+    assert "Run mdjax calibrate first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", [0, -5.0, float("nan"), True])
+def test_a_budget_that_is_no_time_is_refused_before_anything_is_grown(tmp_path, budget):
+    with pytest.raises(InputError, match="time"):
+        calibrate("mlp-w2", data=digits(), out=tmp_path / "cal", budget=budget, **QUICK)
+    assert not (tmp_path / "cal").exists()
+
+
 def test_a_zoo_says_what_it_is_like(tmp_path):
     grid = Grid(width=(2, 8), batch_size=(32, 128), learning_rate=(0.01,), epochs=1, seeds=1, schedule="cosine")
     target = target_of(train(grid, tmp_path / "zoo", show_progress=False), None, {"epochs": "5"})

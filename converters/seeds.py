@@ -3,7 +3,6 @@
 A network that a zoo can hold comes as an architecture with rows of a manifest; any other as its module's own function.
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from converters import layouts
 from converters.errors import RefusedError, UnknownFamilyError
 from converters.identities import digest_of
 from converters.layouts.contract import Candidate
+from converters.module_copies import plain
 from converters.naming import NETWORK, Given, Statements, overrides
 from converters.own_modules import Made, OwnModule, made
 from converters.recognition import Recognised, label, recognised
@@ -26,11 +26,13 @@ from converters.state_dicts import USUAL, Reading, read_state_dict, require_torc
 from mdjax.columns import TRAINING
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
+from mdjax.sweeps.facts import KNOWN, checked_facts
 from mdjax.zoo.data import Dataset
 
 PyTree = Any
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NUM_EXAMPLES = 2
+_SIZES = ("width", "depth")
 _GIVE_CODE = "give the network's code with --module FILE.py:CLASS (in Python module=)"
 
 
@@ -40,7 +42,8 @@ class Seeds:
 
     `models` are (params, state), `files` those that they are from. `architecture` is theirs where a zoo can hold them,
     and `rows` what its manifest says of each; else `architecture` is None, `rows` is empty and `model` is how they are
-    called (`mdjax.models.Model`), made by `construction`. `dataset` holds the data as the networks read them.
+    called (`mdjax.models.Model`), made by `construction`, and `facts` are what was said of their training, as
+    `mdjax.measure` takes it. `dataset` holds the data as the networks read them.
     `notes` are sentences on files that count with others, `refused` maps a file to the reason why it cannot be taken.
     """
 
@@ -51,6 +54,7 @@ class Seeds:
     rows: tuple[Mapping[str, Any], ...] = ()
     model: Any = None
     construction: str = ""
+    facts: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     refused: Mapping[Path, str] = dataclasses.field(default_factory=dict)
 
@@ -70,7 +74,7 @@ def read_seeds(
         dataset: what they were trained on; it tells the shape of their inputs.
         module: the networks' own torch or Flax module, or its code as "FILE.py:CLASS"; needed for Flax, and for
             networks of no known family. One that a zoo cannot hold runs through torchax.
-        facts: as `converters.convert` takes them; those of the training only where a zoo can hold the network.
+        facts: as `converters.convert` takes them; of a network that no zoo holds those that `mdjax.measure` takes.
         reading: whether averaged weights are taken, and files trusted that run code of their own.
 
     A file that cannot be taken is left out with its reason; a copy of another, and another checkpoint of its training
@@ -83,23 +87,28 @@ def read_seeds(
     files = account.once([Path(path) for path in paths])
     code = None if module is None else made(module)
     if code is not None and isinstance(code.module, nn.Module | nnx.Module):
-        _refuse_facts(facts, code.construction)
-        return account.told(_by_flax(files, code, dataset, account), files, dataset.name)
+        said = _said(facts, code.construction)
+        return account.told(_by_flax(files, code, dataset, account), files, dataset.name, said)
     for path in files:
         if code is None and _is_flax(path):
             raise InputError(f"{path} is a Flax checkpoint, which holds no network: {_GIVE_CODE}.")
     require_torch()
     own = None if code is None else OwnModule(code)
     _check_facts(facts, own)
-    given = [each for path in files for each in _described(path, facts, account)]
+    # Weights tell how large a network of a zoo is; of any other its user may.
+    sizes = {} if own is None else {name: facts[name] for name in _SIZES if name in facts}
+    told = {name: value for name, value in facts.items() if name not in sizes}
+    given = [each for path in files for each in _described(path, told, account)]
     given = list(_one_per_run(given, account))
     try:
-        seeds = _by_family(given, dataset, own, reading, account)
+        seeds, said = _by_family(given, dataset, own, reading, account), {}
+        for name in sizes:
+            raise InputError(f"The weights tell the network's {name}. Leave the fact {name} out.")
     except UnknownFamilyError:  # of a module; without one the file is refused
         assert own is not None
-        _refuse_facts(facts, own.construction)
+        said = _said(facts, own.construction)
         seeds = _by_module([each.candidate.path for each in given], own, dataset, reading, account)
-    return account.told(seeds, files, dataset.name)
+    return account.told(seeds, files, dataset.name, said)
 
 
 class _Account(NamedTuple):
@@ -126,7 +135,7 @@ class _Account(NamedTuple):
     def note(self, path: Path, sentence: str) -> None:
         self.notes.append(f"{shown(path)} {sentence}")
 
-    def told(self, seeds: Seeds | None, files: Sequence[Path], data: str) -> Seeds:
+    def told(self, seeds: Seeds | None, files: Sequence[Path], data: str, facts: Mapping[str, int | float]) -> Seeds:
         """The seeds without copies, with what is to be said; InputError, which names the data, where there are none."""
         if seeds is None or not seeds.models:
             (path, reason), *others = self.refused.items() or [(shown(files[0]), "it holds no checkpoint")]
@@ -146,6 +155,7 @@ class _Account(NamedTuple):
             files=tuple(shown(seeds.files[index]) for index in indices),
             models=tuple(seeds.models[index] for index in indices),
             rows=tuple(seeds.rows[index] for index in indices) if seeds.rows else (),
+            facts=facts,
             notes=tuple(self.notes),
             refused=dict(self.refused),
         )
@@ -159,12 +169,20 @@ def _check_facts(facts: Mapping[str, Any], own: OwnModule | None) -> None:
             raise InputError(f"The module tells its {name}. Leave the fact {name} out.")
 
 
-def _refuse_facts(facts: Mapping[str, Any], construction: str) -> None:
-    """InputError for facts of a network that no zoo holds, which would change nothing."""
-    for name in facts:
-        raise InputError(
-            f"{construction} is measured by its own code, which no fact changes. Leave the fact {name} out."
-        )
+def _said(facts: Mapping[str, Any], construction: str) -> dict[str, int | float]:
+    """What is said of the training of a network that no zoo holds; InputError for facts that would change nothing."""
+    numbers: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name not in KNOWN:
+            raise InputError(
+                f"{construction} is measured by its own code, which the fact {name} does not change. Leave it out, or "
+                f"give some of {', '.join(KNOWN)}."
+            )
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            numbers[name] = value  # told below
+    return checked_facts(numbers)
 
 
 def _described(path: Path, facts: Mapping[str, Any], account: _Account) -> list[Given]:
@@ -265,9 +283,14 @@ def _by_module(files: Sequence[Path], own: OwnModule, dataset: Dataset, reading:
     from converters.modules import from_module, require_torchax
 
     require_torchax()
-    dataset, examples = _readable(own, dataset)
     try:
-        model = from_module(own.module, examples).model
+        # As reading leaves the files: pruning and weight normalisation multiplied out.
+        module = plain(own.module).eval()
+    except RefusedError as error:
+        raise InputError(f"Cannot measure {own.construction}: {error}.") from None
+    dataset, examples = _readable(module, own.construction, dataset)
+    try:
+        model = from_module(module, examples).model
     except RefusedError as error:
         raise InputError(f"Cannot measure {own.construction}: {error}.") from None
     found: list[tuple[Path, Any]] = []
@@ -279,11 +302,10 @@ def _by_module(files: Sequence[Path], own: OwnModule, dataset: Dataset, reading:
     return Seeds(*_columns(found), dataset=dataset, model=model, construction=own.construction)
 
 
-def _readable(own: OwnModule, dataset: Dataset) -> tuple[Dataset, Any]:
+def _readable(module: Any, construction: str, dataset: Dataset) -> tuple[Dataset, Any]:
     """The data in the form that a torch module takes, and a few examples of it as its tensor."""
     import torch
 
-    module = copy.deepcopy(own.module).cpu().eval()
     problems = []
     for each in _readings(dataset):
         inputs = each.x_train[:_NUM_EXAMPLES]
@@ -296,7 +318,7 @@ def _readable(own: OwnModule, dataset: Dataset) -> tuple[Dataset, Any]:
             problems.append(f"{list(tensor.shape)} it raises {type(error).__name__}: {first_line(error)}")
             continue
         return each, tensor
-    raise _misfit(own.construction, dataset, problems)
+    raise _misfit(construction, dataset, problems)
 
 
 def _by_flax(files: Sequence[Path], code: Made, dataset: Dataset, account: _Account) -> Seeds | None:

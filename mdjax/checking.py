@@ -164,7 +164,8 @@ def _calibrated(seeds: "Seeds", dataset: Dataset, budget: str, out: str | Path |
     if seeds.architecture is None:
         raise InputError(
             "Smaller networks of this kind cannot be made from its module alone. Calibrate in Python, "
-            "mdjax.calibrate(width, build=lambda width: (model, init), ...), and give --tree its folder (trees=)."
+            "mdjax.calibrate(width, build=lambda width: (model, init), ...), and give --tree its folder (trees=), with "
+            "the facts width, batch_size, learning_rate and data_share."
         )
     # Where the settings are known the losses of small networks say it all; else their trees are asked.
     is_known = {"batch_size", "learning_rate"} <= {name for name, value in seeds.rows[0].items() if not pd.isna(value)}
@@ -193,7 +194,8 @@ def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, opt
     }
     place = None if out is None else Path(out) / "table"
     if seeds.architecture is None:
-        table = _named(measure(seeds.models, model=seeds.model, data=seeds.dataset, **how), name, seeds.files)
+        table = measure(seeds.models, model=seeds.model, data=seeds.dataset, facts=seeds.facts, **how)
+        table = _named(table, name, seeds.files)
         if place is not None:
             write_table(place, table)
         return table

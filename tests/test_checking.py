@@ -14,11 +14,14 @@ import pytest
 import safetensors.torch
 import torch
 from flax import serialization
+from torch.nn.utils import prune
 from torch_families import OwnCNN
 from torch_resnet import random_resnet
 
 import mdjax
 from mdjax.cli import main
+from mdjax.diagnosis.calibrations import Calibration
+from mdjax.diagnosis.surface import Points, Surface
 from mdjax.errors import InputError
 from mdjax.zoo.store import Zoo
 
@@ -274,8 +277,8 @@ def test_what_cannot_be_read_is_left_out_and_told(folder, capsys):
             "The module tells its nonlinearity",
         ),
         (
-            ["orbax", "--module", "mynet.py:Flax", "--fact", "width=3"],
-            "which no fact changes. Leave the fact width out",
+            ["orbax", "--module", "mynet.py:Flax", "--fact", "max_pool=true"],
+            "which the fact max_pool does not change. Leave it out, or give some of width, depth, batch_size",
         ),
         (["plain0.pt", "--fact", "input_shape=4x4x1"], "The data tell the shape of inputs"),
         (["plain0.pt", "--fact", "nonlinearity"], "Cannot read the fact 'nonlinearity'. Write name=value"),
@@ -314,8 +317,39 @@ def test_data_have_to_fit(folder):
 def test_modules_have_to_fit(folder):
     with pytest.raises(InputError, match=r"Cannot call Branching\(\) on the data five: .*Give the data that it reads"):
         mdjax.check("branching0.pt", data="five.npz", module="mynet.py:Branching")
-    with pytest.raises(InputError, match="which no fact changes. Leave the fact batch_size out"):
-        mdjax.check("branching0.pt", data="my.npz", module="mynet.py:Branching", facts={"batch_size": 3})
+    with pytest.raises(InputError, match="batch_size is 'many'. Give a whole number"):
+        mdjax.check("branching0.pt", data="my.npz", module="mynet.py:Branching", facts={"batch_size": "many"})
+    with pytest.raises(InputError, match="The weights tell the network's width. Leave the fact width out"):
+        mdjax.check("plain0.pt", data="my.npz", module=plain(0), facts={"width": 5})
+
+
+@needs_torchax
+def test_facts_of_any_module_let_a_calibration_speak(folder):
+    rng = np.random.default_rng(1)
+    points = Points(10 ** rng.uniform(-4, -2, 12), rng.integers(1, 8, 12).astype(float), rng.uniform(0.1, 1, 12))
+    calibration = Calibration(Surface.fitted(points, rng.uniform(30, 60, 12)), {}, {}, 12)
+    facts = {"width": "6", "batch_size": "16", "learning_rate": "0.05"}
+    for file, module in (("branching0.pt", "mynet.py:Branching"), ("orbax", "mynet.py:Flax")):
+        found = mdjax.check(
+            file, data="my.npz", module=module, facts=facts, trees=calibration, preset="fast", show_progress=False
+        )
+        row = found.table.configurations.iloc[0]
+        assert (row["width"], row["batch_size"], row["learning_rate"]) == (6, 16, 0.05)
+        assert found.verdict.stage in ("calibration", "mismatch") and found.verdict.calibration is not None
+
+
+@needs_torchax
+def test_a_pruned_module_is_checked(folder):
+    network = plain(0)
+    prune.l1_unstructured(network[1], "weight", 0.5)
+    branching = torch.nn.Sequential(network, torch.nn.LayerNorm(3))
+    branching(torch.ones(2, 16))  # leaves a weight that was computed beside the parameters
+    torch.save(branching.state_dict(), "pruned.pt")
+    found = mdjax.check("pruned.pt", data="my.npz", module=branching, preset="fast", show_progress=False)
+    expected = torch.nn.functional.cross_entropy(
+        branching(torch.from_numpy(np.load("my.npz")["x_train"])), torch.from_numpy(np.load("my.npz")["y_train"])
+    )
+    assert found.table.models["train_loss"][0] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_missing_torchax_is_told(folder, monkeypatch):

@@ -52,6 +52,7 @@ from mdjax.diagnosis.baselines import ValidationTree
 from mdjax.diagnosis.checks import has_all
 from mdjax.diagnosis.labels import RFI_COLUMNS, step_gains
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.own_sweeps import balanced_accuracy
 from mdjax.diagnosis.protocols import calibration_error
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import LANDSCAPE, QUESTIONS, Question
@@ -66,12 +67,9 @@ STAGE_COLUMNS = ("chance_error", "chance_loss", "relabelling_gain", "prediction_
 DEMO = ("mlp-digits", "mlp-digits-noisy")
 
 
-def balanced_accuracy(truth: np.ndarray, answers: np.ndarray) -> float | None:
-    """The mean over both classes of the percentage answered rightly; None where only one occurs."""
-    classes = np.unique(truth.astype(str))
-    if len(classes) < 2:
-        return None
-    return float(100 * np.mean([np.mean(answers[truth == name] == name) for name in classes]))
+def both_answered(truth: np.ndarray, answers: np.ndarray) -> float | None:
+    """`balanced_accuracy` in percent; None where only one class occurs."""
+    return balanced_accuracy(truth, answers) if len(set(truth)) > 1 else None
 
 
 def scores(sweep: Sweep, found: Verdicts) -> dict[str, float | None]:
@@ -82,7 +80,7 @@ def scores(sweep: Sweep, found: Verdicts) -> dict[str, float | None]:
         labelled = asked[question.label].isin(question.classes).to_numpy()
         answers = found.answers.get(name, np.full(len(asked), None))
         for suffix, rows in (("", labelled & sweep.asked_further(question)), (" published", labelled)):
-            values[name + suffix] = balanced_accuracy(asked[question.label].to_numpy()[rows], answers[rows])
+            values[name + suffix] = both_answered(asked[question.label].to_numpy()[rows], answers[rows])
     gains = {name: step_gains(sweep.table, name, axes=sweep.axes).loc[asked.index] for name in DIRECTIONS}
     for step in ("one", "best"):
         reachable = np.column_stack([gains[name][step] for name in DIRECTIONS])
@@ -126,9 +124,9 @@ def scale_transfer(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[
                 "shipped trees, larger data": shipped[name].label[~little & asked],
             }
             for case, answer in answers.items():
-                score = balanced_accuracy(test[question.label].to_numpy(), answer)
+                score = both_answered(test[question.label].to_numpy(), answer)
                 found.setdefault(case, {}).setdefault(name, {})[zoo] = score
-            score = balanced_accuracy(table[question.label].to_numpy()[wide & asked], shipped[name].label[wide & asked])
+            score = both_answered(table[question.label].to_numpy()[wide & asked], shipped[name].label[wide & asked])
             found.setdefault("shipped trees, larger half by width", {}).setdefault(name, {})[zoo] = score
     return found
 

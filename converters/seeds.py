@@ -26,7 +26,7 @@ from converters.state_dicts import USUAL, Reading, read_state_dict, require_torc
 from mdjax.columns import TRAINING
 from mdjax.errors import InputError, first_line
 from mdjax.models import Architecture
-from mdjax.sweeps.facts import KNOWN, checked_facts
+from mdjax.sweeps.facts import KNOWN, read_facts
 from mdjax.zoo.data import Dataset
 
 PyTree = Any
@@ -171,18 +171,13 @@ def _check_facts(facts: Mapping[str, Any], own: OwnModule | None) -> None:
 
 def _said(facts: Mapping[str, Any], construction: str) -> dict[str, int | float]:
     """What is said of the training of a network that no zoo holds; InputError for facts that would change nothing."""
-    numbers: dict[str, Any] = {}
-    for name, value in facts.items():
+    for name in facts:
         if name not in KNOWN:
             raise InputError(
                 f"{construction} is measured by its own code, which the fact {name} does not change. Leave it out, or "
                 f"give some of {', '.join(KNOWN)}."
             )
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            numbers[name] = value  # told below
-    return checked_facts(numbers)
+    return read_facts(facts)
 
 
 def _described(path: Path, facts: Mapping[str, Any], account: _Account) -> list[Given]:

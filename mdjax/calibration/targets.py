@@ -1,5 +1,6 @@
 """What the networks to be diagnosed are like: how smaller ones of their kind are made and trained."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from mdjax.models import Architecture, FunctionModel, Model, sequence
 from mdjax.models.architecture import FAMILIES
 from mdjax.models.layers import Convolution
 from mdjax.models.sequences import scaled
+from mdjax.sweeps.facts import read_facts
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.grids import Setting
 from mdjax.zoo.recipes import Recipe
@@ -192,22 +194,18 @@ def _target(
 
 
 def _checked(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's numbers as numbers; InputError for unknown names and for values that are none."""
-    checked: dict[str, Any] = {}
-    for name, value in recipe.items():
-        if name not in (*TRAINING, *RECIPE):
-            raise InputError(f"A recipe has no {name!r}. Give some of {', '.join((*TRAINING, *RECIPE))}.")
-        if name in RECIPE and name != "warmup":
-            checked[name] = value
-            continue
-        try:
-            number = float(value)
-            checked[name] = int(number) if name in ("batch_size", "epochs") else number
-        except (TypeError, ValueError):
-            raise InputError(f"recipe: {name} is {value!r}. Give a number.") from None
-        if not checked[name] >= (1 if name in ("batch_size", "epochs") else 0) or number == float("inf"):
-            raise InputError(f"recipe: {name} is {value!r}. Give a number in its range.")
-    return checked
+    """A recipe with its numbers as numbers; InputError for unknown names and for values that are none."""
+    if unknown := sorted(recipe.keys() - {*TRAINING, *RECIPE}):
+        raise InputError(f"A recipe has no {unknown[0]!r}. Give some of {', '.join((*TRAINING, *RECIPE))}.")
+    training = read_facts({name: value for name, value in recipe.items() if name in TRAINING})
+    for name in ("learning_rate", "epochs"):
+        if training.get(name) == 0:
+            raise InputError(f"recipe: {name} is 0, with which nothing is learnt. Give more.")
+    kinds = {name: value for name, value in recipe.items() if name in RECIPE}
+    if isinstance(kinds.get("warmup"), str):
+        with contextlib.suppress(ValueError):  # told by Recipe
+            kinds["warmup"] = float(kinds["warmup"])
+    return {**training, **kinds}
 
 
 def parse_recipe(text: str) -> dict[str, str]:

@@ -36,6 +36,17 @@ def checked_facts(facts: Mapping[str, Any] | None) -> dict[str, int | float]:
     return {name: _checked(name, facts[name]) for name in KNOWN if name in facts}
 
 
+def read_facts(told: Mapping[str, Any]) -> dict[str, int | float]:
+    """As `checked_facts`, of values that may be text, as commands give them."""
+    numbers: dict[str, Any] = {}
+    for name, value in told.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            numbers[name] = value  # told by the check
+    return checked_facts(numbers)
+
+
 def _checked(name: str, value: Any) -> int | float:
     kind, least, greatest = _LIMITS[name]
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

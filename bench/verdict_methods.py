@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mdjax.calibration.design import Cell, cells
+from mdjax.calibration.sweeps import smaller_cells
 from mdjax.diagnosis.answers import Answers
 from mdjax.diagnosis.baselines import ValidationTree
-from mdjax.diagnosis.causes import CAUSES, CLEAR, Weighed, weighed_causes
+from mdjax.diagnosis.calibrations import likeliest_changes
+from mdjax.diagnosis.causes import CAUSES, Weighed, weighed_causes
 from mdjax.diagnosis.checks import has_all
 from mdjax.diagnosis.growing import grow
 from mdjax.diagnosis.labels import LABEL_COLUMNS, RFI_COLUMNS, Axes, failure_labels
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.own_sweeps import OwnSweep
 from mdjax.diagnosis.questions import QUESTIONS, Question
 from mdjax.diagnosis.stages import Stage
 from mdjax.diagnosis.surface import Points, Surface
@@ -46,24 +48,7 @@ class Sweep:
 
     def calibration(self, budget: float) -> np.ndarray:
         """A mask of the rows in the cells that the budget allows; where not even four fit, in the smallest four."""
-        widths, shares = self.table["width"].unique().tolist(), self.table["data_share"].unique().tolist()
-        try:
-            chosen = cells(widths, shares, self.cost, budget * self.costs.sum())
-        except InputError:
-            chosen = [Cell(width, share) for width in sorted(widths)[:2] for share in sorted(shares)[:2]]
-        here = list(zip(self.table["width"], self.table["data_share"]))
-        return np.array([place in chosen for place in here])
-
-    @functools.cached_property
-    def costs(self) -> np.ndarray:
-        """What training each configuration costs, [rows]: networks × fraction of the data × parameters × epochs."""
-        factors = self.table[["num_models", "data_share", "num_params", "epochs"]].to_numpy(float)
-        return factors.prod(axis=1)
-
-    def cost(self, cell: Cell) -> float:
-        """What training all networks of a cell costs."""
-        inside = (self.table["width"] == cell.width) & (self.table["data_share"] == cell.data_share)
-        return float(self.costs[inside.to_numpy()].sum())
+        return smaller_cells(self.table, budget)
 
     @functools.cached_property
     def asked(self) -> pd.DataFrame:
@@ -83,12 +68,7 @@ class Sweep:
 
     def further(self, table: pd.DataFrame, question: Question) -> np.ndarray:
         """A mask of the rows for which the table holds a larger width (or more data): all for the temperature."""
-        axis = {"width": self.axes.width, "data": self.axes.data}.get(question.name)
-        if axis is None:
-            return np.ones(len(table), dtype=bool)
-        held = [name for name in self.axes.varied if name != axis]
-        values = table[axis].where(table[self.axes.accuracy].notna())
-        return (table[axis] < values.groupby([table[name] for name in held]).transform("max")).to_numpy()
+        return OwnSweep(table, self.axes).further(question.name)
 
     def asked_further(self, question: Question) -> np.ndarray:
         """A mask of the rows that are asked about for which the zoo holds a larger width (or more data)."""
@@ -203,9 +183,10 @@ def calibrated(budget: float) -> Callable[[Sweep], Verdicts]:
             name: np.where([gain.beats[name] >= 0.5 for gain in gains], *question.classes).astype(object)
             for name, question in QUESTIONS.items()
         }
-        is_most = np.array([gain.is_most for gain in gains])
-        likeliest, probability = is_most.argmax(axis=1), is_most.max(axis=1)
-        return Verdicts(answers, likeliest, probability, np.where(probability >= CLEAR, likeliest, -1))
+        likeliest, probability, clear = likeliest_changes(
+            np.array([gain.is_right for gain in gains]), np.array([gain.best for gain in gains])
+        )
+        return Verdicts(answers, likeliest, probability, np.where(clear, likeliest, -1))
 
     return verdicts
 

@@ -16,7 +16,7 @@ from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.stages import Stage, Stages
-from mdjax.diagnosis.surface import CHANGES, Surface
+from mdjax.diagnosis.surface import CHANGES, SLACK, Surface
 from mdjax.diagnosis.treefiles import NAMED
 from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.errors import InputError, first_line
@@ -117,11 +117,20 @@ class Calibration:
             here = {name: float(values[row]) for name, values in asked.items() if name != "accuracy"}
             steps = {name: [here[name] * factor for factor in factors] for name, factors in STEPS.items()}
             found = self.surface.gains(here, float(asked["accuracy"][row]), steps)
-            probabilities[row] = found.is_most
+            probabilities[row] = found.is_right
             one[row], one_se[row], best[row], best_se[row] = found.one, found.one_se, found.best, found.best_se
             for name, value in found.beats.items():
                 first[name][row] = value
         return Answered(rows, probabilities, first, one, one_se, best, best_se, why_not)
+
+    def has_seen(self, table: pd.DataFrame) -> np.ndarray:
+        """A mask of the rows that are observations of this calibration: of the same settings and test accuracy."""
+        asked, _ = self._settings(table)
+        points = self.surface.points
+        own = np.column_stack([*points, self.surface.accuracy])
+        rows = np.column_stack([asked[name] for name in ("temperature", "width", "data", "accuracy")])
+        # Tables keep numbers in 32 or 64 bits.
+        return np.array([(np.abs(row - own) <= 1e-6 * np.abs(own)).all(axis=1).any() for row in rows], dtype=bool)
 
     def _settings(self, table: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray]:
         def column(name: str) -> np.ndarray:
@@ -220,10 +229,30 @@ def with_calibration(causes: Weighed, found: Stages, answered: Answered) -> tupl
     rows = answered.rows & np.isin(found.stage, _OVERRULED)
     stage = np.where(rows, Stage.CALIBRATION, found.stage).astype(object)
     probabilities = np.where(rows[:, None], answered.probabilities, causes.probabilities)
-    index = np.where(rows, np.nan_to_num(answered.probabilities).argmax(axis=1), causes.likeliest)
-    probability = np.where(rows, probabilities[np.arange(len(index)), np.maximum(index, 0)], causes.probability)
-    clear = np.where(rows, np.nan_to_num(probability) >= CLEAR, causes.clear).astype(bool)
-    return Weighed(probabilities, index, probability, clear, stage), replace(found, stage=stage)
+    likeliest, probability, clear = likeliest_changes(answered.probabilities, answered.best)
+    told = Weighed(
+        probabilities,
+        np.where(rows, likeliest, causes.likeliest),
+        np.where(rows, probability, causes.probability),
+        np.where(rows, clear, causes.clear).astype(bool),
+        stage,
+    )
+    return told, replace(found, stage=stage)
+
+
+def likeliest_changes(is_right: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The change to make, the probability that it is right, and whether that is clear enough to name it: all [rows].
+
+        is_right: the probability of each of `CHANGES` that no other brings clearly more, [rows, changes].
+        best: what each is expected to bring, [rows, changes].
+
+    Of equally right ones it is the one that brings most. Where that is less than `SLACK` points, none is clear.
+    """
+    right, gain = np.nan_to_num(is_right), np.nan_to_num(best)
+    likeliest = np.lexsort((gain, right))[:, -1] if len(right) else np.zeros(0, int)
+    rows = np.arange(len(right))
+    probability = right[rows, likeliest]
+    return likeliest, probability, (probability >= CLEAR) & (gain[rows, likeliest] >= SLACK)
 
 
 def gain_texts(answered: Answered, row: int) -> tuple[str, ...]:

@@ -113,21 +113,24 @@ class OwnSweep:
         gains = {name: self.table[room] for name, room in zip(_GAINS.values(), RFI_COLUMNS, strict=True)}
         return pd.DataFrame(labels | gains, index=self.table.index)
 
-    def agreement(self, verdicts: pd.DataFrame) -> pd.DataFrame:
+    def agreement(self, verdicts: pd.DataFrame, counted: np.ndarray | None = None) -> pd.DataFrame:
         """How often answers agree with the sweep's labels: one row per question that has both.
 
-        `verdicts`: as `mdjax.diagnose` returns them for this table. Columns: `question`, `rows` (labelled and
-        answered), `right` of them, `balanced_accuracy` (in percent, the mean over the classes that occur),
-        `majority` (the more frequent class), `majority_right`, `majority_balanced_accuracy` and `unanswered` (labelled
-        rows without an answer).
+        `verdicts`: as `mdjax.diagnose` returns them for this table. `counted`: a mask of the rows that count (default:
+        all); of width and data only rows do for which the sweep holds more of it, as at an axis' end the label follows
+        from the axis, whatever the network. Columns: `question`, `rows` (labelled and answered), `right` of them,
+        `balanced_accuracy` (in percent, the mean over the classes that occur), `majority` (the more frequent class),
+        `majority_right`, `majority_balanced_accuracy` and `unanswered` (labelled rows without an answer).
         """
         found = []
+        counted = np.ones(len(self.table), dtype=bool) if counted is None else counted
         for name, question in QUESTIONS.items():
             if f"{name}_answer" not in verdicts:
                 continue
             labels = self.table[question.label].to_numpy(dtype=object)
             answers = verdicts[f"{name}_answer"].to_numpy(dtype=object)
-            is_labelled, answered = np.isin(labels, question.classes), np.isin(answers, question.classes)
+            is_labelled = counted & np.isin(labels, question.classes) & self.further(name)
+            answered = np.isin(answers, question.classes)
             truth, told = labels[is_labelled & answered], answers[is_labelled & answered]
             if not len(truth):
                 continue
@@ -146,6 +149,21 @@ class OwnSweep:
             )
         columns = ["question", "rows", "right", "balanced_accuracy", "majority", "majority_right"]
         return pd.DataFrame(found, columns=[*columns, "majority_balanced_accuracy", "unanswered"])
+
+    def further(self, question: str) -> np.ndarray:
+        """A mask of the rows for which the sweep holds a larger width (or more data): all for the optimizer question.
+
+        All, too, where the axes are not known. Costs one grouping.
+        """
+        axis = None if self.axes is None else {"width": self.axes.width, "data": self.axes.data}.get(question)
+        if self.axes is None or axis is None:
+            return np.ones(len(self.table), dtype=bool)
+        held = [name for name in (*self.axes.varied, *self.axes.within) if name != axis]
+        known = self.table[axis].where(self.table[self.axes.accuracy].notna())
+        most = (
+            known.groupby([self.table[name] for name in held], dropna=False).transform("max") if held else known.max()
+        )
+        return (self.table[axis] < most).to_numpy(dtype=bool)
 
     def evidence(self, row: int, cause: str) -> SweepEvidence | None:
         """What the sweep says of the row of that index, beside the cause that its verdict names; None where nothing."""
@@ -231,6 +249,9 @@ IN_SAMPLE = (
     "'mdjax grow' tells their accuracy."
 )
 """What is to be said of agreement where `Diagnosis.grown_on_own_sweep`."""
+
+
+LEARNT_FROM = "The configurations that the calibration was learnt from are not counted."
 
 
 def agreement_lines(agreement: pd.DataFrame) -> list[str]:

@@ -2,9 +2,11 @@
 
 A zoo of small networks says what each change of width, amount of data and temperature brought there. A Gaussian process
 over the logarithms of the three continues that to networks like them: its mean is what a change would bring, its spread
-how far that is known. Its own measured accuracy is taken as one more observation of the network that is asked about.
-Source of the idea: Zhou et al., "MD tree", ICML 2024, section on transfer across scale; of the process: Rasmussen &
-Williams, "Gaussian Processes for Machine Learning", 2006, chapter 2.
+how far that is known. Before anything is seen, errors are expected to fall as a power of width and of data, and to have
+an optimum somewhere in the temperature. Its own measured accuracy is taken as one more observation of the network that
+is asked about. Source of the idea: Zhou et al., "MD tree", ICML 2024, section on transfer across scale; of the process:
+Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, chapters 2 and 4; of the power: Hestness et al.,
+"Deep learning scaling is predictable, empirically", 2017 (exponents up to 0.35 for data).
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
 from mdjax.errors import InputError
 
@@ -26,6 +28,12 @@ CHANGES = ("hotter", "colder", "wider", "more data")
 _AXES = ("temperature", "width", "data")
 _LEAST_ERROR = 0.3
 """Percent: errors below are not told apart, or the logit of an accuracy of 100 % would be infinite."""
+
+_EXPONENT = 0.3
+"""Of width and of data, by which errors are expected to fall."""
+
+SLACK = 0.5
+"""Points of test accuracy by which another change may bring more than one that is right all the same."""
 
 _DRAWS = 400
 _JITTER = 1e-8
@@ -51,9 +59,9 @@ class Gains(NamedTuple):
 
     one: np.ndarray  # by one step, [changes], mean over draws
     one_se: np.ndarray  # and its standard deviation
-    best: np.ndarray  # by the best step, [changes]
+    best: np.ndarray  # by the step that is expected to bring most, [changes]; at least 0
     best_se: np.ndarray
-    is_most: np.ndarray  # the probability that a change brings most of all, [changes]; they add to 1 or less
+    is_right: np.ndarray  # the probability that no other change brings over `SLACK` points more, [changes]
     beats: dict[str, float]  # question → the probability of its first class
 
 
@@ -83,7 +91,7 @@ class Surface:
         with warnings.catch_warnings():
             # A parameter at its bound is a fact of the data: an axis that does not matter.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            process.fit(_scaled(logs, logs), _centred(values)[0])
+            process.fit(_scaled(logs, logs), _centred(logs, values)[0])
         return cls(points, values, np.asarray(process.kernel_.theta))
 
     def gains(self, asked: Mapping[str, float], own: float | None, steps: Mapping[str, Sequence[float]]) -> Gains:
@@ -124,11 +132,11 @@ class Surface:
         """Accuracies in percent at places [places, 3], drawn jointly: [draws, places]; the first may be observed."""
         kernel = _kernel().clone_with_theta(self.theta)
         known = self.points.logs()
-        targets, center, scale = _centred(self.accuracy)
+        targets, center, scale = _centred(known, self.accuracy)
         x, places = _scaled(known, known), _scaled(logs, known)
         if own is not None:
             x = np.vstack([x, places[:1]])
-            targets = np.append(targets, (_logit(np.array([own])) - center) / scale)
+            targets = np.append(targets, (_logit(np.array([own])) - _expected(logs[:1], known) - center) / scale)
         covariance = kernel(x) + _JITTER * np.eye(len(x))
         factor = cho_factor(covariance, lower=True)
         across = kernel(places, x)  # between different places there is no noise
@@ -137,7 +145,7 @@ class Surface:
         values, vectors = np.linalg.eigh((spread + spread.T) / 2)
         root = vectors * np.sqrt(np.maximum(values, 0))
         noise = np.random.default_rng(0).standard_normal((_DRAWS, len(places)))
-        return _percent((mean + noise @ root.T) * scale + center)
+        return _percent((mean + noise @ root.T) * scale + center + _expected(logs, known))
 
     def to_dict(self) -> dict[str, Any]:
         """The surface as plain values for JSON."""
@@ -155,12 +163,25 @@ class Surface:
         return found
 
 
+class _Trend(DotProduct):
+    """Covariance of what is linear in width and data; along the temperature nothing rises for ever."""
+
+    def __init__(self, sigma_0: float = 0.0, sigma_0_bounds: Any = "fixed"):
+        super().__init__(sigma_0, sigma_0_bounds)
+
+    def __call__(self, X: np.ndarray, Y: np.ndarray | None = None, eval_gradient: bool = False) -> Any:
+        return super().__call__(X[:, 1:], None if Y is None else Y[:, 1:], eval_gradient)
+
+    def diag(self, X: np.ndarray) -> np.ndarray:
+        return super().diag(X[:, 1:])
+
+
 def _kernel() -> Any:
-    # Accuracy rises or falls along an axis (linear), has an optimum somewhere (smooth), and moves with the seeds.
+    # Accuracy rises or falls along width and data, bends everywhere, and moves with the seeds.
     scales: Any = [1.0, 2.0, 2.0]
-    smooth = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(scales, [(0.3, 30)] * 3)
-    linear = ConstantKernel(0.3, (1e-3, 1e2)) * DotProduct(1.0, "fixed")
-    return smooth + linear + WhiteKernel(0.05, (1e-3, 1.0))
+    bends = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(scales, [(0.3, 30)] * 3, nu=1.5)
+    trend = ConstantKernel(0.3, (1e-3, 1e2)) * _Trend()
+    return bends + trend + WhiteKernel(0.05, (1e-3, 1.0))
 
 
 def _smooth(kernel: Any) -> Any:
@@ -174,8 +195,15 @@ def _scaled(logs: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(spread > 0, (logs - known.mean(axis=0)) / np.where(spread > 0, spread, 1), 0.0)
 
 
-def _centred(accuracy: np.ndarray) -> tuple[np.ndarray, float, float]:
-    logits = _logit(accuracy)
+def _expected(logs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """What is expected of the logits before any is seen, but for a constant: [points]; of axes that vary in `known`."""
+    varies = known[:, 1:].std(axis=0) > 0
+    return _EXPONENT * logs[:, 1:][:, varies].sum(axis=1)
+
+
+def _centred(logs: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Logits less what was expected of them, in units of their spread; and their mean and spread."""
+    logits = _logit(accuracy) - _expected(logs, logs)
     center, scale = float(logits.mean()), float(max(logits.std(), 1e-3))
     return (logits - center) / scale, center, scale
 
@@ -196,21 +224,26 @@ def _beyond(line: np.ndarray, index: list[int], here: float, *, upwards: bool) -
 
 
 def _gains(room: np.ndarray, sides: list[list[int]]) -> Gains:
-    """From the draws' room for improvement at every place, [draws, places], and each change's places."""
+    """From the draws' room for improvement at every place, [draws, places], and each change's places.
+
+    A change's best step is the one that is expected to bring most: whoever follows it cannot try them all, as the
+    greatest of every draw would.
+    """
 
     def moments(values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return np.array([one.mean() for one in values]), np.array([one.std() for one in values])
 
     nowhere = np.full(len(room), np.nan)
     ones = [room[:, side[0]] if side else nowhere for side in sides]
-    bests = [np.maximum(room[:, side].max(axis=1), 0) if side else nowhere for side in sides]
-    rooms = np.stack([np.nan_to_num(best) for best in bests], axis=1)
-    most = rooms.argmax(axis=1)
-    is_most = np.array([np.mean((most == k) & (rooms.max(axis=1) > 0)) for k in range(len(sides))])
+    expected = room.mean(axis=0)
+    bests = [np.maximum(room[:, max(side, key=expected.__getitem__)], 0) if side else nowhere for side in sides]
+    rooms = np.nan_to_num(np.stack(bests, axis=1))
+    near_most = (rooms >= rooms.max(axis=1, keepdims=True) - SLACK).mean(axis=0)
+    is_right = np.where([bool(side) for side in sides], near_most, 0.0)
     hot, cold, wide, data = rooms.T
-    heat = np.maximum(hot, cold)
+    heat = hot if hot.mean() >= cold.mean() else cold
     beats = {"optimizer": _share(hot, cold), "width": _share(wide, heat), "data": _share(data, heat)}
-    return Gains(*moments(ones), *moments(bests), is_most, beats)
+    return Gains(*moments(ones), *moments(bests), is_right, beats)
 
 
 def _share(first: np.ndarray, second: np.ndarray) -> float:

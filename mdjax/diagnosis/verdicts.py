@@ -27,7 +27,7 @@ from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_caus
 from mdjax.diagnosis.checks import known_numbers, numeric_column
 from mdjax.diagnosis.explanations import Answer, CalibrationText, Evidence, StageEvidence, Verdict
 from mdjax.diagnosis.mdtree import MDTree
-from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, agreement_lines, own_sweep
+from mdjax.diagnosis.own_sweeps import IN_SAMPLE, LEARNT_FROM, OwnSweep, Reading, agreement_lines, own_sweep
 from mdjax.diagnosis.populations import TAIL
 from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.questions import named
@@ -157,8 +157,18 @@ class Diagnosis:
         sweep, problem = self.own_sweep
         if sweep is None:
             return [] if problem is None else [problem]
-        lines = agreement_lines(sweep.agreement(self.frame))
-        return [*lines, IN_SAMPLE] if lines and self.grown_on_own_sweep() else lines
+        lines = agreement_lines(self.agreement(sweep))
+        return [*lines, *self.agreement_notes()] if lines else []
+
+    def agreement(self, sweep: OwnSweep) -> pd.DataFrame:
+        """How often the answers agree with the table's own sweep, but for rows that a calibration was learnt from."""
+        seen = None if self.calibration is None else self.calibration.has_seen(self.table)
+        return sweep.agreement(self.frame, None if seen is None else ~seen)
+
+    def agreement_notes(self) -> list[str]:
+        """Sentences on what the agreement is worth."""
+        learnt = self.calibration is not None and self.calibration.has_seen(self.table).any()
+        return [*([IN_SAMPLE] if self.grown_on_own_sweep() else []), *([LEARNT_FROM] if learnt else [])]
 
     def grown_on_own_sweep(self) -> bool:
         """Whether a tree was grown on the table's own sweep, so that it agrees with it more than with others."""

@@ -20,7 +20,7 @@ from mdjax.diagnosis.calibrations import Calibration, calibration_of
 from mdjax.diagnosis.causes import CAUSES, CHANGES, CLEAR, OTHER_CAUSES
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
-from mdjax.diagnosis.own_sweeps import IN_SAMPLE, Reading, own_sweep
+from mdjax.diagnosis.own_sweeps import Reading, own_sweep
 from mdjax.diagnosis.questions import QUESTIONS, named
 from mdjax.diagnosis.sentences import flag_text
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
@@ -225,9 +225,8 @@ def _own_sweep(reading: Reading, diagnosis: Diagnosis | None) -> dict[str, Any]:
     notes = [] if reading.problem is None else [reading.problem]
     if reading.sweep is None or diagnosis is None:
         return {"agreement": None, "notes": notes}
-    found = reading.sweep.agreement(diagnosis.frame)
-    if diagnosis.grown_on_own_sweep():
-        notes.append(IN_SAMPLE)
+    found = diagnosis.agreement(reading.sweep)
+    notes += diagnosis.agreement_notes()
     shown = pd.DataFrame(
         {
             "Question": [named(name).text for name in found["question"]],

@@ -113,12 +113,12 @@ def test_agreement_by_hand():
         },
         {
             "question": "width",
-            "rows": 3,
-            "right": 2,
-            "balanced_accuracy": 75.0,
+            "rows": 2,
+            "right": 1,
+            "balanced_accuracy": 50.0,
             "majority": "width",
             "majority_right": 2,
-            "majority_balanced_accuracy": 50.0,
+            "majority_balanced_accuracy": 100.0,
             "unanswered": 0,
         },
     ]
@@ -128,7 +128,7 @@ def test_agreement_by_hand():
         "optimizer  0.0 % balanced accuracy, 0 of 1 right; always 'temperature too high': 100.0 %, 1 right; "
         "1 more not asked or without an answer"
     )
-    assert "75.0 % balanced accuracy, 2 of 3 right; always 'model too small': 50.0 %, 2 right" in width
+    assert "50.0 % balanced accuracy, 1 of 2 right; always 'model too small': 100.0 %, 2 right" in width
     assert agreement_lines(told.iloc[:0]) == []
     assert balanced_accuracy(np.array(["a", "a", "b"]), np.array(["a", "b", "b"])) == 75
 

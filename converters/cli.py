@@ -1,13 +1,10 @@
 """The command mdjax-convert: arguments → one call; no logic of its own."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mdjax import __version__
-from mdjax.errors import InputError
+from mdjax.processes import run
 
 _EPILOG = """\
 example:
@@ -36,8 +33,23 @@ nothing could be tried."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Convert, print what became of the files, and exit: 1 if any was refused, 2 for bad usage."""
-    parser = argparse.ArgumentParser(
+    """Convert, print what became of the files, and exit: 1 if any was refused, 2 for bad usage.
+
+    Without `arguments` those of the process are taken; see `mdjax.processes.run` for how else it ends.
+    """
+    run("mdjax-convert", lambda: _convert(arguments), own_process=arguments is None)
+
+
+def _convert(arguments: Sequence[str] | None) -> None:
+    # What takes time to import is imported here, where an interrupt finds the process prepared.
+    import argparse
+    from pathlib import Path
+
+    from mdjax import __version__
+    from mdjax.console import show, tell
+    from mdjax.parsers import Parser
+
+    parser = Parser(
         "mdjax-convert",
         description="convert PyTorch checkpoints into a zoo",
         epilog=_EPILOG,
@@ -74,42 +86,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--trust", action="store_true", help="let files run code where they hold classes of their own (whole modules)"
     )
     options = parser.parse_args(arguments)
-    # Imported here, so that --help and usage errors answer at once.
-    from rich.console import Console
-
+    # Not before, so that --help and usage errors answer at once.
     from converters.conversion import convert
 
-    try:
-        report = convert(
-            options.src,
-            options.out,
-            format=options.format,
-            data=options.data,
-            facts=dict(map(_fact, options.fact)),
-            name=options.name,
-            facts_file=options.facts,
-            module=_module(options.module, options.module_args),
-            ema=options.ema,
-            trust=options.trust,
-            dry_run=options.dry_run,
-        )
-    except InputError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; give the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 10_000  # a file or pipe has no edge at which paths would have to be broken
-    console.print(report.table())
-    for note in report.notes:
-        print(note.sentence)
+    report = convert(
+        options.src,
+        options.out,
+        format=options.format,
+        data=options.data,
+        facts=dict(map(_fact, options.fact)),
+        name=options.name,
+        facts_file=options.facts,
+        module=_module(options.module, options.module_args),
+        ema=options.ema,
+        trust=options.trust,
+        dry_run=options.dry_run,
+    )
+    show(report.table())
+    tell(*(note.sentence for note in report.notes))
     sys.exit(report.exit_code)
 
 
 def _fact(text: str) -> tuple[str, Any]:
     """NAME=VALUE as a name and a value, which is read as its name asks."""
+    from mdjax.errors import InputError
+
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
         raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
@@ -117,6 +118,8 @@ def _fact(text: str) -> tuple[str, Any]:
 
 
 def _module(text: str | None, arguments: str) -> str | None:
+    from mdjax.errors import InputError
+
     if arguments and text is None:
         raise InputError(f"--module-args {arguments!r} are of no module. Give --module FILE.py:CLASS.")
     return f"{text}({arguments})" if text and arguments else text

@@ -5,7 +5,8 @@ import enum
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
+
+from mdjax.console import cell
 
 
 class OutcomeCode(enum.StrEnum):
@@ -97,7 +98,7 @@ class Report:
         """For the terminal: converted files counted by architecture, skipped ones by reason, copies and refused ones by
         name."""
         title = "nothing written" if self.zoo is None else str(self.zoo)
-        table = Table("outcome", "files", "architecture or reason", title=Text(title))
+        table = Table("outcome", "files", "architecture or reason", title=cell(title))
         counted = (
             (
                 "would be converted" if self.zoo is None else "converted",
@@ -107,17 +108,18 @@ class Report:
         )
         for shown, texts in counted:
             for text in sorted(set(texts)) or [""]:
-                table.add_row(shown, str(texts.count(text)), Text(text))
+                table.add_row(shown, str(texts.count(text)), cell(text))
         for outcome in self.copies[:_MOST_NAMES]:
-            table.add_row("skipped", Text(str(outcome.path), overflow="fold"), Text(outcome.reason))
+            table.add_row("skipped", cell(str(outcome.path), overflow="fold"), cell(outcome.reason))
         if (more := len(self.copies) - _MOST_NAMES) > 0:
             table.add_row("skipped", f"{more} more", "copies")
         refused: dict[str, list[Outcome]] = {}
+        refusal = cell("refused", style="red")
         for outcome in self.refused:
             refused.setdefault(outcome.reason, []).append(outcome)
         for reason, outcomes in refused.items():
             for outcome in outcomes[:_MOST_NAMES]:
-                table.add_row("[red]refused[/]", Text(str(outcome.path), overflow="fold"), Text(reason))
+                table.add_row(refusal, cell(str(outcome.path), overflow="fold"), cell(reason))
             if (more := len(outcomes) - _MOST_NAMES) > 0:
-                table.add_row("[red]refused[/]", f"{more} more", Text(reason))
+                table.add_row(refusal, f"{more} more", cell(reason))
         return table

@@ -1,48 +1,42 @@
 """The command line: the parser, put together from the commands; arguments → calls, no logic."""
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mdjax import __version__, table_commands, zoo_commands
-from mdjax.errors import InputError
+from mdjax.processes import run
 
+if TYPE_CHECKING:
+    import argparse
 
-class _Command(argparse.ArgumentParser):
-    """A parser whose epilog may be a function, called only where the help is printed."""
-
-    late_epilog: Callable[[], str] | None = None
-
-    def format_help(self) -> str:
-        if self.late_epilog is not None:
-            self.epilog = self.late_epilog()
-        return super().format_help()
+    from mdjax.parsers import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; an InputError is printed as one sentence with exit status 2."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
+    """Run one command, that of the process unless `arguments` are given; see `mdjax.processes.run` for how it ends."""
+
+    def command() -> None:
+        # What takes time to import is imported here, where an interrupt finds the process prepared.
+        options = _parser().parse_args(arguments)
         options.run(options)
-    except InputError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; give the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)
+
+    run("mdjax", command, own_process=arguments is None)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> "Parser":
+    import argparse
+    from pathlib import Path
+
+    from mdjax import __version__, table_commands, zoo_commands
+    from mdjax.parsers import Parser
+
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("mdjax", description="Why does a trained network underperform?")
+    parser = Parser("mdjax", description="Why does a trained network underperform?")
     parser.add_argument("--version", action="version", version=f"mdjax {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
 
     def command(
         name: str, run: Callable[[argparse.Namespace], None], summary: str, epilog: str | Callable[[], str] = ""
-    ) -> argparse.ArgumentParser:
+    ) -> Parser:
         added = commands.add_parser(name, help=summary, description=summary, formatter_class=raw)
         added.late_epilog = epilog if callable(epilog) else lambda: epilog
         added.set_defaults(run=run)
@@ -55,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(options: "argparse.Namespace") -> None:
     from mdjax.demo import run_demo
 
     run_demo(options.out)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from mdjax.calibration.sweeps import calibration_of_sweep, smaller_cells
+from mdjax.console import cell, show, tell
 from mdjax.diagnosis.labels import RFI_COLUMNS
 from mdjax.diagnosis.sweep_axes import labelled
 from mdjax.diagnosis.sweep_trees import compare, grow_sweep
@@ -45,13 +45,12 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     on two cores.
     """
     out = Path(out)
-    console = Console()
     started = time.monotonic()
     dataset = load(str(AXES["data"]))
     tables: dict[str, pd.DataFrame] = {}
     for name, noise in ZOOS.items():
         grid = Grid(**AXES, label_noise=(noise,))  # pyright: ignore[reportArgumentType]
-        console.print(f"[bold]{name} zoo[/]: {len(grid.settings())} networks, label noise {noise:.0%}")
+        tell(f"{name} zoo: {len(grid.settings())} networks, label noise {noise:.0%}")
         zoo = train(grid, out / f"{name}-zoo", dataset=dataset)
         measured = measure(zoo, out=out / f"{name}-table", data=dataset)
         tables[name] = labelled(measured.configurations)
@@ -64,14 +63,11 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     calibration.save(out / "calibration")
     diagnosis = Diagnosis.of(asked, calibration)
     accuracies = compare(grown, asked, trees)
-    console.print()
-    console.print(_as_rich(accuracies))
+    tell("")
+    show(_as_rich(accuracies))
 
     subject = _most_to_gain(asked, diagnosis.frame, ~small)
-    console.print()
-    console.print("\n".join(diagnosis.sweep_lines()), highlight=False, markup=False, soft_wrap=True)
-    console.print()
-    console.print(diagnosis.verdict(subject).to_text(), highlight=False, markup=False, soft_wrap=True)
+    tell("", *diagnosis.sweep_lines(), "", diagnosis.verdict(subject).to_text())
     name = str(asked["configuration"].iloc[subject])
     write_report(
         out / "report.html",
@@ -84,8 +80,7 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     )
     phase_plot(asked, out / "phase.png", trees=calibration)
     seconds = time.monotonic() - started
-    story = f"\nThe whole story: {out / 'report.html'}  ({seconds:.0f} s)"
-    console.print(story, highlight=False, markup=False, soft_wrap=True)
+    tell("", f"The whole story: {out / 'report.html'}  ({seconds:.0f} s)")
 
 
 def _as_rich(accuracies: pd.DataFrame) -> RichTable:
@@ -93,7 +88,7 @@ def _as_rich(accuracies: pd.DataFrame) -> RichTable:
     for column in accuracies:
         table.add_column(str(column), justify="left" if column == "question" else "right")
     for row in accuracies.itertuples(index=False):
-        table.add_row(*(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(cell(f"{value:.1f}" if isinstance(value, float) else str(value)) for value in row))
     return table
 
 

@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mdjax.escapes import printable
+
 
 class InputError(ValueError):
     """Bad input, told in one sentence: the value met, what was expected, and the remedy.
 
-    The command line prints the message alone and exits with status 2; Python callers catch it as a ValueError.
+    The command line prints the message alone and exits with status 2; Python callers catch it as a ValueError. Names in
+    it are shown, not obeyed: control characters, line feeds too, are spelled out.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(str(message)))
 
 
 def first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ Whoever looks at a file sees its old content or its new one, whole. What a kille
 that begins with `TEMPORARY` and is removed by a later writer.
 """
 
+import collections
 import contextlib
 import errno
 import os
@@ -24,9 +25,21 @@ MAY_WRITE = "Choose a folder that you may write to."
 """The remedy where nothing better is known."""
 
 
+_begun: collections.deque[Path] = collections.deque(maxlen=64)
+"""The newest temporary names, which may be there still."""
+
+
 def temporary_beside(path: Path) -> Path:
     """A fresh name in the folder of `path`, for content that becomes `path` by a rename."""
-    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    _begun.append(temporary.absolute())
+    return temporary
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has begun to write and not finished, because it ends here."""
+    for path in list(_begun):
+        _remove(path)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mdjax.csv_files import read_csv
 from mdjax.errors import InputError, first_line
 from mdjax.files import replacing, writing
 
@@ -49,7 +50,7 @@ def read_configurations(path: str | Path) -> pd.DataFrame:
         return _read_parquet(path / "configurations.parquet", path)
     if path.suffix == ".csv" and path.is_file():
         try:
-            return pd.read_csv(path)
+            return read_csv(path)
         except (ValueError, OSError) as error:
             raise InputError(f"Cannot read {path}: {first_line(error)}. Give a CSV file with a header line.") from None
     return _read_parquet(path, path)

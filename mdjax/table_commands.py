@@ -1,10 +1,11 @@
 """The commands on tables, `mdjax diagnose`, `grow` and `report`: arguments → calls, no logic."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+from mdjax.console import complain, tell
+from mdjax.csv_files import write_csv
 from mdjax.errors import InputError
 from mdjax.files import replacing, writing
 
@@ -76,9 +77,10 @@ def _diagnose(options: argparse.Namespace) -> None:
     else:
         lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"], *diagnosis.sweep_lines()]
         lines += [diagnosis.verdict(0).to_text()] if len(table) == 1 else []
-    tell(lines)
+    # Before anything is said: who reads that may stop after a line.
     if options.out is not None:
         _write_frame(diagnosis.frame_with_sweep(), options.out)
+    tell(*lines)
 
 
 def _grow(options: argparse.Namespace) -> None:
@@ -96,7 +98,7 @@ def _grow(options: argparse.Namespace) -> None:
         min_width=options.min_width,
     )
     save_trees(grown.trees.values(), options.out)
-    print(f"{grown.to_text()}\n\n{options.out}")
+    tell(f"{grown.to_text()}\n", str(options.out))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -115,17 +117,8 @@ def _report(options: argparse.Namespace) -> None:
         source=str(options.table),
     )
     if calibration is None and not has_features(table, fitted_trees(options.tree)):
-        print(f"{options.table} has none of the features that the trees read: no diagnosis.", file=sys.stderr)
-    print(options.out)
-
-
-def tell(texts: Sequence[str]) -> None:
-    """Print texts as they are, each broken only where the terminal does."""
-    from rich.console import Console
-
-    console = Console()
-    for text in texts:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        complain(f"{options.table} has none of the features that the trees read: no diagnosis.")
+    tell(str(options.out))
 
 
 def _pick(table, options: argparse.Namespace) -> int:
@@ -153,7 +146,7 @@ def _summary(verdicts) -> list[str]:
 
 def _write_frame(frame, path: Path) -> None:
     writers = {
-        ".csv": lambda file: frame.to_csv(file, index=False),
+        ".csv": lambda file: write_csv(frame, file),
         ".json": lambda file: frame.to_json(file, orient="records", indent=1),
         ".parquet": lambda file: frame.to_parquet(file, index=False),
     }

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
-from mdjax.table_commands import TREE_HELP, tell
+from mdjax.table_commands import TREE_HELP
 
 _CHECK_EPILOG = """\
 example:
@@ -193,7 +194,7 @@ def _check(options: argparse.Namespace) -> None:
         seed=options.seed,
         calibrate=options.calibrate,
     )
-    tell([found.to_text()])
+    tell(found.to_text())
     if found.refused:
         sys.exit(1)
 
@@ -220,14 +221,14 @@ def _calibrate(options: argparse.Namespace) -> None:
         landscape=not options.no_landscape,
         plan_only=options.plan,
     )
-    tell([found.to_text()])
+    tell(found.to_text())
 
 
 def _train(options: argparse.Namespace) -> None:
     from mdjax.zoo.grids import load_grid
     from mdjax.zoo.training import train
 
-    print(train(load_grid(options.grid), options.out))
+    tell(str(train(load_grid(options.grid), options.out)))
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -246,13 +247,13 @@ def _measure(options: argparse.Namespace) -> None:
     if options.plan:
         plan = preview(options.zoo, **arguments)
         plan["memory"] = [f"{size / 2**20:.1f} MiB" for size in plan["memory"]]
-        print(plan.to_string(index=False))
+        tell(plan.to_string(index=False))
         return
     if options.out is None:
         raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
     table = measure(options.zoo, out=options.out, seed=options.seed, **arguments)
     bad = int((table.models["status_code"] != StatusCode.OK).sum())
-    print(
+    tell(
         f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
         f"{len(table.configurations)} configurations"
     )

@@ -16,6 +16,7 @@ from mdjax.calibration.design import Cell, cells
 from mdjax.calibration.targets import VARIED, Build, Target, target_of
 from mdjax.calibration.trust import AXES, accuracies, surface_of
 from mdjax.columns import RECIPE
+from mdjax.console import warn
 from mdjax.diagnosis.calibrations import Calibration
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.sweep_trees import grow_sweep
@@ -24,7 +25,7 @@ from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_ope
 from mdjax.errors import InputError, check_options
 from mdjax.files import replacing, writing
 from mdjax.models import Architecture
-from mdjax.progress import console, progress
+from mdjax.progress import progress
 from mdjax.sweeps.local import measure
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.store import Zoo
@@ -307,7 +308,7 @@ class _Grower:
         try:
             return grow_sweep(table, axes=AXES, min_width=0).trees
         except InputError as error:  # too small a zoo for trees is none for its surface
-            console.print(f"warning: no trees were grown: {error}", highlight=False, markup=False)
+            warn(f"no trees were grown: {error}")
             return {}
 
 

@@ -11,13 +11,14 @@ import jax
 import pandas as pd
 from jax.sharding import Mesh
 
+from mdjax.console import warn
 from mdjax.engine import Plan, Programs, default_plan
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
 from mdjax.errors import InputError, check_options, first_line
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
-from mdjax.progress import console, progress
+from mdjax.progress import progress
 from mdjax.statuses import Status, StatusCode
 from mdjax.sweeps.aggregation import APPLIED_NOISE, compose, member_row, with_status
 from mdjax.sweeps.commits import Commits
@@ -112,18 +113,18 @@ def measure(
     if isinstance(work.collection, GivenModels):
         commits = None
     for reason in work.collection.damaged.values():
-        _warn(f"{reason} Its models are left out.")
+        warn(f"{reason} Its models are left out.")
     if work.collection.fingerprint not in (None, work.dataset.fingerprint) and data is None:
-        _warn(f"The data {work.collection.data} has changed since the models were trained on it.")
+        warn(f"The data {work.collection.data} has changed since the models were trained on it.")
     for text in (*work.notes, *_copies(work.manifest), *_left_out(work)):
-        _warn(text)
+        warn(text)
     read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
     noisy = next((unit for unit in work.units if unit.label_noise > 0), None)
     if noisy is not None and not work.is_certain:
         models = loaded(noisy, runner(noisy.architecture, model, work.plan), read_group)
         if (text := rise(noisy, models, device_data, programs, seed)) is not None:
-            _warn(text)
+            warn(text)
     results: dict[Metric, list[pd.DataFrame]] = {metric: [] for metric in work.metrics}
     problems: dict[str, Status] = {}
     failures = _Failures()
@@ -153,7 +154,7 @@ def measure(
     table = compose(work.manifest, results, problems, recipe, num_train=len(work.dataset.x_train))
     if out is not None:
         for text in _narrowed(Path(out), table):
-            _warn(text)
+            warn(text)
         write_table(Path(out), table)
         return read_table(out)  # exactly what anyone else reads there
     return table
@@ -270,15 +271,11 @@ class _Failures:
             error = next(iter(self._errors.values()))
             raise error if isinstance(error, InputError) else InputError(f"{_reason(error)}.") from error
         for metric, error in self._errors.items():
-            _warn(f"{metric.name} failed: {_reason(error)}. Its rows say so in their status.")
+            warn(f"{metric.name} failed: {_reason(error)}. Its rows say so in their status.")
 
 
 def _reason(error: Exception) -> str:
     return first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
-
-
-def _warn(text: str) -> None:
-    console.print(f"warning: {text}", highlight=False, markup=False)
 
 
 def _copies(manifest: pd.DataFrame) -> Iterator[str]:

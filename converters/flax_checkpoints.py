@@ -23,6 +23,7 @@ from converters.errors import RefusedError
 from converters.module_entries import as_type, canonical, nested
 from converters.modules import Converted
 from mdjax.errors import InputError, first_line
+from mdjax.files import refuse_irregular
 from mdjax.models.layers import batch_moments
 
 PyTree = Any
@@ -296,6 +297,7 @@ def _restored(path: Path) -> Any:
     folder = next((item for item in items if (item / "_METADATA").is_file()), None)
     if folder is None:
         raise RefusedError("it is no Orbax checkpoint. Give the folder that holds _METADATA, or a step of a manager")
+    refuse_irregular(folder)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         metadata: Any = checkpointer.metadata(folder.absolute())
         tree = getattr(metadata.item_metadata, "tree", metadata.item_metadata)

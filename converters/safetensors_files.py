@@ -93,6 +93,8 @@ def shards(path: Path) -> dict[Path, list[str]]:
     Raises RefusedError for an index that is malformed, too long, or names a file outside its own folder.
     """
     try:
+        if not path.is_file():
+            raise RefusedError("it is no regular file" if path.exists() else "it does not exist")
         if path.stat().st_size > MAX_HEADER:
             raise RefusedError(f"it has {path.stat().st_size} bytes, but at most {MAX_HEADER} are expected of an index")
         names = json.loads(path.read_bytes())["weight_map"]

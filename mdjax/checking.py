@@ -23,6 +23,7 @@ from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.durations import seconds_of
 from mdjax.errors import InputError, check_options
+from mdjax.escapes import printable
 from mdjax.files import make_writable, writing
 from mdjax.report.page import write_report
 from mdjax.statuses import StatusCode
@@ -79,7 +80,8 @@ class Check:
     def to_text(self) -> str:
         """What was checked, the verdict with its evidence, what was left out and what would add to it, for people."""
         left_out = [f"Left out: {path}: {reason}." for path, reason in self.refused.items()]
-        parts = [[self.checked], [self.verdict.to_text()], [*left_out, *self.notes], list(self.more)]
+        told = [list(map(printable, lines)) for lines in ([self.checked], [*left_out, *self.notes], self.more)]
+        parts = [told[0], [self.verdict.to_text()], *told[1:]]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
     __str__ = to_text

@@ -5,10 +5,12 @@ file), so that a report knows the features of any metric, also of one that it ha
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
+
+from mdjax.escapes import printable
 
 ARCHITECTURE = ("family", "variant", "width", "depth", "num_classes", "num_params")
 """What a table says of a model's architecture."""
@@ -76,5 +78,6 @@ def described(table: pd.DataFrame) -> dict[str, Feature]:
         except TypeError:
             continue
         if isinstance(feature.name, str) and isinstance(feature.title, str):
-            found[feature.name] = feature
+            # The words go into pictures, which a control character would damage.
+            found[feature.name] = replace(feature, title=printable(feature.title), unit=printable(str(feature.unit)))
     return found

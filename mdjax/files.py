@@ -9,9 +9,11 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 from mdjax.errors import InputError, first_line
@@ -93,6 +95,37 @@ def write_file(path: Path, content: bytes | str, remedy: str = MAY_WRITE) -> Non
     """Write a file whole or not at all, text as UTF-8; InputError where it cannot be written."""
     with writing(str(path), remedy), replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+
+
+def expanded(path: str | PathLike[str]) -> Path:
+    """The path with a leading ~ replaced by a home folder; as it is where that folder cannot be told."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no HOME, and no such user
+        return Path(path)
+
+
+def refuse_irregular(*paths: Path) -> None:
+    """InputError where a path, or what is at any depth in a folder, is neither file nor folder.
+
+    To open a pipe is to wait for ever. Paths that are not there are nothing to refuse; links that lead out of a folder
+    are not followed.
+    """
+    visited: set[tuple[int, int]] = set()
+    pending = [(os.path.realpath(path), os.path.realpath(path)) for path in paths]
+    while pending:
+        path, top = pending.pop()
+        with contextlib.suppress(OSError):
+            status = os.stat(path)  # noqa: PTH116
+            this = (status.st_dev, status.st_ino)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise InputError(f"{path} is neither a file nor a folder. Remove it.")
+            if this in visited or not stat.S_ISDIR(status.st_mode):
+                continue
+            visited.add(this)
+            if os.path.realpath(path).startswith(top):
+                with os.scandir(path) as entries:
+                    pending += [(entry.path, top) for entry in entries if not entry.is_file(follow_symlinks=False)]
 
 
 def make_writable(folder: Path) -> None:

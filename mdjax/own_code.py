@@ -2,10 +2,10 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 from mdjax.errors import InputError, first_line
+from mdjax.files import expanded
 
 
 def run_file(file: str, what: str) -> ModuleType:
@@ -16,7 +16,7 @@ def run_file(file: str, what: str) -> ModuleType:
 
     Raises InputError for a file that is not there, is no Python file, or raises while it runs.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not path.is_file():
         raise InputError(f"There is no file {file}. Give {what} as FILE.py:CLASS.")
     spec = importlib.util.spec_from_file_location(path.stem, path)

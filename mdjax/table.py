@@ -15,7 +15,7 @@ import pandas as pd
 
 from mdjax.csv_files import read_csv
 from mdjax.errors import InputError, first_line
-from mdjax.files import replacing, writing
+from mdjax.files import refuse_irregular, replacing, writing
 
 FRAMES = ("models", "pairs", "configurations")
 
@@ -40,6 +40,7 @@ def write_table(path: Path, table: Table) -> None:
 def read_table(path: str | Path) -> Table:
     """Read a table written by `mdjax measure`."""
     path = Path(path)
+    refuse_irregular(*(path / f"{name}.parquet" for name in FRAMES))
     return Table(*(_read_parquet(path / f"{name}.parquet", path) for name in FRAMES))
 
 
@@ -47,6 +48,7 @@ def read_configurations(path: str | Path) -> pd.DataFrame:
     """The configurations of a table folder, or the rows of one .parquet or .csv file with the published columns."""
     path = Path(path)
     if path.is_dir():
+        refuse_irregular(path / "configurations.parquet")
         return _read_parquet(path / "configurations.parquet", path)
     if path.suffix == ".csv" and path.is_file():
         try:

@@ -24,7 +24,8 @@ def find(src: str | Path, format: str = "auto") -> list[Candidate | Outcome]:
 
     `format` is "auto", where each file goes to the first layout that knows it, or the name of one layout, where the
     others' files are left out. Links to folders are followed, each folder once. Raises InputError where `src` does
-    not exist, holds no checkpoints, or there is no such format.
+    not exist, holds no checkpoints, or there is no such format. A link that leads to the folder it lies in, or to one
+    above that, as one to `/`, is not followed.
     """
     if format != "auto" and format not in LAYOUTS:
         raise InputError(f"Unknown format {format!r}. Choose auto or one of {', '.join(LAYOUTS)}.")
@@ -83,22 +84,47 @@ def _walk(root: Path) -> Iterator[Path | Outcome]:
     """All files below a folder, sorted; a folder that cannot be opened is an outcome of its own."""
     unreadable: list[OSError] = []
     visited: set[tuple[int, int]] = set()
-    for folder, names, members in os.walk(root, followlinks=True, onerror=unreadable.append):
+    pending = [root]
+    while pending:
+        folder = pending.pop()
         try:
-            status = os.stat(folder)  # noqa: PTH116
+            this = _identity(folder)
+            with os.scandir(folder) as entries:
+                members = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             unreadable.append(error)
             continue
-        if (status.st_dev, status.st_ino) in visited:
-            names.clear()
+        if this in visited:
             continue
-        visited.add((status.st_dev, status.st_ino))
-        names.sort()
-        for name in sorted(members):
-            path = Path(folder, name)
+        visited.add(this)
+        folders = [entry for entry in members if _is_folder(entry)]
+        for path in (Path(entry.path) for entry in members if entry not in folders):
             shown = str(path).encode("utf-8", "replace").decode()
             yield (
                 path if shown == str(path) else Outcome(Path(shown), OutcomeCode.REFUSED, "its name is no valid UTF-8")
             )
+        upwards = [entry for entry in folders if entry.is_symlink() and _leads_upwards(entry)]
+        for entry in upwards:
+            reason = "it links to a folder that it lies in, and is not followed"
+            yield Outcome(Path(entry.path), OutcomeCode.SKIPPED, reason)
+        pending += [Path(entry.path) for entry in reversed(folders) if entry not in upwards]
     for error in unreadable:
         yield Outcome(Path(str(error.filename)), OutcomeCode.REFUSED, f"it cannot be opened: {first_line(error)}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _leads_upwards(link: os.DirEntry[str]) -> bool:
+    """Whether a link to a folder leads to the one it lies in, or to one above: `/` and a parent hold SRC itself."""
+    folder = Path(link.path).parent.resolve()
+    return _identity(Path(link.path)) in {_identity(above) for above in (folder, *folder.parents)}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

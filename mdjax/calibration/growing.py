@@ -23,7 +23,7 @@ from mdjax.diagnosis.sweep_trees import grow_sweep
 from mdjax.durations import seconds_of
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_operations
 from mdjax.errors import InputError, check_options
-from mdjax.files import replacing, writing
+from mdjax.files import refuse_irregular, replacing, writing
 from mdjax.models import Architecture
 from mdjax.progress import progress
 from mdjax.sweeps.local import measure
@@ -131,6 +131,7 @@ class _Kept:
         del facts["width"]  # of wider networks the same small ones are grown
         content = json.dumps([1, facts, dataset.fingerprint, options], sort_keys=True)
         self._digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+        refuse_irregular(self._folder)
         with writing(f"the calibration {out}", "Choose a folder that you may write."):
             self._folder.mkdir(parents=True, exist_ok=True)
             marker = self._folder / "digest.txt"

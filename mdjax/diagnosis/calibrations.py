@@ -20,7 +20,7 @@ from mdjax.diagnosis.surface import CHANGES, SLACK, Surface
 from mdjax.diagnosis.treefiles import NAMED
 from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.errors import InputError, first_line
-from mdjax.files import replacing, writing
+from mdjax.files import refuse_irregular, replacing, writing
 
 FORMAT, VERSION = "mdjax-calibration", 1
 FILE, TREES = "calibration.json", "trees.json"
@@ -186,6 +186,7 @@ class Calibration:
     def load(cls, folder: str | PathLike[str]) -> Self:
         """The calibration of a folder; InputError for a missing, foreign, damaged, older or newer one."""
         path = Path(folder) / FILE
+        refuse_irregular(path, Path(folder) / TREES)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mdjax.diagnosis.own_sweeps import SweepEvidence
 from mdjax.diagnosis.stages import Stage
+from mdjax.escapes import printable
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Verdict:
 
     def to_text(self) -> str:
         """The verdict as a short paragraph per question, for people."""
-        subject = "Cause" if self.configuration is None else self.configuration
+        subject = "Cause" if self.configuration is None else printable(self.configuration)
         lines = [f"{subject}: {self.cause}", f"What to change: {self.recommendation}."]
         if self.gain is not None and self.stage != Stage.CALIBRATION:
             lines.append(
@@ -140,7 +141,7 @@ class Verdict:
         if self.flags:
             lines += ["", "Caution: " + "; ".join(self.flags) + "."]
         if self.status != "ok":
-            lines += ["", f"Status: {self.status}."]
+            lines += ["", f"Status: {printable(self.status)}."]
         if self.sweep is not None:
             lines += ["", self.sweep.to_text()]
         return "\n".join(lines)

@@ -11,6 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+from mdjax.console import warn
+from mdjax.files import expanded
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -33,19 +36,36 @@ def keep_compiled_programs() -> None:
     """Let JAX keep compiled programs on disk between runs, unless its own setting says where.
 
     They go to `$XDG_CACHE_HOME/mdjax/compiled` (`~/.cache/mdjax/compiled`), those for CPUs to a folder for each kind
-    of CPU; MDJAX_COMPILATION_CACHE names another folder, or is "off". A folder that cannot be written costs a
-    warning, no more.
+    of CPU; MDJAX_COMPILATION_CACHE names another folder, or is "off". Without a home directory nothing is kept: a
+    folder that others may write to could hand on code of theirs. A folder that cannot be written costs a warning, no
+    more.
     """
     wanted = os.environ.get("MDJAX_COMPILATION_CACHE", "")
     known = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if wanted == "off" or known is not None:
+    if known is not None:
+        if not _is_readable(known):
+            jax.config.update("jax_compilation_cache_dir", None)
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(wanted) if wanted else home / "mdjax" / "compiled"
+    home = expanded("~")
+    if wanted == "off" or not (wanted or os.environ.get("XDG_CACHE_HOME") or home.is_absolute()):
+        return
+    folder = Path(wanted or Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "mdjax" / "compiled")
     if jax.default_backend() == "cpu":
         # A home directory may be shared by machines with other instructions than those a program was compiled for.
         folder /= f"cpu-{_cpu_kind()}"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if _is_readable(str(folder)):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@functools.cache
+def _is_readable(folder: str) -> bool:
+    """Whether a store can be read without waiting: JAX opens whatever has the name of a program, a pipe too."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        odd = next((entry.name for entry in entries if not entry.is_file() and not entry.is_dir()), None)
+        if odd is not None:
+            warn(f"The store of compiled programs {folder} is not used: {odd} in it is no file. Remove it.")
+            return False
+    return True
 
 
 def _cpu_kind() -> str:

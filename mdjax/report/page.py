@@ -26,6 +26,7 @@ from mdjax.diagnosis.sentences import flag_text
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.errors import InputError
+from mdjax.escapes import printable
 from mdjax.files import write_file
 from mdjax.report.figures import (
     MARKS,
@@ -107,10 +108,16 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_shown,
     )
     environment.filters.update(number=number, count=count, label=lambda name: feature_of(name).label)
     page = environment.get_template("report.html").render(context)
     write_file(Path(path), page, _REMEDY)
+
+
+def _shown(value: Any) -> Any:
+    """What stands on the page for a value: a browser obeys marks that turn the direction of writing, too."""
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else printable(value, lines=True)
 
 
 def phase_plot(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mdjax.files import make_writable, remove_leftovers, temporary_beside, writing
+from mdjax.files import make_writable, refuse_irregular, remove_leftovers, temporary_beside, writing
 
 
 class Commits:
@@ -18,6 +18,7 @@ class Commits:
         self.folder = folder
         with writing(f"the table {folder.parent}"):
             make_writable(folder)
+            refuse_irregular(folder)
             remove_leftovers(folder)
 
     def read(self, name: str) -> pd.DataFrame | None:

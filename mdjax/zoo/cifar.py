@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mdjax.errors import InputError, first_line
+from mdjax.files import refuse_irregular
 
 MEAN = (0.4914, 0.4822, 0.4465)
 """Channel means on the scale [0, 1], as the published zoo was normalised."""
@@ -47,6 +48,7 @@ def read_cifar10(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     """
     binary = (folder / f"{_TRAIN[0]}.bin").is_file()
     suffix, read = (".bin", _read_binary) if binary else ("", _read_pickle)
+    refuse_irregular(*(folder / (name + suffix) for name in (*_TRAIN, _TEST)))
     train = [_read_batch(folder / (name + suffix), read) for name in _TRAIN]
     x_test, y_test = _read_batch(folder / (_TEST + suffix), read)
     x_train, y_train = (np.concatenate(parts) for parts in zip(*train, strict=True))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mdjax.errors import InputError, first_line
+from mdjax.files import expanded
 from mdjax.zoo import arrays as checks
 from mdjax.zoo import cifar
 from mdjax.zoo.arrays import ARRAYS, FACTS, Assumption, Layout, layout_of
@@ -167,7 +168,7 @@ def load(
             f"layout {layout} was given for {str(source)!r}, which says {told} itself. Give one of the two."
         )
     layout = layout_of(layout if layout is not None else told)
-    path = Path(text.removeprefix(_CIFAR_PREFIX)).expanduser()
+    path = expanded(text.removeprefix(_CIFAR_PREFIX))
     if text not in NAMES and path.is_file() and not text.startswith(_CIFAR_PREFIX):
         return _npz(path, mean, std, layout)
     if layout not in (None, Layout.NHWC):
@@ -209,7 +210,7 @@ def absolute(source: str) -> str:
 def is_cifar10(source: Any) -> bool:
     """Whether `load` reads, or would read, CIFAR-10 from its official folder."""
     text = str(source)
-    return text == "cifar10" or text.startswith(_CIFAR_PREFIX) or Path(text).expanduser().is_dir()
+    return text == "cifar10" or text.startswith(_CIFAR_PREFIX) or expanded(text).is_dir()
 
 
 def _digits(name: str, mean: Numbers | None, std: Numbers | None) -> Dataset:

@@ -120,6 +120,7 @@ class Zoo:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        files.refuse_irregular(*(self.path / name for name in ("zoo.json", "manifest.parquet", "groups")))
         header = self.path / "zoo.json"
         try:
             content = _read_json(header)

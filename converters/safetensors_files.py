@@ -92,14 +92,16 @@ def shards(path: Path) -> dict[Path, list[str]]:
 
     Raises RefusedError for an index that is malformed, too long, or names a file outside its own folder.
     """
+    if path.exists() and not path.is_file():
+        raise RefusedError("it is no regular file")
     try:
-        if not path.is_file():
-            raise RefusedError("it is no regular file" if path.exists() else "it does not exist")
-        if path.stat().st_size > MAX_HEADER:
-            raise RefusedError(f"it has {path.stat().st_size} bytes, but at most {MAX_HEADER} are expected of an index")
+        if (size := path.stat().st_size) > MAX_HEADER:
+            raise RefusedError(f"it has {size} bytes, but at most {MAX_HEADER} are expected of an index")
         names = json.loads(path.read_bytes())["weight_map"]
         if not names or not all(isinstance(name, str) for name in names.values()):
             raise TypeError
+    except RefusedError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RefusedError("it is no index of shards: no weight_map from entries to files") from None
     if len(names) > MAX_ENTRIES:

@@ -19,7 +19,7 @@ def write_csv(frame: pd.DataFrame, path: Path | IO[str]) -> None:
     """Write a frame without its index."""
     written = frame.rename(columns=_neutral)
     for position in _texts(frame):
-        written.isetitem(position, frame.iloc[:, position].astype(object).map(_neutral))
+        written.isetitem(position, frame.iloc[:, position].astype(object).map(_neutral))  # pyright: ignore[reportArgumentType]
     # The library quotes a text with a line feed, but not one with a carriage return, which ends a line as well.
     returns = any("\r" in str(text) for n in _texts(frame) for text in (frame.columns[n], *frame.iloc[:, n]))
     written.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
@@ -29,7 +29,7 @@ def read_csv(path: Path | IO[str]) -> pd.DataFrame:
     """The frame of a CSV file with a header, one that `write_csv` wrote as it was; raises ValueError and OSError."""
     frame = pd.read_csv(path)
     for position in _texts(frame):
-        frame.isetitem(position, frame.iloc[:, position].map(_original))
+        frame.isetitem(position, frame.iloc[:, position].map(_original))  # pyright: ignore[reportArgumentType]
     return frame.rename(columns=_original)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import IO
+from typing import Any
 
 from mdjax.console import OUTPUT, complain
 from mdjax.escapes import printable
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
             self.epilog = self.late_epilog()
         return super().format_help()
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         # The one place where argparse prints: helps and versions to standard output, all else to standard error.
         if file is not None and file is sys.stdout:
             OUTPUT.write(printable(message, lines=True))

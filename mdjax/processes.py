@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 from mdjax.console import ERRORS, OutputError, complain, silence
 from mdjax.errors import InputError
-from mdjax.files import remove_unfinished
 
 _STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 """Signals that end a command, with its exit status: 128 and the signal's number, as shells tell it."""
@@ -118,7 +117,8 @@ def _end(prog: str, number: int) -> None:
         # Past Python's own buffers, which another thread may hold; and a pipe that nobody reads is not waited for.
         if select.select([], [2], [], 1)[1]:
             os.write(2, f"{before}{prog}: {what}; {_GO_ON}\n".encode())
-        remove_unfinished()
+        if (files := sys.modules.get("mdjax.files")) is not None:  # else nothing was begun
+            files.remove_unfinished()
     finally:
         os._exit(_STATUSES[name])
 
@@ -136,9 +136,10 @@ def _open_missing_streams() -> None:
 def _settle() -> None:
     """Let the interpreter find nothing to write that cannot be written, of which it would complain."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except (OSError, ValueError):
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

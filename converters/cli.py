@@ -103,7 +103,7 @@ def _convert(arguments: Sequence[str] | None) -> None:
         dry_run=options.dry_run,
     )
     show(report.table())
-    tell(*(note.sentence for note in report.notes))
+    tell(*(note.to_text() for note in report.notes))
     sys.exit(report.exit_code)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from mdjax.console import cell
+from mdjax.escapes import printable
 
 
 class OutcomeCode(enum.StrEnum):
@@ -34,6 +35,10 @@ class Note:
 
     code: NoteCode
     sentence: str
+
+    def to_text(self) -> str:
+        """The words in one line whatever names are in them; lines of code keep theirs."""
+        return printable(self.sentence, lines=self.code is NoteCode.OWN_MODULE)
 
 
 _MOST_NAMES = 20

@@ -110,8 +110,8 @@ def complain(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Say on standard error what the user should know of the work that goes on."""
-    complain(f"warning: {text}")
+    """Say on standard error, in one line, what the user should know of the work that goes on."""
+    complain(f"warning: {printable(text)}")
 
 
 def show(renderable: Any) -> None:

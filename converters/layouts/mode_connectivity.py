@@ -59,7 +59,7 @@ def _options(run: Path) -> Mapping[str, str]:
     try:
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
             return {}
-        words = shlex.split(path.read_text())
+        words = shlex.split(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     found = dict(_DEFAULTS)

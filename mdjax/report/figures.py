@@ -26,6 +26,7 @@ from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.quantities import QUANTITIES, quantity
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.stages import Stage
+from mdjax.escapes import printable
 from mdjax.report.panels import PanelGrid
 
 Categories = Sequence[Any] | np.ndarray  # the category of each row of a table
@@ -94,7 +95,7 @@ def feature_of(name: str, table: pd.DataFrame | None = None) -> Feature:
     if table is not None and name in (own := described(table)):
         return own[name]
     this = quantity(name)
-    return Feature(name, this.title or name, this.unit, log_colours=this.log_colours)
+    return Feature(name, printable(this.title or name), this.unit, log_colours=this.log_colours)
 
 
 def rendered(figure: Figure, kind: str = "svg") -> bytes:

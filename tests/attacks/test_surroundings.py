@@ -13,7 +13,7 @@ import pytest
 from diagnosis_tables import zoo as table_of
 
 from converters.errors import RefusedError
-from converters.reports import Outcome, OutcomeCode, Report
+from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
 from mdjax import cli, console, processes, progress
 from mdjax.diagnosis.trees import as_trees
 from mdjax.errors import InputError
@@ -59,12 +59,15 @@ def test_names_are_shown_and_not_obeyed_wherever_something_is_said(capsys):
     console.show(Report(Path(f"zoo{HOSTILE}"), tuple(outcomes)).table())
     console.tell(f"table{HOSTILE}: 3 models", "half a pair: \ud800, a byte: \udcff", "[red]:warning:[/]")
     console.warn(HOSTILE)
+    for code in (NoteCode.OVERRIDDEN, NoteCode.OWN_MODULE):
+        console.tell(Note(code, "one\ntwo").to_text())
     with progress.progress(f"title{HOSTILE}", 2) as advance:
         advance(1, title=f"next{HOSTILE}")
     out, error = capsys.readouterr()
     assert not set("\x1b\x07\r\x9b\u202e") & {*out, *error}
     assert out.count(SHOWN) == 6 and error.count(SHOWN) == 3
     assert r"half a pair: \ud800, a byte: \udcff" in out and "[red]:warning:[/]" in out
+    assert "one\\ntwo\none\ntwo\n" in out
 
 
 def test_a_bar_on_a_terminal_shows_names_and_lets_warnings_pass(monkeypatch):

@@ -15,18 +15,18 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _QUOTED = re.compile(f"'{_FORMULA.pattern}")
 
 
-def write_csv(frame: pd.DataFrame, path: Path | IO[str]) -> None:
-    """Write a frame without its index."""
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame, without its index, as the text of a CSV file."""
     written = frame.rename(columns=_neutral)
     for position in _texts(frame):
         written.isetitem(position, frame.iloc[:, position].astype(object).map(_neutral))  # pyright: ignore[reportArgumentType]
     # The library quotes a text with a line feed, but not one with a carriage return, which ends a line as well.
     returns = any("\r" in str(text) for n in _texts(frame) for text in (frame.columns[n], *frame.iloc[:, n]))
-    written.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
+    return written.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
 
 
 def read_csv(path: Path | IO[str]) -> pd.DataFrame:
-    """The frame of a CSV file with a header, one that `write_csv` wrote as it was; raises ValueError and OSError."""
+    """The frame of a CSV file with a header, one that `csv_text` made as it was; raises ValueError and OSError."""
     frame = pd.read_csv(path)
     for position in _texts(frame):
         frame.isetitem(position, frame.iloc[:, position].map(_original))  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdjax.console import complain, tell
-from mdjax.csv_files import write_csv
+from mdjax.csv_files import csv_text
 from mdjax.errors import InputError
 from mdjax.files import replacing, writing
 
@@ -146,7 +146,7 @@ def _summary(verdicts) -> list[str]:
 
 def _write_frame(frame, path: Path) -> None:
     writers = {
-        ".csv": lambda file: write_csv(frame, file),
+        ".csv": lambda file: file.write_bytes(csv_text(frame).encode("utf-8", "replace")),
         ".json": lambda file: frame.to_json(file, orient="records", indent=1),
         ".parquet": lambda file: frame.to_parquet(file, index=False),
     }

@@ -13,7 +13,9 @@ returns files of different writings. A file that another program wrote has no di
 import dataclasses
 import hashlib
 from contextlib import ExitStack
+from numbers import Number
 from pathlib import Path
+from types import NoneType
 from typing import BinaryIO
 
 import pandas as pd
@@ -23,7 +25,9 @@ import pyarrow.parquet as pq
 from mdjax import file_sets
 from mdjax.csv_files import read_csv
 from mdjax.errors import InputError, first_line
-from mdjax.files import refuse_irregular, writing
+from mdjax.files import writing
+from mdjax.memory import check_needed
+from mdjax.parquet import CHECKSUMS, read_frame
 
 FRAMES = ("models", "pairs", "configurations")
 _DIGEST = b"mdjax_table"
@@ -53,14 +57,13 @@ def write_table(path: Path, table: Table) -> Table:
             # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
             arrays = pq.read_table(pa.BufferReader(content))
             metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
-            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet")
-        return Table(*(pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES))
+            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet", **CHECKSUMS)
+        return Table(*(read_frame(folder / f"{name}.parquet") for name in FRAMES))
 
 
 def read_table(path: str | Path) -> Table:
     """Read a table written by `mdjax measure`; InputError for files that are missing, damaged or of several tables."""
     path = Path(path)
-    refuse_irregular(*(path / f"{name}.parquet" for name in FRAMES))
     table = file_sets.until_consistent(lambda: _read_together(path))
     if table is None:
         raise InputError(
@@ -90,14 +93,29 @@ def _told_digest(file: BinaryIO) -> bytes | None:
 def read_configurations(path: str | Path) -> pd.DataFrame:
     """The configurations of a table folder, or the rows of one .parquet or .csv file with the published columns."""
     path = Path(path)
+    table = _configurations(path)
+    for name in table.columns:
+        kinds = {type(value) for value in table[name]} if table[name].dtype == object else set()
+        if nested := sorted(
+            kind.__name__ for kind in kinds if not issubclass(kind, str | Number | NoneType | type(pd.NA))
+        ):
+            raise InputError(f"Column {name} of {path} holds {nested[0]!r}. Give numbers and texts.")
+        if int in kinds and any(isinstance(value, int) and abs(value) >= 2**63 for value in table[name]):
+            raise InputError(f"Column {name} of {path} holds a number beyond 64 bits. Give smaller ones.")
+    return table
+
+
+def _configurations(path: Path) -> pd.DataFrame:
     if path.is_dir():
-        refuse_irregular(path / "configurations.parquet")
         with _opened(path, "configurations") as file:
             return _read_parquet(file, path / "configurations.parquet")
     if path.suffix == ".csv" and path.is_file():
         try:
+            check_needed(f"The rows of {path}", 4 * path.stat().st_size, "Give a smaller file")
             return read_csv(path)
-        except (ValueError, OSError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # mostly ValueError; OverflowError and others for what is no table
             raise InputError(f"Cannot read {path}: {first_line(error)}. Give a CSV file with a header line.") from None
     if not path.exists():
         raise _no_table(path, path)
@@ -116,7 +134,9 @@ def _opened(folder: Path, name: str) -> BinaryIO:
 
 def _read_parquet(file: Path | BinaryIO, path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(file)
+        return read_frame(file, str(path))
+    except InputError:
+        raise
     except Exception as error:  # pyarrow raises many types for a cut file
         raise _unreadable(path, error) from None
 

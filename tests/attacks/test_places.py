@@ -1,6 +1,7 @@
 """What lies where mdjax looks: links upwards and in circles, pipes and devices, deep folders, no home at all."""
 
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -95,7 +96,7 @@ def test_a_pipe_among_the_files_that_are_read_is_refused(name, read, tmp_path):
     try:  # or does without it, as it does without a damaged one
         read(tmp_path)
     except InputError as error:
-        assert "no regular file" in str(error) or "Cannot read" in str(error) or "is no " in str(error)
+        assert re.search("no regular file|Cannot read|is no |is neither", str(error)), error
 
 
 def test_links_in_a_folder_that_is_looked_through_are_followed_within_it(tmp_path):

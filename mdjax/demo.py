@@ -67,7 +67,7 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     console.print()
     console.print(_as_rich(accuracies))
 
-    subject = _most_to_gain(asked, diagnosis.frame, ~small)
+    subject = _most_to_gain(asked, diagnosis.frame, small if small.all() else ~small)
     console.print()
     console.print("\n".join(diagnosis.sweep_lines()), highlight=False, markup=False, soft_wrap=True)
     console.print()

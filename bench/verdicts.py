@@ -48,6 +48,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from verdict_methods import DIRECTIONS, LARGE, METHODS, SMALL, Sweep, Verdicts
 from verdict_zoos import HELD_OUT, ZOOS, grown
 
+from mdjax.calibration.sweeps import training_costs
 from mdjax.diagnosis.baselines import ValidationTree
 from mdjax.diagnosis.checks import has_all
 from mdjax.diagnosis.labels import RFI_COLUMNS, step_gains
@@ -207,9 +208,10 @@ def amounts(sweeps: dict[str, Sweep]) -> dict[str, Any]:
         rows[zoo] = {"asked": len(sweep.asked)}
         for name, question in QUESTIONS.items():
             rows[zoo][name] = sweep.asked[question.label][sweep.asked_further(question)].value_counts().to_dict()
+        costs = training_costs(sweep.table)
         masks = {f"{budget:.0%}": sweep.calibration(budget) for budget in (SMALL, LARGE)}
         calibration[zoo] = {
-            budget: {"rows": int(mask.sum()), "cost": _rounded(sweep.costs[mask].sum() / sweep.costs.sum())}
+            budget: {"rows": int(mask.sum()), "cost": _rounded(costs[mask].sum() / costs.sum())}
             for budget, mask in masks.items()
         }
     return {"rows": rows, "calibration": calibration}

@@ -24,6 +24,7 @@ from mdjax.durations import seconds_of
 from mdjax.errors import InputError, check_options, check_whole
 from mdjax.escapes import printable
 from mdjax.files import make_file_writable, make_writable, place, temporary_folder, writing
+from mdjax.models import Architecture
 from mdjax.report.page import write_report
 from mdjax.statuses import StatusCode
 from mdjax.sweeps.local import MOST_SEED, measure
@@ -159,6 +160,30 @@ def check(
     )
 
 
+def like_checkpoint(
+    path: str | Path, data: Data, recipe: Mapping[str, Any], facts: Mapping[str, Any]
+) -> tuple[Architecture, dict[str, Any]]:
+    """What `mdjax.calibrate` needs to grow small networks like a checkpoint's: its architecture, and the recipe.
+
+    path: a file that `converters.seeds.read_seeds` reads without a module.
+    data: what it was trained on, which tells the shape of its inputs.
+    recipe: as `mdjax.calibrate` takes it; wins over what the file and its path tell.
+    facts: as `converters.convert` takes them.
+
+    Raises InputError for what `read_seeds` raises it.
+    """
+    from converters.seeds import read_seeds
+
+    seeds = read_seeds([path], dataset_of(data), facts=facts)
+    assert seeds.architecture is not None  # without a module a network is of a known family or refused
+    return seeds.architecture, {**_known_training(seeds), **recipe}
+
+
+def _known_training(seeds: "Seeds") -> dict[str, Any]:
+    """What is known of the training of a zoo's networks."""
+    return {name: value for name, value in seeds.rows[0].items() if name in TRAINING and not pd.isna(value)}
+
+
 def _calibrated(seeds: "Seeds", dataset: Dataset, budget: str, out: str | Path | None, *, show: bool) -> Calibration:
     """What small networks of this kind on these data say; InputError where none can be made from the files."""
     from mdjax.calibration.growing import calibrate
@@ -170,8 +195,8 @@ def _calibrated(seeds: "Seeds", dataset: Dataset, budget: str, out: str | Path |
             "the facts width, batch_size, learning_rate and data_share."
         )
     # Where the settings are known the losses of small networks say it all; else their trees are asked.
-    is_known = {"batch_size", "learning_rate"} <= {name for name, value in seeds.rows[0].items() if not pd.isna(value)}
-    told = {name: value for name, value in seeds.rows[0].items() if name in TRAINING and not pd.isna(value)}
+    told = _known_training(seeds)
+    is_known = {"batch_size", "learning_rate"} <= told.keys()
     with _folder(out) as folder:
         found = calibrate(
             seeds.architecture,

@@ -66,7 +66,7 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     tell("")
     show(_as_rich(accuracies))
 
-    subject = _most_to_gain(asked, diagnosis.frame, ~small)
+    subject = _most_to_gain(asked, diagnosis.frame, small if small.all() else ~small)
     tell("", *diagnosis.sweep_lines(), "", diagnosis.verdict(subject).to_text())
     name = str(asked["configuration"].iloc[subject])
     write_report(

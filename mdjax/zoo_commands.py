@@ -35,12 +35,14 @@ example:
   mdjax calibrate --like zoo --data digits --out cal
   mdjax calibrate --like mlp-w64 --data my.npz --out cal --budget 5m --recipe learning_rate=0.1,epochs=20
   mdjax calibrate --like resnet18-w16 --data my.npz --out cal --recipe optimizer=adamw,schedule=cosine --plan
+  mdjax calibrate --like net.pt --data my.npz --out cal --fact nonlinearity=relu --recipe learning_rate=0.1
   mdjax diagnose table --tree cal
 
 Grows small networks of the kind that is to be diagnosed, of less width and on less data, at learning rates (or batch
 sizes) around yours, and learns from them what more width, more data or another temperature would bring to larger ones,
 and how often it is right about the larger ones among them. --like names a zoo, whose architecture and recipe are taken,
-or an architecture with its width: mlp-w64, cnn-w16, resnet18-w8. A recipe has batch_size, learning_rate, momentum,
+a checkpoint of a network that mdjax knows, as mdjax check takes it, with what it tells of its training, or an
+architecture with its width: mlp-w64, cnn-w16, resnet18-w8. A recipe has batch_size, learning_rate, momentum,
 weight_decay, epochs, label_noise, data_share, optimizer (sgd, adamw), schedule (constant, step, cosine), warmup and
 augmentation; what neither it nor the zoo says is usual. Verdicts by it need to know a network's width, batch_size,
 learning_rate and data_share, as zoos do, and models in Python by facts={...}.
@@ -125,7 +127,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     calibrate = command(
         "calibrate", _calibrate, "learn from small networks of your own task what would help", _CALIBRATE_EPILOG
     )
-    calibrate.add_argument("--like", required=True, metavar="ZOO|ARCHITECTURE", help="what is to be diagnosed")
+    calibrate.add_argument("--like", required=True, metavar="ZOO|FILE|ARCHITECTURE", help="what is to be diagnosed")
+    calibrate.add_argument(
+        "--fact", action="append", default=[], metavar="NAME=VALUE", help="of a checkpoint, as for check"
+    )
     calibrate.add_argument("--data", required=True, metavar="NAME|PATH", help="what it is trained on")
     calibrate.add_argument("--out", type=output, required=True, metavar="CAL", help="where the calibration goes")
     calibrate.add_argument("--budget", default="10m", metavar="TIME", help="like 90s or 10m (default: %(default)s)")
@@ -211,12 +216,19 @@ def _calibrate(options: argparse.Namespace) -> None:
     from mdjax.calibration.growing import calibrate
     from mdjax.calibration.targets import parse_recipe
 
+    like, recipe, facts = options.like, parse_recipe(options.recipe), dict(map(_fact, options.fact))
+    if Path(like).is_file():
+        from mdjax.checking import like_checkpoint
+
+        like, recipe = like_checkpoint(like, options.data, recipe, facts)
+    elif facts:
+        raise InputError(f"--fact is for a checkpoint, and {like} is no file. Say it in --recipe, or leave it out.")
     found = calibrate(
-        options.like,
+        like,
         data=options.data,
         out=options.out,
         budget=options.budget,
-        recipe=parse_recipe(options.recipe),
+        recipe=recipe,
         vary=options.vary,
         seeds=options.seeds,
         landscape=not options.no_landscape,

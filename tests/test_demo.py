@@ -17,7 +17,6 @@ def test_the_demo_leaves_what_it_says_and_resumes(tmp_path, monkeypatch, capsys)
     assert "accuracy in %" in first
     assert "What the sweep itself shows" in first
     assert "What small networks of this task say that one step would bring" in first
-    assert "The configurations that the calibration was learnt from are not counted." in first
     assert f"The whole story: {tmp_path / 'report.html'}" in first
     for name in ("trees.json", "report.html", "phase.png", "calibration/calibration.json"):
         assert (tmp_path / name).stat().st_size > 1000

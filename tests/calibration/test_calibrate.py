@@ -1,10 +1,13 @@
 """From a task to what small networks say of larger ones: by the command line and from Python, killed and resumed."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import digits
 
 import mdjax
@@ -190,8 +194,44 @@ def test_any_network_whose_size_is_one_number_is_calibrated(tmp_path):
     assert verdict.stage == "calibration" and len(verdict.calibration.gains) == 4
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> str:
+    """Some of the digits."""
+    path, data = tmp_path_factory.mktemp("few") / "few.npz", digits()
+    arrays = {f"{kind}_{part}": getattr(data, f"{kind}_{part}") for kind in "xy" for part in ("train", "test")}
+    np.savez(path, **{name: values[: 192 if "train" in name else 64] for name, values in arrays.items()})
+    return str(path)
+
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+EXAMPLES = [line.split("#")[0] for line in README.splitlines() if line.startswith("mdjax calibrate --like")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", EXAMPLES, ids=[line.split()[3] for line in EXAMPLES])
+def test_the_readmes_commands_run_on_networks_of_width_2(line, few, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        {
+            "0.weight": torch.zeros(2, 64),
+            "0.bias": torch.zeros(2),
+            "1.weight": torch.zeros(10, 2),
+            "1.bias": torch.zeros(10),
+        },
+        "net.pt",
+    )
+    _, *words = shlex.split(re.sub(r"-w\d+", "-w2", line).replace("my.npz", few).replace("digits", few))
+    if "--recipe" not in words:
+        words += ["--recipe", ""]
+    recipe = words.index("--recipe") + 1
+    words[recipe] = re.sub(r",?epochs=\d+", "", words[recipe]) + ",epochs=1,batch_size=32"
+    main([*words, "--seeds", "1", "--no-landscape"])
+    assert "networks of width 1 to 2" in capsys.readouterr().out
+    assert Calibration.load(words[words.index("--out") + 1]).num_models >= 24
+
+
 def test_a_plan_times_the_smallest_and_grows_no_more(tmp_path, capsys):
-    main(["calibrate", "--like", "cnn-w4", "--out", str(tmp_path / "cal"), *COMMAND, "--no-landscape", "--plan"])
+    main(["calibrate", "--like", "mlp-w4", "--out", str(tmp_path / "cal"), *COMMAND, "--no-landscape", "--plan"])
     told = capsys.readouterr().out
     assert "grown" in told and "in all" in told
     assert len(list((tmp_path / "cal" / "cells").glob("*.parquet"))) == 1

@@ -1,0 +1,82 @@
+"""Zip archives that nobody vouches for: an entry has one name, and no archive unpacks to far more than it is long."""
+
+import os
+import unicodedata
+import zipfile
+from collections.abc import Sequence
+
+from mdjax.errors import InputError
+
+MAX_ENTRIES = 100_000
+"""Most entries of an archive, and of what lists tensors."""
+
+EXPANSION = "MDJAX_MAX_EXPANSION"
+"""The environment variable that says how many times its own size a file may take in memory."""
+
+_EXPANSION = 20
+_SLACK = 2**24
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class ArchiveError(ValueError):
+    """An archive is not to be read; the message is the reason, without the file's name."""
+
+
+def most_bytes(size: int) -> int:
+    """How many bytes what a file of `size` bytes holds may take: 20 times as many, and 16 MiB.
+
+    The environment variable MDJAX_MAX_EXPANSION gives another factor. Raises InputError where it is none from 1 on.
+    """
+    given = os.environ.get(EXPANSION, "")
+    try:
+        factor = float(given or _EXPANSION)
+        if not 1 <= factor < 1e9:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"{EXPANSION} is {given!r}. Give how many times its size a file may take, 1 or more."
+        ) from None
+    return int(factor * size) + _SLACK
+
+
+def check_names(names: Sequence[str]) -> None:
+    """ArchiveError where two entries have one name, or names that differ in nothing but case.
+
+    Readers of archives disagree about which of them counts, so that what one has checked another does not read.
+    """
+    if len(names) > MAX_ENTRIES:
+        raise ArchiveError(f"it has {len(names)} entries, but at most {MAX_ENTRIES} are expected")
+    found: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        if plain in found:
+            both = f"the name {name!r}" if found[plain] == name else f"the names {found[plain]!r} and {name!r}"
+            raise ArchiveError(f"two of its entries have {both}, of which readers take one or the other")
+        found[plain] = name
+
+
+def check_archive(archive: zipfile.ZipFile, size: int, most: int | None = None) -> None:
+    """ArchiveError unless names are unique, sizes can be and every checksum is right. A pass over the whole file.
+
+    archive: opened.
+    size: of its file in bytes.
+    most: bytes that it may unpack to; by default `most_bytes(size)`.
+    """
+    most = most_bytes(size) if most is None else most
+    entries = archive.infolist()
+    check_names([entry.filename for entry in entries])
+    for entry in entries:
+        if entry.compress_type not in _METHODS:
+            raise ArchiveError(
+                f"its entry {entry.filename} is compressed by method {entry.compress_type}, not deflated"
+            )
+        if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
+            raise ArchiveError(f"its entry {entry.filename} is stored, but of two sizes")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > most or sum(entry.compress_size for entry in entries) > size:
+        raise ArchiveError(
+            f"its {size} bytes unpack to {unpacked}, which weights never do. Raise {EXPANSION} ({_EXPANSION} times its "
+            "size) if you know where it comes from"
+        )
+    if damaged := archive.testzip():
+        raise ArchiveError(f"it is damaged: {damaged} does not fit its checksum")

@@ -37,6 +37,8 @@ _EVALUATING = {
 }
 """Arguments by which a linen module's `__call__` is told that it is evaluated."""
 
+_DEEPEST = 100
+
 _WRAPPERS = ("model", "state", "train_state", "default")
 """Entries in which whole training states are kept; beside them, and beside params, lies the optimizer's."""
 
@@ -283,11 +285,24 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise RefusedError("there is no such file or folder")
     try:
-        return serialization.msgpack_restore(path.read_bytes()) if path.is_file() else _restored(path)
+        found = serialization.msgpack_restore(path.read_bytes()) if path.is_file() else _restored(path)
+        _check_depth(found)
+        return found
     except RefusedError:
         raise
     except Exception as error:  # damaged files raise nearly anything
         raise RefusedError(f"it cannot be read: {first_line(error)}") from None
+
+
+def _check_depth(tree: Any) -> None:
+    """RefusedError where dictionaries and lists lie in each other deeper than those of any network."""
+    nodes = [tree] if isinstance(tree, Mapping | list | tuple) else []
+    for _ in range(_DEEPEST):
+        inner = [node.values() if isinstance(node, Mapping) else node for node in nodes]
+        nodes = [node for part in inner for node in part if isinstance(node, Mapping | list | tuple)]
+        if not nodes:
+            return
+    raise RefusedError(f"its arrays lie more than {_DEEPEST} dictionaries deep")
 
 
 def _restored(path: Path) -> Any:

@@ -55,6 +55,18 @@ def check_names(names: Sequence[str]) -> None:
         found[plain] = name
 
 
+def check_entries(archive: zipfile.ZipFile, suffix: str = "") -> None:
+    """ArchiveError unless names differ, with `suffix` or without, and entries are stored or deflated, by their list."""
+    entries = archive.infolist()
+    check_names([entry.filename.removesuffix(suffix) for entry in entries])
+    for entry in entries:
+        name, method = entry.filename, entry.compress_type
+        if method not in _METHODS:
+            raise ArchiveError(f"its entry {name} is compressed by method {method}, but stored or deflated is expected")
+        if method == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
+            raise ArchiveError(f"its entry {name} is stored, but of two sizes")
+
+
 def check_archive(archive: zipfile.ZipFile, size: int, most: int | None = None) -> None:
     """ArchiveError unless names are unique, sizes can be and every checksum is right. A pass over the whole file.
 
@@ -63,15 +75,8 @@ def check_archive(archive: zipfile.ZipFile, size: int, most: int | None = None) 
     most: bytes that it may unpack to; by default `most_bytes(size)`.
     """
     most = most_bytes(size) if most is None else most
+    check_entries(archive)
     entries = archive.infolist()
-    check_names([entry.filename for entry in entries])
-    for entry in entries:
-        if entry.compress_type not in _METHODS:
-            raise ArchiveError(
-                f"its entry {entry.filename} is compressed by method {entry.compress_type}, not deflated"
-            )
-        if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
-            raise ArchiveError(f"its entry {entry.filename} is stored, but of two sizes")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > most or sum(entry.compress_size for entry in entries) > size:
         raise ArchiveError(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mdjax.archives import check_entries
 from mdjax.errors import InputError, first_line
 from mdjax.zoo import arrays as checks
 from mdjax.zoo import cifar
@@ -315,6 +316,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):  # np.load would read a single array, or speak of pickles
                 raise ValueError("it is no whole .npz file")
+            with zipfile.ZipFile(file) as archive:
+                check_entries(archive, ".npy")
             file.seek(0)
             content = np.load(file, allow_pickle=False)
             for name in ARRAYS:

@@ -12,7 +12,7 @@ from mdjax.errors import first_line
 MAX_HEADER = 2**25
 """Most bytes of a header or an index; 32 MiB list over 200,000 tensors."""
 
-_LONGEST_CHAIN = 100  # of names that stand for names
+_LONGEST_CHAIN = 10  # of names that stand for names
 
 INDEX_SUFFIX = ".index.json"
 

@@ -19,7 +19,7 @@ _LIST = re.compile(r"  __(parameters|buffers)__ = \[(.*)\]")
 _NAME = re.compile(r'"([^"\\]+)"')
 _RESTORING = "__setstate__"
 _LONGEST = 1000  # letters of a weight's name
-_MOST_ATTRIBUTES = 1_000_000
+_MOST_ATTRIBUTES = 300_000
 
 
 class _Declared(NamedTuple):

@@ -119,6 +119,22 @@ def _complex(account: Account, real: Any, imaginary: Any = 0.0) -> complex:
     return complex(real, imaginary)
 
 
+def _frozen(account: Account, items: Any = ()) -> frozenset[Any]:
+    return frozenset(_set(account, items))
+
+
+def _no_bytes(account: Account) -> bytes:
+    """How Python 3 writes b"" by protocol 2."""
+    return b""
+
+
+_BUILTINS: Mapping[str, Any] = {
+    "bytearray": _bytearray,
+    "bytes": _no_bytes,
+    "complex": _complex,
+    "frozenset": _frozen,
+    "set": _set,
+}
 _MODULES = ("numpy.core", "numpy._core")  # as numpy 1 and numpy 2 name it
 
 VALUES: Mapping[str, Any] = {
@@ -130,8 +146,7 @@ VALUES: Mapping[str, Any] = {
     "_codecs.encode": Constructor(_encoded),
     "collections.OrderedDict": Constructor(_ordered),
     "collections.Counter": Constructor(_counted),
-    **{f"{module}.bytearray": Constructor(_bytearray) for module in ("builtins", "__builtin__")},
-    **{f"{module}.set": Constructor(_set) for module in ("builtins", "__builtin__")},
-    **{f"{module}.complex": Constructor(_complex) for module in ("builtins", "__builtin__")},
+    **{f"builtins.{name}": Constructor(function) for name, function in _BUILTINS.items()},
+    **{f"__builtin__.{name}": Constructor(function) for name, function in _BUILTINS.items()},
 }
 """Full name → its `Constructor`, or what stands for it."""

@@ -11,6 +11,7 @@ from mdjax.pickles import Account, Constructor, PickleError, load
 
 _TENSOR_STEPS = 10  # a tensor's own memory, in what one opcode may take
 _UNTYPED = "bytes"
+_LONGEST = 40
 
 
 class Reference(NamedTuple):
@@ -76,14 +77,19 @@ def _text(content: bytes) -> str | bytes:
 
 def _reference(identifier: Any) -> tuple[Reference, Any]:
     """What a persistent id says: the storage, and the device it was on."""
+    import torch
+
     if type(identifier) is not tuple or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise PickleError("its pickle refers to something outside it that is no storage")
     _, dtype, key, location, count, *part = identifier
     dtype = None if dtype == _UNTYPED else dtype
-    if type(key) is not str or type(count) is not int or count < 0 or type(dtype) is str:
+    # Nothing but these is ever hashed.
+    if type(key) is not str or type(count) is not int or count < 0 or not isinstance(dtype, torch.dtype | None):
         raise PickleError("its pickle refers to a storage without a name, a type or a size")
     view = None
     if part and part[0] is not None:
+        if type(part[0]) is not tuple or len(part[0]) != 3:
+            raise PickleError("its pickle refers to a part of a storage that is none")
         _, offset, size = part[0]
         if type(offset) is not int or type(size) is not int or not 0 <= offset <= offset + size <= count:
             raise TensorError("a part of a storage lies beyond it")
@@ -109,9 +115,9 @@ def _names() -> Mapping[str, Any]:
         **{name: name for name in kinds},
         **{f"torch._utils.{name}": Constructor(function) for name, function in _TENSORS.items()},
         "torch._tensor._rebuild_from_type_v2": Constructor(_with_attributes),
-        "torch.Size": Constructor(lambda account, sizes=(): tuple(sizes)),
-        "torch.device": Constructor(lambda account, *words: ":".join(map(str, words))),
-        "torch.serialization._get_layout": Constructor(lambda account, name: name),
+        "torch.Size": Constructor(_size),
+        "torch.device": Constructor(_device),
+        "torch.serialization._get_layout": Constructor(_itself),
     }
 
 
@@ -149,6 +155,19 @@ def _itself(account: Account, tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+def _size(account: Account, sizes: Any = ()) -> tuple[Any, ...]:
+    if type(sizes) not in (tuple, list):
+        raise PickleError("its pickle has a shape that is none")
+    account.step(len(sizes))
+    return tuple(sizes)
+
+
+def _device(account: Account, kind: Any, index: Any = None) -> str:
+    if type(kind) is not str or len(kind) > _LONGEST:
+        return ""
+    return f"{kind}:{index % 1000}" if type(index) is int else kind
+
+
 def _from_numpy(account: Account, array: Any, *_: Any) -> Any:
     import numpy as np
     import torch
@@ -160,12 +179,17 @@ def _from_numpy(account: Account, array: Any, *_: Any) -> Any:
 
 
 def _sparse(account: Account, layout: Any, parts: Any) -> Unplain:
-    values = next((part for part in reversed(parts) if hasattr(part, "dtype")), None)
-    return Unplain(f"{getattr(values, 'dtype', 'numbers')}, {layout}, on cpu".replace("torch.", ""))
+    parts = parts[:_LONGEST] if type(parts) is tuple else ()
+    kind = next((str(part.dtype) for part in reversed(parts) if hasattr(part, "dtype")), "numbers")
+    layout = layout if type(layout) is str and len(layout) < _LONGEST else "sparse"
+    return Unplain(f"{kind}, {layout}, on cpu".replace("torch.", ""))
 
 
 def _without_storage(account: Account, dtype: Any, *_: Any) -> Unplain:
-    return Unplain(f"{dtype}, strided, on meta".replace("torch.", ""))
+    import torch
+
+    kind = str(dtype) if isinstance(dtype, torch.dtype) else "numbers"
+    return Unplain(f"{kind}, strided, on meta".replace("torch.", ""))
 
 
 def _with_attributes(account: Account, rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:

@@ -86,10 +86,12 @@ def view(storage: Storage, dtype: Any, offset: Any, sizes: Any, strides: Any) ->
 
     if not isinstance(dtype, torch.dtype):
         raise TensorError("a tensor's type of numbers is none")
-    axes = (offset, *sizes, *strides)
-    if len(sizes) != len(strides) or len(sizes) > _MOST_AXES or not all(type(n) is int and n >= 0 for n in axes):
+    if len(sizes) != len(strides) or len(sizes) > _MOST_AXES:
         raise TensorError("a tensor's shape is none")
-    if math.prod(max(size, 1) for size in sizes) > _MOST_NUMBERS or max(axes) > _MOST_NUMBERS:
+    axes = (offset, *sizes, *strides)
+    if not all(type(number) is int and number >= 0 for number in axes):
+        raise TensorError("a tensor's shape is none")
+    if max(axes) > _MOST_NUMBERS or math.prod(max(size, 1) for size in sizes) > _MOST_NUMBERS:
         raise TensorError("a tensor claims more numbers than there can be")
     if storage.flat is None:
         return Unplain(f"{dtype}, strided, on meta".replace("torch.", ""))

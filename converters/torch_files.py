@@ -139,6 +139,8 @@ def read_old(buffer: bytearray | mmap.mmap) -> Any:
     flats: dict[str, Any] = {}
     position = file.tell()
     for key in keys:
+        if type(key) is not str:  # nothing else is looked up: its hash may never end
+            raise TensorError("a storage has a name that is none")
         width = needed[key].itemsize
         (count,) = struct.unpack("<q", buffer[position : position + 8])
         if count != needed[key].size:

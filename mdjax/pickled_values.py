@@ -17,6 +17,7 @@ _CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", 
 
 _ORDERS: dict[Any, Literal["<", ">", "="]] = {"<": "<", ">": ">", "|": "=", "=": "="}
 _MOST_AXES = 32
+_MOST_NUMBERS = 2**60
 
 
 class _Type(Unfinished):
@@ -63,7 +64,7 @@ def _array(account: Account, content: Any, dtype: Any, shape: Any, order: str = 
         or type(content) not in (bytes, bytearray)
         or type(shape) is not tuple
         or len(shape) > _MOST_AXES
-        or not all(type(size) is int and size >= 0 for size in shape)
+        or not all(type(size) is int and 0 <= size < _MOST_NUMBERS for size in shape)
         or math.prod(shape) * dtype.itemsize != len(content)
     ):
         raise PickleError("its pickle has a numpy array whose shape and type do not fit its bytes")

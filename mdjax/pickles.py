@@ -287,12 +287,14 @@ class _Machine:
         self._push(_FOREIGN if found is None else found)
 
     def _construct(self, made: Any, arguments: Any) -> None:
-        if made is _FOREIGN or (type(arguments) is tuple and any(argument is _FOREIGN for argument in arguments)):
-            self._push(_FOREIGN)  # refused in the end, when all names are known
-            return
-        if not isinstance(made, Constructor) or type(arguments) is not tuple:
+        if made is not _FOREIGN and (not isinstance(made, Constructor) or type(arguments) is not tuple):
             raise PickleError(f"its pickle calls a {type(made).__name__}, which is no function of names and numbers")
-        self._make(made.function(self._account, *arguments))
+        if made is not _FOREIGN:
+            self._account.step(len(arguments))
+        if made is _FOREIGN or any(argument is _FOREIGN for argument in arguments):
+            self._push(_FOREIGN)  # refused in the end, when all names are known
+        else:
+            self._make(made.function(self._account, *arguments))
 
     def _build(self, target: Any, state: Any) -> None:
         if isinstance(target, Unfinished):

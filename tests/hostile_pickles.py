@@ -66,6 +66,12 @@ def numpy_array(dtype: bytes, shape: bytes, content: bytes) -> bytes:
     return made + b"(K\x01" + shape + dtype + b"\x89" + content + b"tb"
 
 
+def storage(dtype: bytes, key: bytes) -> bytes:
+    """The opcodes that push a storage of one number."""
+    return b"(" + text("storage") + dtype + key + text("cpu") + b"K\x01tQ"
+
+
+_HUGE = b"\x8b" + struct.pack("<i", 10**5) + b"\x11" * 10**5
 _NDARRAY = name("numpy", "ndarray")
 _POINTER = latin(struct.pack("<Q", 0x0000414141414140))
 _ORDER, _NONE, _LESS = text("|"), b"N", whole(-1)
@@ -123,6 +129,24 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "names": (
         PROTOCOL + text("a" * 2**20) + b"q\x00" + (b"h\x00h\x00\x930") * 2000 + b".",
         "its pickle refers to a name that is longer than any",
+    ),
+    "arguments": (
+        PROTOCOL
+        + b"("
+        + b"N" * 10**5
+        + b"tq\x000"
+        + (name("torch._utils", "_rebuild_parameter") + b"h\x00R0") * 100
+        + b"N.",
+        "its pickle takes more than 5000000 steps",
+    ),
+    "axes": (entry(_KEY, numpy_array(_BYTES, b"(" + _HUGE * 30 + b"t", latin(b"abc"))), "do not fit its bytes"),
+    "storage-type": (
+        entry(_KEY, storage(b")" + b"\x85" * _DEEP, text("0"))),
+        "refers to a storage without a name, a type",
+    ),
+    "storage-name": (
+        entry(_KEY, storage(name("torch", "FloatStorage"), b")" + b"\x85" * _DEEP)),
+        "without a name, a type",
     ),
     "extension": (PROTOCOL + b"\x82\x01.", "its pickle uses EXT1"),
     "attributes": (entry(_KEY, name("torch", "Tensor") + b"}" + text("x") + b"Nsb"), "gives a str a state"),

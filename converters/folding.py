@@ -8,7 +8,7 @@ import numpy as np
 
 from converters.errors import RefusedError
 from converters.tensors import QUANTIZED, Unplain
-from mdjax.archives import EXPANSION, most_bytes
+from mdjax.archives import MEMORY, most_bytes
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and training frameworks put before every name."""
@@ -64,8 +64,8 @@ def _check_claims(entries: Mapping[str, Any]) -> None:
         stored[storage.data_ptr()] = storage.nbytes()
     if claimed > most_bytes(sum(stored.values())):
         raise RefusedError(
-            f"its {len(entries)} entries are views of {sum(stored.values())} bytes and would take {claimed}. Raise "
-            f"{EXPANSION} (20 times what is stored) if they are meant"
+            f"its {len(entries)} entries are views of {sum(stored.values())} bytes and would take {claimed}. If that "
+            f"is meant, raise the limit: {MEMORY}={claimed}"
         )
 
 

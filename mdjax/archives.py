@@ -1,6 +1,7 @@
 """Zip archives that nobody vouches for: an entry has one name, and no archive unpacks to far more than it is long."""
 
 import os
+import re
 import unicodedata
 import zipfile
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from mdjax.errors import InputError
 MAX_ENTRIES = 100_000
 """Most entries of an archive, and of what lists tensors."""
 
-EXPANSION = "MDJAX_MAX_EXPANSION"
-"""The environment variable that says how many times its own size a file may take in memory."""
+MEMORY = "MDJAX_MEMORY"
+"""The environment variable that says how much memory what a file holds may take, in bytes or with a unit."""
 
 _EXPANSION = 20
 _SLACK = 2**24
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -25,18 +27,16 @@ class ArchiveError(ValueError):
 def most_bytes(size: int) -> int:
     """How many bytes what a file of `size` bytes holds may take: 20 times as many, and 16 MiB.
 
-    The environment variable MDJAX_MAX_EXPANSION gives another factor. Raises InputError where it is none from 1 on.
+    The environment variable MDJAX_MEMORY, as in 8GiB, takes the place of both. Raises InputError where it is no size.
     """
-    given = os.environ.get(EXPANSION, "")
-    try:
-        factor = float(given or _EXPANSION)
-        if not 1 <= factor < 1e9:
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{EXPANSION} is {given!r}. Give how many times its size a file may take, 1 or more."
-        ) from None
-    return int(factor * size) + _SLACK
+    given = os.environ.get(MEMORY, "").strip()
+    if not given:
+        return _EXPANSION * size + _SLACK
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", given.lower())
+    most = 0 if found is None else int(float(found[1]) * _UNITS[found[2]])
+    if most <= 0:
+        raise InputError(f"{MEMORY} is {given[:40]!r}. Give a size such as 8GiB, or leave it out.")
+    return most
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -80,8 +80,8 @@ def check_archive(archive: zipfile.ZipFile, size: int, most: int | None = None) 
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > most or sum(entry.compress_size for entry in entries) > size:
         raise ArchiveError(
-            f"its {size} bytes unpack to {unpacked}, which weights never do. Raise {EXPANSION} ({_EXPANSION} times its "
-            "size) if you know where it comes from"
+            f"its {size} bytes unpack to {unpacked}, which weights never do. If that is meant, raise the limit: "
+            f"{MEMORY}={unpacked}"
         )
     if damaged := archive.testzip():
         raise ArchiveError(f"it is damaged: {damaged} does not fit its checksum")

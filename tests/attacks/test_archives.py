@@ -182,7 +182,7 @@ def test_npz_files_with_a_name_twice_are_refused(tmp_path, other):
     arrays = {"x_train": np.ones((2, 3)), "x_test": np.ones((2, 3)), "y_train": np.arange(2), "y_test": np.arange(2)}
     np.savez(file, **arrays)
     assert load(write(tmp_path / "good.npz", file.getvalue())).num_classes == 2
-    with pytest.raises(InputError, match="two of its entries have the name"):
+    with pytest.raises(InputError, match="two of its entries have the name|twice"):
         load(write(tmp_path / "bad.npz", twice(file.getvalue(), other)))
 
 

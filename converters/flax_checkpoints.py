@@ -40,6 +40,8 @@ _EVALUATING = {
 }
 """Arguments by which a linen module's `__call__` is told that it is evaluated."""
 
+_DEEPEST = 100
+
 _WRAPPERS = ("model", "state", "train_state", "default")
 """Entries in which whole training states are kept; beside them, and beside params, lies the optimizer's."""
 
@@ -286,7 +288,9 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise RefusedError("there is no such file or folder")
     try:
-        return serialization.msgpack_restore(_content(path)) if path.is_file() else _restored(path)
+        found = serialization.msgpack_restore(_content(path)) if path.is_file() else _restored(path)
+        _check_depth(found)
+        return found
     except RefusedError:
         raise
     except Exception as error:  # damaged files raise nearly anything
@@ -298,6 +302,17 @@ def _content(path: Path) -> bytes:
         # Arrays are views of the content, and are copied once.
         check_needed("it", 2 * path.stat().st_size, "Give a smaller file")
         return file.read()
+
+
+def _check_depth(tree: Any) -> None:
+    """RefusedError where dictionaries and lists lie in each other deeper than those of any network."""
+    nodes = [tree] if isinstance(tree, Mapping | list | tuple) else []
+    for _ in range(_DEEPEST):
+        inner = [node.values() if isinstance(node, Mapping) else node for node in nodes]
+        nodes = [node for part in inner for node in part if isinstance(node, Mapping | list | tuple)]
+        if not nodes:
+            return
+    raise RefusedError(f"its arrays lie more than {_DEEPEST} dictionaries deep")
 
 
 def _restored(path: Path) -> Any:

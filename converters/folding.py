@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from converters.errors import RefusedError
+from converters.tensors import QUANTIZED, Unplain
+from mdjax.archives import most_bytes
+from mdjax.memory import SETTING
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and training frameworks put before every name."""
 
+_LONGEST_NAME = 1000
 _COUNTER = "n_averaged"
 _CURVE = re.compile(r"(weight|bias)_\d+$")
 _QUANTIZED = re.compile(r"(^|\.)_packed_params(\.|$)")
@@ -26,8 +30,11 @@ def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
     Raises RefusedError for a quantized network, a curve, or an entry that is no dense tensor.
     """
     for name in entries:
+        if len(str(name)) > _LONGEST_NAME:
+            raise RefusedError(f"its entry {str(name)[:40]}... has a name of {len(str(name))} letters")
         if _QUANTIZED.search(str(name)):
             raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+    _check_claims(entries)
     known: dict[Any, np.ndarray] = {}
     stored = {str(name): _array(name, value, known) for name, value in entries.items()}
     single = {name: _once(known, _single, name, array) for name, array in stored.items()}
@@ -36,6 +43,31 @@ def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
         raise RefusedError("it holds a curve of networks (entries weight_0, weight_1, ...), not one network")
     narrowed = any(array.dtype == np.float64 for array in stored.values())
     return _fold_pruning(_fold_weight_norm(arrays, known), known), narrowed
+
+
+def _check_claims(entries: Mapping[str, Any]) -> None:
+    """RefusedError where views of the same numbers take far more memory than there are numbers.
+
+    Tied weights are such views; a file of many of them would be as many times larger once it is converted.
+    """
+    import torch
+
+    claimed, stored = 0, dict[int, int]()
+    for name, value in entries.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value) if value.dtype.kind in "biuf" else None
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.device.type == "meta":
+            continue
+        storage, size = value.untyped_storage(), value.numel() * value.element_size()
+        if size > storage.nbytes():
+            raise RefusedError(f"its entry {name} claims {value.numel()} numbers, more than are stored")
+        claimed += size
+        stored[storage.data_ptr()] = storage.nbytes()
+    if claimed > most_bytes(sum(stored.values())):
+        raise RefusedError(
+            f"its {len(entries)} entries are views of {sum(stored.values())} bytes and would take {claimed}. If that "
+            f"is meant, raise the limit: {SETTING}={claimed}"
+        )
 
 
 def _once(known: dict[Any, np.ndarray], function: Callable[..., np.ndarray], name: str, *arrays: np.ndarray) -> Any:
@@ -62,13 +94,15 @@ def _array(name: object, value: Any, known: dict[Any, np.ndarray]) -> np.ndarray
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         value = torch.from_numpy(value)
+    if value is QUANTIZED:
+        raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+    if isinstance(value, Unplain):
+        raise RefusedError(f"its entry {name} is no plain array ({value.kind})")
     if not isinstance(value, torch.Tensor):
         raise RefusedError(f"its entry {name} is a {type(value).__name__}, not a tensor")
     if value.is_quantized:
         raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
     try:
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise RefusedError(f"its entry {name} claims {value.numel()} numbers, more than are stored")
         if not value.is_floating_point() or value.element_size() >= 4:
             return value.detach().numpy()
         key = (value.data_ptr(), value.dtype, value.shape, value.stride())
@@ -95,12 +129,15 @@ def _strip(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _fold_weight_norm(arrays: dict[str, np.ndarray], known: dict[Any, np.ndarray]) -> dict[str, np.ndarray]:
     """weight = g v / |v|, stored as weight_g and weight_v, or as parametrizations.weight.original0 and original1."""
     folded: dict[str, np.ndarray] = {}
+    matches = {name: match for name in arrays if (match := _PARAMETRIZED.match(name))}
+    parametrized: dict[str, list[str]] = {}
+    for name, match in matches.items():
+        parametrized.setdefault(name.removesuffix(match["part"]), []).append(match["part"])
     for name, array in arrays.items():
-        if match := _PARAMETRIZED.match(name):
+        if match := matches.get(name):
             stem = f"{match['layer']}.{match['name']}" if match["layer"] else match["name"]
             base = name.removesuffix(match["part"])
-            parts = [other.removeprefix(base) for other in arrays if other.startswith(base)]
-            if sorted(parts) != ["original0", "original1"]:
+            if sorted(parametrized[base]) != ["original0", "original1"]:
                 raise RefusedError(f"its entry {name} is parametrised by something other than weight normalisation")
             if stem not in folded:
                 parts = (arrays[f"{base}original0"], arrays[f"{base}original1"])

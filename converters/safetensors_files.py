@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from converters.errors import RefusedError
+from mdjax.archives import MAX_ENTRIES
 from mdjax.errors import first_line
 
 MAX_HEADER = 2**25
 """Most bytes of a header or an index; 32 MiB list over 200,000 tensors."""
 
-MAX_ENTRIES = 100_000
-"""Most entries of a header, an index or an archive."""
+_LONGEST_CHAIN = 10  # of names that stand for names
 
 INDEX_SUFFIX = ".index.json"
 
@@ -60,9 +60,11 @@ def untied(tensors: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, 
     """
     found = dict(tensors)
     for name in aliases:
-        kept, steps = aliases[name], 0
-        while kept not in tensors and kept in aliases and steps < len(aliases):
-            kept, steps = aliases[kept], steps + 1
+        kept = aliases[name]
+        for _ in range(_LONGEST_CHAIN):
+            if kept in tensors or kept not in aliases:
+                break
+            kept = aliases[kept]
         if kept not in tensors or kept == name:
             continue  # metadata of another kind
         if name in tensors and not _equal(tensors[name], tensors[kept]):

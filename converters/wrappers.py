@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converters.errors import RefusedError
+from converters.tensors import Unplain
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "model_ema_state_dict")
@@ -90,7 +91,7 @@ def _is_state_dict(value: Any) -> bool:
 
     if not isinstance(value, Mapping) or not value:
         return False
-    tensors = sum(isinstance(entry, torch.Tensor) for entry in value.values())
+    tensors = sum(isinstance(entry, torch.Tensor | Unplain) for entry in value.values())
     return tensors > len(value) / 2 and all(isinstance(name, str) for name in value)
 
 

@@ -222,29 +222,6 @@ def expanded(path: str | PathLike[str]) -> Path:
         return Path(path)
 
 
-def refuse_irregular(*paths: Path) -> None:
-    """InputError where a path, or what is at any depth in a folder, is neither file nor folder.
-
-    To open a pipe is to wait for ever. Paths that are not there are nothing to refuse; links that lead out of a folder
-    are not followed.
-    """
-    visited: set[tuple[int, int]] = set()
-    pending = [(os.path.realpath(path), os.path.realpath(path)) for path in paths]
-    while pending:
-        path, top = pending.pop()
-        with contextlib.suppress(OSError):
-            status = os.stat(path)  # noqa: PTH116
-            this = (status.st_dev, status.st_ino)
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise InputError(f"{path} is neither a file nor a folder. Remove it.")
-            if this in visited or not stat.S_ISDIR(status.st_mode):
-                continue
-            visited.add(this)
-            if os.path.realpath(path).startswith(top):
-                with os.scandir(path) as entries:
-                    pending += [(entry.path, top) for entry in entries if not entry.is_file(follow_symlinks=False)]
-
-
 def make_writable(folder: Path) -> None:
     """Make the folder if it is missing, and try it by a file; raises OSError where nothing can be written there.
 

@@ -28,7 +28,7 @@ def limit() -> int:
 
     Raises InputError for a setting that is no size.
     """
-    told = _told()
+    told = told_limit()
     return _usable() // 2 if told is None else told
 
 
@@ -39,7 +39,7 @@ def check_content(what: str, needed: int, size: int) -> None:
     needed: its bytes in memory.
     size: bytes of the file.
     """
-    told = _told()
+    told = told_limit()
     most = min(limit(), _SLACK + _RATIO * size) if told is None else told
     if needed > most:
         raise InputError(
@@ -67,7 +67,8 @@ def readable(size: float, *, up: bool = False) -> str:
     return f"{size:.3g} {units[0]}"
 
 
-def _told() -> int | None:
+def told_limit() -> int | None:
+    """Bytes by the setting alone; None where it is not set. Raises InputError for a setting that is no size."""
     text = os.environ.get(SETTING, "").strip()
     if not text:
         return None

@@ -153,7 +153,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     measure.add_argument(
         "--out", type=output, metavar="TABLE", help="where the table goes; needed unless --plan is given"
     )
-    measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
+    measure.add_argument(
+        "--data",
+        metavar="NAME|PATH",
+        help="default: what the zoo was trained on, where that is data by name or an unchanged .npz",
+    )
     measure.add_argument(
         "--layout",
         metavar="nhwc|nchw|features|tokens",

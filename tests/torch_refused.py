@@ -75,7 +75,6 @@ REFUSED = {
     "cut.pt": (lambda: saved(STATE)[:2000], "it is truncated, damaged"),
     "cut-old.pt": (lambda: saved(STATE, _use_new_zipfile_serialization=False)[:-9], "it is truncated, damaged"),
     "deep.pt": (deep, "it holds a list, not a state_dict"),
-    "protocol.pt": (lambda: saved(STATE, pickle_protocol=4), "it is pickled by a protocol newer than torch's own"),
     "archive.tar": (tar, "it is a tar archive; unpack it"),
     "list.pt": (lambda: saved([torch.ones(2)]), "it holds a list, not a state_dict"),
     "nothing.pt": (lambda: saved({}), "it holds nothing"),

@@ -31,6 +31,7 @@ side of its images in pixels."""
 _IMAGES = {784: (28, 28, 1), 3072: (32, 32, 3)}
 """Number of inputs of an MLP → the images that it is taken to read, MNIST's and CIFAR's; other inputs are vectors."""
 
+_MOST_LAYERS = 1000
 _NUMBER = re.compile(r"\d+")
 
 
@@ -163,6 +164,10 @@ def _mlp(arrays: Arrays, facts: Facts) -> Architecture | None:
         return None
     if not names or any(arrays[f"{name}.weight"].ndim != 2 for name in names):
         return None
+    if len(names) > _MOST_LAYERS:
+        raise RefusedError(
+            f"it is a chain of {len(names)} linear layers, but networks of at most {_MOST_LAYERS} are read"
+        )
     orders = [names, sorted(names, key=lambda name: [int(number) for number in _NUMBER.findall(name)])]
     chains = [order for order in orders if _is_chain(arrays, order)]
     if not chains:
@@ -188,13 +193,17 @@ def _mlp(arrays: Arrays, facts: Facts) -> Architecture | None:
 
 
 def _is_one(arrays: Arrays, first: str, second: str) -> bool:
-    """Whether two layers are one, tied: all their arrays share their memory."""
+    """Whether two layers are one, tied: all their arrays are the same memory."""
     leaves = [leaf for leaf in ("weight", "bias") if f"{first}.{leaf}" in arrays or f"{second}.{leaf}" in arrays]
     pairs = [(arrays.get(f"{first}.{leaf}"), arrays.get(f"{second}.{leaf}")) for leaf in leaves]
     return all(
-        one is not None and other is not None and one.shape == other.shape and np.shares_memory(one, other)
+        one is not None and other is not None and one.shape == other.shape and _place(one) == _place(other)
         for one, other in pairs
     )
+
+
+def _place(array: np.ndarray) -> tuple[int, tuple[int, ...]]:
+    return array.__array_interface__["data"][0], array.strides
 
 
 def _known_nonlinearity(facts: Facts) -> str:

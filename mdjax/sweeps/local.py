@@ -38,6 +38,7 @@ from mdjax.sweeps.sources import (
 from mdjax.sweeps.units import Unit, unit_name, units
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data, Dataset, dataset_of
+from mdjax.zoo.recorded import recorded_data
 from mdjax.zoo.store import Zoo
 
 
@@ -99,7 +100,7 @@ def measure(
         weights count once.
     out: the folder of the table.
     data: a Dataset, a name, a path, or the arrays (x_train, y_train, x_test, y_test) as a tuple or a dictionary
-        (default: what the zoo was trained on).
+        (default: what the zoo was trained on, where `mdjax.zoo.recorded` opens it).
     model: a pure `apply(params, state, inputs) -> logits`, or an object with `apply` and `batch_apply`
         (`mdjax.models.Model`).
     preset: "default", "reference" or "fast".
@@ -243,7 +244,11 @@ def _prepared(
     collection = opened(source, model, metrics, options.get("facts"))
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
-    dataset = dataset_of(collection.data if data is None else data, options.get("layout"))
+    layout = options.get("layout")
+    if data is None and isinstance(collection, Zoo):
+        dataset = recorded_data(collection, layout)
+    else:
+        dataset = dataset_of(collection.data if data is None else data, layout)
     manifest = with_copies_named(collection.manifest)
     if manifest.empty:
         raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")

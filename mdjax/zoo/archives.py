@@ -6,33 +6,27 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
+from mdjax.archives import check_entries
+
 _READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _KINDS = "biufcSU"
 
 
 class Archive:
     """An open .npz; `names` are those of its arrays.
 
-    ValueError, with the reason, for an archive that holds a name twice, whatever the case of its letters: of two
-    entries programs take one or the other.
+    ValueError, with the reason, for what `mdjax.archives.check_entries` refuses, such as an array that comes twice.
     """
 
     def __init__(self, file: BinaryIO):
         self._archive = zipfile.ZipFile(file)
-        entries = self._archive.infolist()
-        seen = [entry.filename.removesuffix(".npy").lower() for entry in entries]
-        if len(set(seen)) < len(seen):
-            twice = next(name for name in seen if seen.count(name) > 1)
-            raise ValueError(f"it holds {twice[:80]!r} twice")
-        self._entries = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+        check_entries(self._archive, ".npy")
+        self._entries = {entry.filename.removesuffix(".npy"): entry for entry in self._archive.infolist()}
         self.names = list(self._entries)
 
     def form(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """The shape and type of an array, by its header; ValueError for one of objects, or that is not whole."""
         entry = self._entries[name]
-        if entry.compress_type not in _METHODS:
-            raise ValueError(f"it is compressed by method {entry.compress_type}, which numpy does not write")
         with self._archive.open(entry) as file:
             shape, _, dtype = self._header(file)
             start = file.tell()

@@ -1,6 +1,6 @@
 """CIFAR-10's official folders, python or binary, read without running what a pickle may ask for."""
 
-import pickle
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mdjax.errors import InputError, first_line
-from mdjax.files import refuse_irregular
+from mdjax.pickled_values import VALUES
+from mdjax.pickles import ForeignError, load
 
 MEAN = (0.4914, 0.4822, 0.4465)
 """Channel means on the scale [0, 1], as the published zoo was normalised."""
@@ -22,14 +23,8 @@ RECORDS = 10_000
 _TRAIN = tuple(f"data_batch_{index}" for index in range(1, 6))
 _TEST = "test_batch"
 _PIXELS = 3 * 32 * 32
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-"""All that pickled dicts of numpy arrays and byte strings refer to; the official files need nothing else."""
+_MOST_BYTES = 2**26
+"""Twice what an official file has."""
 
 
 def find_folder(path: Path) -> Path | None:
@@ -48,7 +43,6 @@ def read_cifar10(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     """
     binary = (folder / f"{_TRAIN[0]}.bin").is_file()
     suffix, read = (".bin", _read_binary) if binary else ("", _read_pickle)
-    refuse_irregular(*(folder / (name + suffix) for name in (*_TRAIN, _TEST)))
     train = [_read_batch(folder / (name + suffix), read) for name in _TRAIN]
     x_test, y_test = _read_batch(folder / (_TEST + suffix), read)
     x_train, y_train = (np.concatenate(parts) for parts in zip(*train, strict=True))
@@ -57,6 +51,10 @@ def read_cifar10(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 def _read_batch(path: Path, read: Callable[[Path], tuple[np.ndarray, Any]]) -> tuple[np.ndarray, np.ndarray]:
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _MOST_BYTES):
+            raise InputError(
+                f"{path} is no file of at most {_MOST_BYTES} bytes, as CIFAR-10's are. Unpack the archive again."
+            )
         pixels, labels = read(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing. Unpack the whole CIFAR-10 archive into {path.parent}.") from None
@@ -87,31 +85,22 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, Any]:
-    with path.open("rb") as file:
-        try:
-            content = _ArrayUnpickler(file, encoding="bytes").load()
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            raise InputError(
-                f"{path} is no readable CIFAR-10 batch: {first_line(error)}. "
-                "It is truncated or another file; unpack the official archive again."
-            ) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a CIFAR-10 batch. Unpack the archive again.")
-    fields = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
+    content = path.read_bytes()
+    try:
+        found = load(io.BytesIO(content), 2 * len(content), VALUES.get)
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        unrun = ", which no batch needs and which was not run" if isinstance(error, ForeignError) else ""
+        raise InputError(
+            f"{path} is no readable CIFAR-10 batch: {first_line(error)}{unrun}. "
+            "It is truncated or another file; unpack the official archive again."
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}, not a CIFAR-10 batch. Unpack the archive again.")
+    fields = {key.decode(errors="replace") if isinstance(key, bytes) else key: value for key, value in found.items()}
     for name, kind in (("data", np.ndarray), ("labels", (list, np.ndarray))):
         if not isinstance(fields.get(name), kind):
             raise InputError(f"{path} lacks the entry {name!r} of a CIFAR-10 batch. Unpack the archive again.")
-    return fields["data"], fields["labels"]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain containers; refuses every other class or function by name, unrun."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no batch needs and which was not run")
-        # numpy 2 moved this module; files written by older ones name the old place, which warns.
-        module = "numpy._core.multiarray" if module == "numpy.core.multiarray" else module
-        return super().find_class(module, name)
+    labels = fields["labels"]
+    if isinstance(labels, list) and not all(isinstance(label, int | np.integer) for label in labels):
+        raise InputError(f"{path} has labels that are no whole numbers. Unpack the archive again.")
+    return fields["data"], labels

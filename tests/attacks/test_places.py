@@ -15,7 +15,6 @@ from converters.safetensors_files import shards
 from mdjax.diagnosis.calibrations import Calibration
 from mdjax.engine import compilation
 from mdjax.errors import InputError
-from mdjax.files import refuse_irregular
 from mdjax.sweeps.commits import Commits
 from mdjax.table import read_configurations, read_table
 from mdjax.zoo import cifar
@@ -97,19 +96,6 @@ def test_a_pipe_among_the_files_that_are_read_is_refused(name, read, tmp_path):
         read(tmp_path)
     except InputError as error:
         assert re.search("no regular file|Cannot read|is no |is neither", str(error)), error
-
-
-def test_links_in_a_folder_that_is_looked_through_are_followed_within_it(tmp_path):
-    (tmp_path / "in/a").mkdir(parents=True)
-    (tmp_path / "in/a/loop").symlink_to("..")
-    (tmp_path / "in/root").symlink_to("/")
-    (tmp_path / "in/gone").symlink_to("nowhere")
-    pipe(tmp_path / "out/pipe")
-    (tmp_path / "in/out").symlink_to(tmp_path / "out")
-    refuse_irregular(tmp_path / "in", tmp_path / "missing")
-    (tmp_path / "in/zero").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="zero is neither"):
-        refuse_irregular(tmp_path / "in")
 
 
 def test_an_index_that_is_a_pipe_or_a_device_is_refused(tmp_path):

@@ -8,7 +8,8 @@ from torch_checkpoints import SUBSET, WIDE, convert, save
 from torch_resnet import TorchResNet18, random_resnet
 
 import converters
-from converters import containers, safetensors_files
+from converters import safetensors_files
+from mdjax import archives
 from mdjax.zoo.store import Zoo
 
 
@@ -46,5 +47,5 @@ def converted(published, tmp_path_factory) -> tuple[converters.Report, Zoo]:
 
 @pytest.fixture
 def low_limits(monkeypatch):
-    monkeypatch.setattr(containers, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 50)
     monkeypatch.setattr(safetensors_files, "MAX_HEADER", 2048)

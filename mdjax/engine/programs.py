@@ -5,7 +5,7 @@ The only place, beside training, that compiles and shards.
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax.engine.convolutions import with_safe_convolutions
 from mdjax.engine.plan import MODELS, Plan, default_plan, memory_budget
+from mdjax.engine.program_cache import PROGRAMS
 from mdjax.landscape.limits import ProductLimits, limited
 from mdjax.metrics import Examples, Metric
 from mdjax.models import Model
@@ -57,8 +58,9 @@ class Programs:
                 lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), run
             )
             leaves, structure = jax.tree.flatten((stacked, shared))
-            how = plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
-            program = _compiled(metric, model, *how, structure, tuple(leaves))
+            what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
+            key = ("metric", *what, structure, tuple(leaves))
+            program = PROGRAMS.get(key, functools.partial(_compiled, *what, stacked, shared))
             account = program.memory_analysis()
             size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
             if size <= budget or chunk == 1:
@@ -96,23 +98,39 @@ def shapes_of(arrays: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
 
 
-@functools.partial(jax.jit, static_argnames="metric")
+def _placed_shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type, and on which devices the array was put, if it was."""
+    sharding = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
 def drawn_inputs(metric: Metric, data: Examples, key: jax.Array) -> PyTree:
     """What all runs of a metric that draws its inputs are given."""
-    return metric.shared(data, key)
+    return compiled(metric.shared, ("shared", metric), data, key)(data, key)
 
 
-@functools.lru_cache(maxsize=256)
+def compiled(function: Callable[..., PyTree], key: Hashable, *arguments: PyTree, **options: Any) -> Any:
+    """The function's program for arguments like these, kept until the process lacks room for its code.
+
+    function: what is compiled.
+    key: all that it depends on besides its arguments; equal keys share a program.
+    arguments: arrays or their shapes.
+    options: of `jax.jit`.
+    """
+    shapes = jax.tree.map(_placed_shape, arguments)
+    leaves, structure = jax.tree.flatten(shapes)
+    return PROGRAMS.get((key, structure, tuple(leaves)), lambda: jax.jit(function, **options).lower(*shapes).compile())
+
+
 def _compiled(
     metric: Metric,
     model: Model,
     batching: str,
     limits: ProductLimits,
     mesh: Mesh | None,
-    structure: Any,
-    shapes: tuple[Any, ...],
+    stacked: PyTree,
+    shared: PyTree,
 ) -> Any:
-    stacked, shared = jax.tree.unflatten(structure, shapes)
     # TF32 and bf16 silently spoil second derivatives.
     with jax.default_matmul_precision("highest"), limited(limits):
         if mesh is None:

@@ -6,10 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from mdjax.files import make_writable, remove_leftovers, temporary_beside, writing
+from mdjax.statuses import TRANSIENT
 
 
 class Commits:
     """A folder of finished units; the first writer of a name wins, and nothing half-written is seen.
+
+    Rows whose status may be another the next time (`mdjax.statuses.TRANSIENT`) are no finished work: a unit that holds
+    one is neither kept nor, where an earlier version kept it, found.
 
     InputError, before anything is computed, where the folder cannot be written.
     """
@@ -26,13 +30,18 @@ class Commits:
         if not path.exists():
             return None
         try:
-            return pd.read_parquet(path)
+            rows = pd.read_parquet(path)
+            if is_finished(rows):
+                return rows
         except Exception:  # pyarrow raises many types for a cut file; the unit is simply done again
-            path.unlink(missing_ok=True)
-            return None
+            pass
+        path.unlink(missing_ok=True)
+        return None
 
     def commit(self, name: str, rows: pd.DataFrame) -> None:
-        """Store a unit's rows for good, all or nothing."""
+        """Store a unit's rows for good, all or nothing; a unit that is not finished is left out."""
+        if not is_finished(rows):
+            return
         path = self.folder / f"{name}.parquet"
         temporary = temporary_beside(path)
         with writing(str(path), "Free space, then run the same command again: finished work is kept."):
@@ -47,3 +56,8 @@ class Commits:
             except OSError:
                 # No hard links on this file system. Names tell the content, so that either writer is right.
                 temporary.replace(path)
+
+
+def is_finished(rows: pd.DataFrame) -> bool:
+    """Whether no row's status may be another the next time."""
+    return TRANSIENT.isdisjoint(rows.get("status_code", ()))

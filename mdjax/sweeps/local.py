@@ -11,7 +11,7 @@ import jax
 import pandas as pd
 from jax.sharding import Mesh
 
-from mdjax.engine import Plan, Programs, default_plan
+from mdjax.engine import Plan, Programs, default_plan, is_shortage
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
 from mdjax.errors import InputError, check_options, first_line
@@ -136,15 +136,14 @@ def measure(
                 name = unit_name(metric, unit, work.dataset, seed)
                 rows = commits.read(name) if commits else None
                 if rows is None:
-                    members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
-                    problems.update(members.problems)
                     try:
+                        members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
+                        problems.update(members.problems)
                         rows = _measured(metric, members, device_data, unit, programs, seed)
-                        is_finished = StatusCode.TOO_LARGE not in set(rows.get("status_code", ()))
                     except Exception as error:  # of one metric, which must not cost the others
-                        rows, is_finished = failures.rows(metric, members, error), False
-                    # What failed, did not fit, or is hidden by a damaged group may be there next time.
-                    if commits and is_finished and not members.problems:
+                        rows = failures.rows(metric, unit.rows if members is None else members.rows, error)
+                    # What a damaged group hides may be there next time, as may what failed or did not fit.
+                    if commits and members is not None and not members.problems:
                         commits.commit(name, rows)
                 results[metric].append(rows)
                 advance(len(unit.rows))
@@ -256,15 +255,25 @@ class _Failures:
     def __init__(self) -> None:
         self._errors: dict[Metric, Exception] = {}
 
-    def rows(self, metric: Metric, models: Loaded, error: Exception) -> pd.DataFrame:
-        """The rows of a unit that failed: nothing but a status."""
-        self._errors.setdefault(metric, error)
-        status = Status(StatusCode.FAILED, f"{metric.name} failed: {_reason(error)}")
-        members = _members(metric, models.rows)
-        return pd.DataFrame([member_row(models.rows, member) | with_status({"status": status}) for member in members])
+    def rows(self, metric: Metric, models: pd.DataFrame, error: Exception) -> pd.DataFrame:
+        """The rows of a unit that failed: nothing but a status. `models` are those of the manifest."""
+        if is_shortage(error):
+            status = Status(StatusCode.TOO_LARGE, f"memory ran out: {_reason(error)}")
+        else:
+            self._errors.setdefault(metric, error)
+            status = Status(StatusCode.FAILED, f"{metric.name} failed: {_reason(error)}")
+        members = _members(metric, models)
+        return pd.DataFrame([member_row(models, member) | with_status({"status": status}) for member in members])
 
     def tell(self, results: Mapping[Metric, Sequence[pd.DataFrame]]) -> None:
-        """Warn of each metric that failed; raise the error where all rows of all metrics did."""
+        """Warn of each metric that failed or lacked memory; raise the error where all rows of all metrics failed."""
+        for metric, parts in results.items():
+            count = sum(int((part["status_code"] == StatusCode.TOO_LARGE).sum()) for part in parts if len(part))
+            if count:
+                _warn(
+                    f"{metric.name} lacked memory for {count} of its {metric.frame}. Their rows say so; the same "
+                    "command tries them again when there is more."
+                )
         frames = [part for parts in results.values() for part in parts if len(part)]
         if self._errors and all((part["status_code"] == StatusCode.FAILED).all() for part in frames):
             error = next(iter(self._errors.values()))

@@ -35,8 +35,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One dict of columns for each member: a model of the stack, or a pair.
 
-    A row depends on its own models alone beyond float rounding, 1e-5 of each value: neither on how the programs batch
-    and shard them nor on the other models. Where the device lacks memory, fewer go together; a model that does not fit
+    A row depends on its own models alone beyond float rounding, 1e-5 of each value that the models determine (of a
+    density its moments and smoothed curve, see `mdjax.metrics.Density`): neither on how the programs batch and shard
+    them nor on the other models. Where the device lacks memory, fewer go together; a model that does not fit
     alone gets a `status` that says so.
 
     metric: what is measured.

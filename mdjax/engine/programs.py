@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax.engine.convolutions import with_safe_convolutions
@@ -23,10 +24,16 @@ PyTree = Any
 
 
 class Need(NamedTuple):
-    """What one compiled call takes: models (or pairs) on each device, and bytes there by the compiler's account."""
+    """What one compiled call takes.
+
+    chunk_size: models (or pairs) on each device.
+    bytes: of each device's memory, by the compiler's account: arguments, results and what is between.
+    added_bytes: those of them that come with the call, the data being there before it.
+    """
 
     chunk_size: int
     bytes: int
+    added_bytes: int
 
 
 class Programs:
@@ -64,7 +71,8 @@ class Programs:
             account = program.memory_analysis()
             size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
             if size <= budget or chunk == 1:
-                return program, Need(chunk, size)
+                there = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(shared))
+                return program, Need(chunk, size, max(0, size - there))
             chunk = max(1, min(chunk // 2, chunk * budget // size))
             self.take_at_most(metric, model, chunk)
 
@@ -85,6 +93,10 @@ class Programs:
         run = (models,) * len(metric.runs_of(first)[0])
         shared = jax.eval_shape(metric.shared, data, key)
         return self.fitting(metric, model, (run, key), shared, count)[1]
+
+
+def _bytes_of(leaf: jax.ShapeDtypeStruct) -> int:
+    return leaf.size * (leaf.dtype.itemsize if isinstance(leaf.dtype, np.dtype) else 8)  # random keys are no numbers
 
 
 def metric_key(seed: int, metric: str, identity: str = "") -> jax.Array:

@@ -1,7 +1,6 @@
 """A zoo × metrics → a table, in this process: work split into units, each done once and kept."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ import jax
 import pandas as pd
 from jax.sharding import Mesh
 
-from mdjax.engine import Plan, Programs, default_plan, is_shortage
+from mdjax.engine import Need, Plan, Programs, default_plan, is_shortage
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
+from mdjax.engine.plan import process_memory
 from mdjax.errors import InputError, check_options, first_line
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
@@ -29,6 +29,7 @@ from mdjax.sweeps.sources import (
     Source,
     fitting,
     loaded,
+    one_at_a_time,
     opened,
     runner,
     with_copies_named,
@@ -37,6 +38,8 @@ from mdjax.sweeps.units import Unit, unit_name, units
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.store import Zoo
+
+PyTree = Any
 
 
 class PlanOptions(TypedDict, total=False):
@@ -117,7 +120,7 @@ def measure(
         _warn(f"The data {work.collection.data} has changed since the models were trained on it.")
     for text in (*work.notes, *_copies(work.manifest), *_left_out(work)):
         _warn(text)
-    read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
+    read_group = one_at_a_time(work.collection.read_group)
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
     noisy = next((unit for unit in work.units if unit.label_noise > 0), None)
     if noisy is not None and not work.is_certain:
@@ -172,14 +175,16 @@ def preview(
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
 
     Columns: `architecture`, `metric`, `members` (models or pairs that go through it), `devices`, `convolution`,
-    `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes that a call takes on
-    each device by the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors
-    are those of `measure`; options: `mesh`, `layout`, `label_noise` and `facts`, see `PlanOptions`.
+    `batching`, `per_call` (members of one call on each device), `calls`, `memory`, the bytes that a call takes on
+    each device by the compiler's own account, and `process_memory`, the most that the process takes of the host's
+    memory by then: what it holds now, code and data included, the models that are loaded together, and on CPUs the
+    call (to within 15 % by `bench/memory.py`). The compiled programs are kept for the run to come. Arguments and
+    errors are those of `measure`; options: `mesh`, `layout`, `label_noise` and `facts`, see `PlanOptions`.
     """
     check_options("preview", options, PlanOptions)
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics, settings), model, options)
-    plan, rows = work.plan, []
+    plan, rows, largest = work.plan, [], 0
     programs, device_data = Programs(plan), DeviceData(work.dataset, plan)
     by_architecture: dict[Any, list[Unit]] = {}
     for unit in work.units:
@@ -196,6 +201,7 @@ def preview(
             called = runner(architecture, model, plan)
             need = programs.need(metric, called, weights, device_data.examples(members[0]), max(counts))
             per_call = need.chunk_size * plan.num_shards
+            largest = max(largest, _process_bytes(work, members, weights, need))
             rows.append(
                 {
                     "architecture": "given" if architecture is None else f"{architecture.family}-w{architecture.width}",
@@ -207,9 +213,27 @@ def preview(
                     "per_call": need.chunk_size,
                     "calls": sum(-(-count // per_call) for count in counts),
                     "memory": need.bytes,
+                    "process_memory": largest,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _process_bytes(work: "_Work", members: Sequence[Unit], weights: PyTree, need: Need) -> int:
+    """The most that the process takes of the host's memory while a program runs that has just been compiled.
+
+    weights: arrays or shapes of one model of these units.
+    """
+    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+    groups = work.manifest["group"].value_counts()
+    loaded_models = max(len(unit.rows) + max(groups[group] for group in set(unit.rows["group"])) for unit in members)
+    memory = process_memory()
+    if isinstance(work.collection, GivenModels):
+        loaded_models = max(len(unit.rows) for unit in members)  # the list itself is there already
+    call = need.added_bytes * (1 if work.plan.mesh is None else work.plan.mesh.size)
+    if jax.default_backend() != "cpu":
+        call = need.chunk_size * work.plan.num_shards * each
+    return loaded_models * each + max(memory.now + call, memory.most)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -297,6 +297,19 @@ class DeviceData:
         return jax.device_put(jnp.asarray(array), self._place)
 
 
+def one_at_a_time(read_group: ReadGroup) -> ReadGroup:
+    """A reader that keeps the group read last for the next unit, and lets go of it before it reads another."""
+    kept: dict[str, tuple[PyTree, PyTree]] = {}
+
+    def read(group: str) -> tuple[PyTree, PyTree]:
+        if group not in kept:
+            kept.clear()
+            kept[group] = read_group(group)
+        return kept[group]
+
+    return read
+
+
 class Loaded(NamedTuple):
     """A unit's models in memory: those that could be read, and why the others could not.
 
@@ -328,6 +341,7 @@ def loaded(unit: Unit, model: Model, read_group: ReadGroup) -> Loaded:
         # Straight to their places: of large networks every further copy counts.
         jax.tree.map(lambda leaf, part: leaf.__setitem__(own, part[positions]), stacked, weights)
         is_read |= own
+        del weights  # before the next group is read
     if stacked is None:
         return Loaded(rows.iloc[:0], Stack(model, {}, {}, []), problems)
     if not is_read.all():

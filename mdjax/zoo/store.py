@@ -278,6 +278,8 @@ class Zoo:
                     folder.absolute(),
                     args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture)),
                 )
+        except MemoryError:
+            raise  # the group is sound
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
             raise self._damaged(group, first_line(error)) from None
         params, state = tree["params"], tree.get("state") or {}

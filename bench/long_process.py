@@ -1,14 +1,15 @@
 """Does a process that trains and measures one architecture after another stay within its mappings, memory and files?
 
-    python bench/long_process.py [--architectures 1000] [--minutes 15] [--train-every 5] [--out FILE]
+    python bench/long_process.py [--architectures 1000] [--minutes 15] [--train-every 5] [--limit MAPPINGS] [--out FILE]
 
 Two networks of each of many architectures, no two alike, MLPs and CNNs by turns, measured on random data, every few
 architectures also trained and measured by the Hessian; all in one process, one call of `train` and `measure` each. Ends
-with the last architecture or after the minutes. Last line JSON:
+with the last architecture or after the minutes. A lower `--limit` shows sooner what happens there. Last line JSON:
 
-points        by number of architectures done: maps (mappings of the process), rss_mib, open_files, programs (kept)
+points        by number of architectures done: maps (mappings of the process), rss_mib, open_files, programs (kept),
+              compiled (so far)
 limit         mappings above which programs are given back; most_maps is the largest number seen
-growth        of RSS and open files from the point where mappings have reached half of their limit to the end
+growth        of mappings, RSS and open files from the first point at the limit to the end
 """
 
 import argparse
@@ -83,6 +84,7 @@ def point(done: int) -> dict[str, int]:
         "rss_mib": pages * os.sysconf("SC_PAGE_SIZE") // 2**20,
         "open_files": len(list(Path("/proc/self/fd").iterdir())),
         "programs": len(program_cache.PROGRAMS),
+        "compiled": program_cache.PROGRAMS.num_compiled,
     }
 
 
@@ -93,7 +95,10 @@ def main() -> None:
     parser.add_argument("--train-every", type=int, default=5)
     parser.add_argument("--points", type=int, default=25, help="architectures between two points")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--limit", type=int, help="mappings above which programs are given back")
     options = parser.parse_args()
+    if options.limit:
+        program_cache.PROGRAMS.limits = program_cache.PROGRAMS.limits._replace(mappings=options.limit)
     start, points = time.perf_counter(), [point(0)]
     for number, architecture in enumerate(itertools.islice(architectures(), options.architectures), 1):
         if number % options.train_every:
@@ -108,13 +113,13 @@ def main() -> None:
         if over:
             break
     limit = program_cache.PROGRAMS.limits.mappings
-    full = next((entry for entry in points if entry["maps"] > limit / 2), points[-1])
+    full = next((entry for entry in points if entry["maps"] > 0.9 * limit), points[-1])
     result = {
         "architectures": points[-1]["architectures"],
         "points": points,
         "limit": limit,
         "most_maps": max(entry["maps"] for entry in points),
-        "growth": {name: points[-1][name] - full[name] for name in ("rss_mib", "open_files")},
+        "growth": {name: points[-1][name] - full[name] for name in ("maps", "rss_mib", "open_files")},
         **environment(),
     }
     if options.out:

@@ -295,12 +295,12 @@ class _Grower:
         )
 
     def _learnt(self, grown: dict[Cell, pd.DataFrame]) -> Calibration:
-        table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
         if not _is_enough(grown):
             raise InputError(
                 f"{len(grown)} of the cells of width and data were grown within the budget, of one width or one amount "
                 "of data alone. Give a larger --budget (budget=)."
             )
+        table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
         path = self._kept.out / "zoo.parquet"
         with writing(str(path), "Free space, then run the same command again."), replacing(path) as temporary:
             table.to_parquet(temporary, index=False)

@@ -76,6 +76,8 @@ def test_fewer_models_go_together_where_memory_is_short(monkeypatch, share, expe
     less = Programs(plan).need(Losses(), model, single_shapes((params, state)), examples(200), 3)
     assert less.chunk_size <= expected
     assert less.bytes < need.bytes
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves(examples(200)))
+    assert need.bytes - need.added_bytes == less.bytes - less.added_bytes == data
     for row, other in zip(clean, measure_any(Losses(), model, params, state, plan=plan), strict=True):
         assert row == pytest.approx(other, rel=1e-5)
 

@@ -1,6 +1,6 @@
 """Does the plan of a measurement say how much memory the process will take?
 
-    python bench/memory.py [--cases mlp-w256,cnn-w16,resnet18-w16] [--chunks 1,4] [--out FILE]
+    python bench/memory.py [--cases mlp-w512,cnn-w8,resnet18-w4] [--chunks 1,4] [--out FILE]
 
 A zoo of random networks for each case, measured by a process of its own at each chunk size, after another process has
 planned it (`mdjax measure --plan`). Last line JSON:
@@ -35,12 +35,12 @@ SETTINGS = {
         "hessian.batch_size=256",
         "hessian.min_steps=2",
         "hessian.max_probes=8",
-        "hessian.trace_tolerance=0.5",
-        "hessian.tolerance=0.1",
+        "hessian.trace_tolerance=10",
+        "hessian.tolerance=0.5",
     ),
     "mode_connectivity": ("mode_connectivity.settings.num_steps=4", "mode_connectivity.num_points=3"),
 }
-MODELS = 16
+MODELS = 4
 
 
 def write_zoo(folder: Path, architecture: Architecture) -> None:
@@ -69,7 +69,7 @@ def here(command: str, folder: Path, data: Path, metrics: str, chunk: int) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="mlp-w1024,cnn-w16,resnet18-w16")
+    parser.add_argument("--cases", default="mlp-w512,cnn-w8,resnet18-w4")
     parser.add_argument("--metrics", default="losses,hessian")
     parser.add_argument("--chunks", default="1,4")
     parser.add_argument("--side", type=int, default=28)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax.engine.convolutions import with_safe_convolutions
+from mdjax.engine.packing import packed_bytes
 from mdjax.engine.plan import MODELS, Plan, default_plan, memory_budget
 from mdjax.engine.program_cache import PROGRAMS
 from mdjax.landscape.limits import ProductLimits, limited
@@ -46,6 +47,7 @@ class Programs:
     def __init__(self, plan: Plan | None = None):
         self.plan = plan or default_plan()
         self._most: dict[tuple[Metric, Model], int] = {}
+        self._sizes: dict[Hashable, int] = {}
 
     def fitting(self, metric: Metric, model: Model, run: PyTree, shared: PyTree, count: int) -> tuple[Any, Need]:
         """The program for as many runs at a time as are planned, needed and fit the memory.
@@ -68,13 +70,22 @@ class Programs:
             what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
             key = ("metric", *what, structure, tuple(leaves))
             program = PROGRAMS.get(key, functools.partial(_compiled, *what, stacked, shared))
-            account = program.memory_analysis()
-            size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
+            size = self._bytes_of(key, program)
             if size <= budget or chunk == 1:
                 there = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(shared))
                 return program, Need(chunk, size, max(0, size - there))
             chunk = max(1, min(chunk // 2, chunk * budget // size))
             self.take_at_most(metric, model, chunk)
+
+    def _bytes_of(self, key: Hashable, program: Any) -> int:
+        """What a call of a program takes on a device."""
+        if key not in self._sizes:
+            account = program.memory_analysis()
+            size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
+            if jax.default_backend() == "cpu":
+                size += packed_bytes(program.as_text())
+            self._sizes[key] = size
+        return self._sizes[key]
 
     def take_at_most(self, metric: Metric, model: Model, chunk_size: int) -> None:
         """Remember that no more of the model's runs fit the memory at a time."""

@@ -57,8 +57,8 @@ def write_zoo(folder: Path, architecture: Architecture) -> None:
 
 
 def here(command: str, folder: Path, data: Path, metrics: str, chunk: int) -> dict:
-    """Plan or measure in this process."""
-    local.default_plan = lambda mesh: Plan("vmap", chunk, "patches", mesh)
+    """Plan or measure in this process, models of a call one after another: batched they wait for each other on CPUs."""
+    local.default_plan = lambda mesh: Plan("map", chunk, "patches", mesh)
     settings = [text for name in metrics.split(",") for text in SETTINGS[name]]
     if command == "plan":
         plan = local.preview(folder, data=data, metrics=metrics, settings=settings)

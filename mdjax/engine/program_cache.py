@@ -19,8 +19,6 @@ _FRACTION = 4
 """One in so many mappings may be taken before programs are given back: others need theirs, and the next program its."""
 
 _MOST_BYTES = 2**30
-_FORGOTTEN = 128
-"""After so many programs given back JAX lets go of what it remembers of tracing them, too: it keeps that by count."""
 
 
 class Room(NamedTuple):
@@ -40,7 +38,6 @@ class ProgramCache:
     def __init__(self, limits: Room | None = None):
         self.limits = limits or Room(_most_mappings() // _FRACTION, _MOST_BYTES)
         self.num_compiled = 0
-        self._num_given_back = 0
         self._programs: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
 
@@ -68,12 +65,10 @@ class ProgramCache:
         with self._lock:
             while self._is_short():
                 if not self._programs:
-                    _forget_traces()
+                    jax.clear_caches()
+                    gc.collect()
                     return
                 del self._programs[next(iter(self._programs))]
-                self._num_given_back += 1
-                if self._num_given_back % _FORGOTTEN == 0:
-                    _forget_traces()
 
     def clear(self) -> None:
         """Give all programs back."""
@@ -83,11 +78,6 @@ class ProgramCache:
     def _is_short(self) -> bool:
         taken = room_taken(self._programs.values())
         return taken.mappings > self.limits.mappings or taken.code_bytes > self.limits.code_bytes
-
-
-def _forget_traces() -> None:
-    jax.clear_caches()
-    gc.collect()
 
 
 def room_taken(programs: Any) -> Room:

@@ -81,17 +81,6 @@ def test_where_that_is_not_enough_what_jax_keeps_goes_too(monkeypatch):
     assert len(cleared) == 2 and len(cache) == 1
 
 
-def test_what_jax_remembers_of_programs_is_forgotten_now_and_then(monkeypatch):
-    monkeypatch.setattr(program_cache, "room_taken", lambda programs: Room(len(programs), 0))
-    monkeypatch.setattr(program_cache, "_FORGOTTEN", 4)
-    cleared = []
-    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
-    cache = ProgramCache(Room(3, 5))
-    for number in range(14):
-        cache.get(number, object)
-    assert len(cleared) == 2  # ten were given back
-
-
 def test_code_on_other_devices_counts_by_the_compilers_account(monkeypatch, tmp_path):
     class Program:
         def memory_analysis(self):

@@ -30,4 +30,7 @@ class Status(NamedTuple):
     sentence: str
 
 
+TRANSIENT = frozenset({StatusCode.TOO_LARGE, StatusCode.FAILED, StatusCode.GROUP_DAMAGED})
+"""What may go otherwise the next time, with more memory or a mended file: shown, but never kept as a result."""
+
 OK = Status(StatusCode.OK, "ok")

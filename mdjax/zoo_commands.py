@@ -263,7 +263,8 @@ def _measure(options: argparse.Namespace) -> None:
     }
     if options.plan:
         plan = preview(options.zoo, **arguments)
-        plan["memory"] = [f"{size / 2**20:.1f} MiB" for size in plan["memory"]]
+        for name in ("memory", "process_memory"):
+            plan[name] = [f"{size / 2**20:.1f} MiB" for size in plan[name]]
         tell(plan.to_string(index=False))
         return
     if options.out is None:

@@ -34,9 +34,9 @@ def pytest_unconfigure():
 def _forget_programs():
     """Every program takes some dozens of a process's memory mappings, and at 65,530 of them Linux refuses more."""
     yield
-    from mdjax.engine import programs
+    from mdjax.engine.program_cache import PROGRAMS
 
-    programs._compiled.cache_clear()
+    PROGRAMS.clear()
     jax.clear_caches()
 
 

@@ -21,12 +21,14 @@ from mdjax.diagnosis.calibrations import Calibration
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.sweep_trees import grow_sweep
 from mdjax.durations import seconds_of
+from mdjax.engine import is_shortage
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_operations
 from mdjax.errors import InputError, check_options, check_whole
 from mdjax.files import make_writable, place, replacing, writing
 from mdjax.locks import one_writer
 from mdjax.models import Architecture
 from mdjax.progress import progress
+from mdjax.statuses import StatusCode
 from mdjax.sweeps.local import measure
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.store import Zoo
@@ -183,7 +185,14 @@ class _Grower:
                 if plan_only and cell != smallest:
                     break
                 advance(0, title=f"growing width {cell.width} on {100 * cell.data_share:.3g} % of the data")
-                grown[cell] = self._grown(cell)
+                try:
+                    grown[cell] = self._grown(cell)
+                except Exception as error:
+                    if not is_shortage(error):
+                        raise
+                    # Nothing that is true of the task: not kept, and tried again by the next call.
+                    warn(f"networks of width {cell.width} do not fit the memory: growing ends before them.")
+                    break
                 self._kept.write(cell, grown[cell])
                 advance(min(limit, _spent(grown)) - min(limit, _spent({k: v for k, v in grown.items() if k != cell})))
         if plan_only:
@@ -272,6 +281,9 @@ class _Grower:
             facts={"width": cell.width, "data_share": cell.data_share, **numbers},
             show_progress=False,
         )
+        for frame in (table.models, table.pairs):
+            if len(frame) and (frame["status_code"] == StatusCode.TOO_LARGE).any():
+                raise MemoryError(str(frame["status"].iloc[0]))
         recipe = {name: getattr(self._target.recipe, name) for name in RECIPE}
         shared = {"family": self._target.family, "num_classes": self._dataset.num_classes, **recipe}
         # A network that broke down is one that guesses.
@@ -286,12 +298,12 @@ class _Grower:
         )
 
     def _learnt(self, grown: dict[Cell, pd.DataFrame]) -> Calibration:
-        table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
         if not _is_enough(grown):
             raise InputError(
                 f"{len(grown)} of the cells of width and data were grown within the budget, of one width or one amount "
                 "of data alone. Give a larger --budget (budget=)."
             )
+        table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
         path = self._kept.out / "zoo.parquet"
         with writing(str(path), "Free space, then run the same command again."), replacing(path) as temporary:
             table.to_parquet(temporary, index=False)

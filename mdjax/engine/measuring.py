@@ -1,5 +1,6 @@
 """A stack of models × one metric → a row for each model or pair. No files here."""
 
+import errno
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +11,10 @@ import numpy as np
 
 from mdjax.engine import stacks
 from mdjax.engine.compilation import in_32_bits
-from mdjax.engine.programs import Programs, drawn_inputs, metric_key, shapes_of
+from mdjax.engine.programs import Need, Programs, drawn_inputs, metric_key, shapes_of
 from mdjax.engine.stacks import Stack
 from mdjax.metrics import Examples, Metric
 from mdjax.metrics.contract import Member, Raw
-from mdjax.models import Model
 from mdjax.statuses import Status, StatusCode
 
 PyTree = Any
@@ -35,8 +35,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One dict of columns for each member: a model of the stack, or a pair.
 
-    A row depends on its own models alone beyond float rounding, 1e-5 of each value: neither on how the programs batch
-    and shard them nor on the other models. Where the device lacks memory, fewer go together; a model that does not fit
+    A row depends on its own models alone beyond float rounding, 1e-5 of each value that the models determine (of a
+    density its moments and smoothed curve, see `mdjax.metrics.Density`): neither on how the programs batch and shard
+    them nor on the other models. Where the device lacks memory, fewer go together; a model that does not fit
     alone gets a `status` that says so.
 
     metric: what is measured.
@@ -83,43 +84,59 @@ def _results(
     """Each run's arrays (None: too large for the device) and its part of the run time in seconds."""
     identities = ["|".join(stack.ids[index] for index in run) for run in runs]
     keys = jnp.stack([metric_key(seed, metric.name, identity) for identity in identities])
-    weights = tuple(
-        stacks.take((stack.params, stack.state), [run[place] for run in runs]) for place in range(len(runs[0]))
-    )
     shared = drawn_inputs(metric, data, metric_key(seed, metric.name)) if metric.draws_inputs else data
-    return _run(metric, stack.model, (weights, keys), shared, programs)
+    one = (
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), ((stack.params, stack.state),) * len(runs[0])
+        ),
+        jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype),
+    )
 
+    def fitting() -> tuple[Any, Need]:
+        return programs.fitting(metric, stack.model, one, shapes_of(shared), len(runs))
 
-def _run(
-    metric: Metric, model: Model, stacked: PyTree, shared: PyTree, programs: Programs
-) -> tuple[list[Raw | None], list[float]]:
-    count = stacks.count(stacked)
-    run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
     raws: list[Raw | None] = []
     seconds: list[float] = []
-    program, need = programs.fitting(metric, model, run, shapes_of(shared), count)
-    while len(raws) < count:
+    program, need = fitting()
+    while len(raws) < len(runs):
         size = need.chunk_size * programs.plan.num_shards
-        members = range(len(raws), min(len(raws) + size, count))
+        members = range(len(raws), min(len(raws) + size, len(runs)))
         # The last one fills the places that are left, so that every call has the same shape.
-        chunk = stacks.take(stacked, [min(place, count - 1) for place in range(members.start, members.start + size)])
+        places = [min(place, len(runs) - 1) for place in range(members.start, members.start + size)]
         start = time.perf_counter()
         try:
-            found = jax.tree.map(np.asarray, _call(program, chunk, shared))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            weights = _weights(stack, [runs[place] for place in places])
+            found = jax.tree.map(np.asarray, _call(program, (weights, keys[np.asarray(places)]), shared))
+            del weights  # before the next ones are copied
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not is_shortage(error):
                 raise
             if need.chunk_size == 1:
                 raws.extend([None] * len(members))
                 seconds.extend([0.0] * len(members))
                 continue
-            programs.take_at_most(metric, model, need.chunk_size // 2)
-            program, need = programs.fitting(metric, model, run, shapes_of(shared), count)
+            programs.take_at_most(metric, stack.model, need.chunk_size // 2)
+            program, need = fitting()
             continue
         taken = (time.perf_counter() - start) / len(members)
         raws.extend(jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(members)))
         seconds.extend([taken] * len(members))
     return raws, seconds
+
+
+def _weights(stack: Stack, runs: Sequence[Member]) -> tuple[PyTree, ...]:
+    """Stacked (params, state) of the first model of each run, of the second, ...; no more than these are copied."""
+    return tuple(
+        stacks.take((stack.params, stack.state), [run[place] for run in runs]) for place in range(len(runs[0]))
+    )
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether an error says that memory ran out, of a device or of this process."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    is_refused = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return is_refused or isinstance(error, MemoryError)
 
 
 def _call(program: Any, stacked: PyTree, shared: PyTree) -> PyTree:

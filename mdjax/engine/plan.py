@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -132,6 +132,22 @@ def memory_budget(plan: Plan) -> int:
         return int(_MEMORY_SHARE * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
     # Devices of a CPU backend share the host's memory.
     return int(_MEMORY_SHARE * _host_memory()) // (1 if plan.mesh is None else plan.mesh.size)
+
+
+class ProcessMemory(NamedTuple):
+    """Bytes of memory that this process holds now, and the most that it has held."""
+
+    now: int
+    most: int
+
+
+def process_memory() -> ProcessMemory:
+    """What this process takes of the host's memory, by the system's account (zeros where it gives none)."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return ProcessMemory(*(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+    except (OSError, KeyError):
+        return ProcessMemory(0, 0)
 
 
 def _device(mesh: Mesh | None) -> Any:

@@ -5,15 +5,18 @@ The only place, beside training, that compiles and shards.
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax.engine.convolutions import with_safe_convolutions
+from mdjax.engine.packing import packed_bytes
 from mdjax.engine.plan import MODELS, Plan, default_plan, memory_budget
+from mdjax.engine.program_cache import PROGRAMS
 from mdjax.landscape.limits import ProductLimits, limited
 from mdjax.metrics import Examples, Metric
 from mdjax.models import Model
@@ -22,10 +25,16 @@ PyTree = Any
 
 
 class Need(NamedTuple):
-    """What one compiled call takes: models (or pairs) on each device, and bytes there by the compiler's account."""
+    """What one compiled call takes.
+
+    chunk_size: models (or pairs) on each device.
+    bytes: of each device's memory, by the compiler's account: arguments, results and what is between.
+    added_bytes: those of them that come with the call, the data being there before it.
+    """
 
     chunk_size: int
     bytes: int
+    added_bytes: int
 
 
 class Programs:
@@ -38,6 +47,7 @@ class Programs:
     def __init__(self, plan: Plan | None = None):
         self.plan = plan or default_plan()
         self._most: dict[tuple[Metric, Model], int] = {}
+        self._sizes: dict[Hashable, int] = {}
 
     def fitting(self, metric: Metric, model: Model, run: PyTree, shared: PyTree, count: int) -> tuple[Any, Need]:
         """The program for as many runs at a time as are planned, needed and fit the memory.
@@ -57,14 +67,25 @@ class Programs:
                 lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), run
             )
             leaves, structure = jax.tree.flatten((stacked, shared))
-            how = plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
-            program = _compiled(metric, model, *how, structure, tuple(leaves))
-            account = program.memory_analysis()
-            size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
+            what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
+            key = ("metric", *what, structure, tuple(leaves))
+            program = PROGRAMS.get(key, functools.partial(_compiled, *what, stacked, shared))
+            size = self._bytes_of(key, program)
             if size <= budget or chunk == 1:
-                return program, Need(chunk, size)
+                there = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(shared))
+                return program, Need(chunk, size, max(0, size - there))
             chunk = max(1, min(chunk // 2, chunk * budget // size))
             self.take_at_most(metric, model, chunk)
+
+    def _bytes_of(self, key: Hashable, program: Any) -> int:
+        """What a call of a program takes on a device."""
+        if key not in self._sizes:
+            account = program.memory_analysis()
+            size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
+            if jax.default_backend() == "cpu":
+                size += packed_bytes(program.as_text())
+            self._sizes[key] = size
+        return self._sizes[key]
 
     def take_at_most(self, metric: Metric, model: Model, chunk_size: int) -> None:
         """Remember that no more of the model's runs fit the memory at a time."""
@@ -85,6 +106,10 @@ class Programs:
         return self.fitting(metric, model, (run, key), shared, count)[1]
 
 
+def _bytes_of(leaf: jax.ShapeDtypeStruct) -> int:
+    return leaf.size * (leaf.dtype.itemsize if isinstance(leaf.dtype, np.dtype) else 8)  # random keys are no numbers
+
+
 def metric_key(seed: int, metric: str, identity: str = "") -> jax.Array:
     """The random key of a metric for one model or pair: from the seed, the metric's name and the identity alone."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(metric.encode()))
@@ -96,23 +121,39 @@ def shapes_of(arrays: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
 
 
-@functools.partial(jax.jit, static_argnames="metric")
+def _placed_shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type, and on which devices the array was put, if it was."""
+    sharding = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
 def drawn_inputs(metric: Metric, data: Examples, key: jax.Array) -> PyTree:
     """What all runs of a metric that draws its inputs are given."""
-    return metric.shared(data, key)
+    return compiled(metric.shared, ("shared", metric), data, key)(data, key)
 
 
-@functools.lru_cache(maxsize=256)
+def compiled(function: Callable[..., PyTree], key: Hashable, *arguments: PyTree, **options: Any) -> Any:
+    """The function's program for arguments like these, kept until the process lacks room for its code.
+
+    function: what is compiled.
+    key: all that it depends on besides its arguments; equal keys share a program.
+    arguments: arrays or their shapes.
+    options: of `jax.jit`.
+    """
+    shapes = jax.tree.map(_placed_shape, arguments)
+    leaves, structure = jax.tree.flatten(shapes)
+    return PROGRAMS.get((key, structure, tuple(leaves)), lambda: jax.jit(function, **options).lower(*shapes).compile())
+
+
 def _compiled(
     metric: Metric,
     model: Model,
     batching: str,
     limits: ProductLimits,
     mesh: Mesh | None,
-    structure: Any,
-    shapes: tuple[Any, ...],
+    stacked: PyTree,
+    shared: PyTree,
 ) -> Any:
-    stacked, shared = jax.tree.unflatten(structure, shapes)
     # TF32 and bf16 silently spoil second derivatives.
     with jax.default_matmul_precision("highest"), limited(limits):
         if mesh is None:

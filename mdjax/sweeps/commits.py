@@ -9,6 +9,7 @@ import pandas as pd
 
 from mdjax.files import flush, make_writable, temporary_file, writing
 from mdjax.parquet import read_frame, write_frame
+from mdjax.statuses import TRANSIENT
 
 _NAME = "unit"
 """The entry of a file's attributes that says which unit it is of, so that files cannot be mistaken for each other."""
@@ -16,6 +17,9 @@ _NAME = "unit"
 
 class Commits:
     """A folder of finished units; the first writer of a name wins, and nothing half-written is seen.
+
+    Rows whose status may be another the next time (`mdjax.statuses.TRANSIENT`) are no finished work: a unit that holds
+    one is neither kept nor, where an earlier version kept it, found.
 
     InputError, before anything is computed, where the folder cannot be written.
     """
@@ -32,7 +36,7 @@ class Commits:
             return None
         try:
             rows = read_frame(path)
-            if rows.attrs.pop(_NAME, name) == name:
+            if rows.attrs.pop(_NAME, name) == name and is_finished(rows):
                 return rows
         except Exception:  # pyarrow raises many types for a cut file; the unit is simply done again
             pass
@@ -49,7 +53,9 @@ class Commits:
             path.unlink()
 
     def commit(self, name: str, rows: pd.DataFrame) -> None:
-        """Store a unit's rows for good, all or nothing."""
+        """Store a unit's rows for good, all or nothing; a unit that is not finished is left out."""
+        if not is_finished(rows):
+            return
         path = self.folder / f"{name}.parquet"
         remedy = "Free space, then run the same command again: finished work is kept."
         with writing(str(path), remedy), temporary_file(self.folder) as temporary:
@@ -64,3 +70,8 @@ class Commits:
             except OSError:
                 # No hard links on this file system. Names tell the content, so that either writer is right.
                 temporary.replace(path)
+
+
+def is_finished(rows: pd.DataFrame) -> bool:
+    """Whether no row's status may be another the next time."""
+    return TRANSIENT.isdisjoint(rows.get("status_code", ()))

@@ -1,7 +1,6 @@
 """A zoo × metrics → a table, in this process: work split into units, each done once and kept."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ import pandas as pd
 from jax.sharding import Mesh
 
 from mdjax.console import warn
-from mdjax.engine import Plan, Programs, default_plan
+from mdjax.engine import Need, Plan, Programs, default_plan, is_shortage
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
+from mdjax.engine.plan import process_memory
 from mdjax.errors import InputError, check_options, check_whole, first_line
 from mdjax.files import place
 from mdjax.metrics import Metric, select
@@ -31,6 +31,7 @@ from mdjax.sweeps.sources import (
     Source,
     fitting,
     loaded,
+    one_at_a_time,
     opened,
     runner,
     with_copies_named,
@@ -40,6 +41,8 @@ from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.recorded import recorded_data
 from mdjax.zoo.store import Zoo
+
+PyTree = Any
 
 
 class PlanOptions(TypedDict, total=False):
@@ -125,7 +128,7 @@ def measure(
         warn(f"The data {work.collection.data} has changed since the models were trained on it.")
     for text in (*work.notes, *_copies(work.manifest), *_left_out(work)):
         warn(text)
-    read_group = functools.lru_cache(maxsize=1)(work.collection.read_group)
+    read_group = one_at_a_time(work.collection.read_group)
     programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
     noisy = next((unit for unit in work.units if unit.label_noise > 0), None)
     if noisy is not None and not work.is_certain:
@@ -147,15 +150,14 @@ def measure(
                     commits.discard(name)
                     rows = None
                 if rows is None:
-                    members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
-                    problems.update(members.problems)
                     try:
+                        members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
+                        problems.update(members.problems)
                         rows = _measured(metric, members, device_data, unit, programs, seed)
-                        is_finished = StatusCode.TOO_LARGE not in set(rows.get("status_code", ()))
                     except Exception as error:  # of one metric, which must not cost the others
-                        rows, is_finished = failures.rows(metric, members, error), False
-                    # What failed, did not fit, or is hidden by a damaged group may be there next time.
-                    if commits and is_finished and not members.problems:
+                        rows = failures.rows(metric, unit.rows if members is None else members.rows, error)
+                    # What a damaged group hides may be there next time, as may what failed or did not fit.
+                    if commits and members is not None and not members.problems:
                         commits.commit(name, rows)
                 results[metric].append(rows)
                 advance(len(unit.rows))
@@ -183,14 +185,16 @@ def preview(
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
 
     Columns: `architecture`, `metric`, `members` (models or pairs that go through it), `devices`, `convolution`,
-    `batching`, `per_call` (members of one call on each device), `calls`, and `memory`, the bytes that a call takes on
-    each device by the compiler's own account. The compiled programs are kept for the run to come. Arguments and errors
-    are those of `measure`; options: `mesh`, `layout`, `label_noise` and `facts`, see `PlanOptions`.
+    `batching`, `per_call` (members of one call on each device), `calls`, `memory`, the bytes that a call takes on
+    each device by the compiler's own account, and `process_memory`, the most that the process takes of the host's
+    memory by then: what it holds now, code and data included, the models that are loaded together, and on CPUs the
+    call (to within 15 % by `bench/memory.py`). The compiled programs are kept for the run to come. Arguments and
+    errors are those of `measure`; options: `mesh`, `layout`, `label_noise` and `facts`, see `PlanOptions`.
     """
     check_options("preview", options, PlanOptions)
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics, settings), model, options)
-    plan, rows = work.plan, []
+    plan, rows, largest = work.plan, [], 0
     programs, device_data = Programs(plan), DeviceData(work.dataset, plan)
     by_architecture: dict[Any, list[Unit]] = {}
     for unit in work.units:
@@ -207,6 +211,7 @@ def preview(
             called = runner(architecture, model, plan)
             need = programs.need(metric, called, weights, device_data.examples(members[0]), max(counts))
             per_call = need.chunk_size * plan.num_shards
+            largest = max(largest, _process_bytes(work, members, weights, need))
             rows.append(
                 {
                     "architecture": "given" if architecture is None else f"{architecture.family}-w{architecture.width}",
@@ -218,9 +223,27 @@ def preview(
                     "per_call": need.chunk_size,
                     "calls": sum(-(-count // per_call) for count in counts),
                     "memory": need.bytes,
+                    "process_memory": largest,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _process_bytes(work: "_Work", members: Sequence[Unit], weights: PyTree, need: Need) -> int:
+    """The most that the process takes of the host's memory while a program runs that has just been compiled.
+
+    weights: arrays or shapes of one model of these units.
+    """
+    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+    groups = work.manifest["group"].value_counts()
+    loaded_models = max(len(unit.rows) + max(groups[group] for group in set(unit.rows["group"])) for unit in members)
+    memory = process_memory()
+    if isinstance(work.collection, GivenModels):
+        loaded_models = max(len(unit.rows) for unit in members)  # the list itself is there already
+    call = need.added_bytes * (1 if work.plan.mesh is None else work.plan.mesh.size)
+    if jax.default_backend() != "cpu":
+        call = need.chunk_size * work.plan.num_shards * each
+    return loaded_models * each + max(memory.now + call, memory.most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,15 +293,25 @@ class _Failures:
     def __init__(self) -> None:
         self._errors: dict[Metric, Exception] = {}
 
-    def rows(self, metric: Metric, models: Loaded, error: Exception) -> pd.DataFrame:
-        """The rows of a unit that failed: nothing but a status."""
-        self._errors.setdefault(metric, error)
-        status = Status(StatusCode.FAILED, f"{metric.name} failed: {_reason(error)}")
-        members = _members(metric, models.rows)
-        return pd.DataFrame([member_row(models.rows, member) | with_status({"status": status}) for member in members])
+    def rows(self, metric: Metric, models: pd.DataFrame, error: Exception) -> pd.DataFrame:
+        """The rows of a unit that failed: nothing but a status. `models` are those of the manifest."""
+        if is_shortage(error):
+            status = Status(StatusCode.TOO_LARGE, f"memory ran out: {_reason(error)}")
+        else:
+            self._errors.setdefault(metric, error)
+            status = Status(StatusCode.FAILED, f"{metric.name} failed: {_reason(error)}")
+        members = _members(metric, models)
+        return pd.DataFrame([member_row(models, member) | with_status({"status": status}) for member in members])
 
     def tell(self, results: Mapping[Metric, Sequence[pd.DataFrame]]) -> None:
-        """Warn of each metric that failed; raise the error where all rows of all metrics did."""
+        """Warn of each metric that failed or lacked memory; raise the error where all rows of all metrics failed."""
+        for metric, parts in results.items():
+            count = sum(int((part["status_code"] == StatusCode.TOO_LARGE).sum()) for part in parts if len(part))
+            if count:
+                warn(
+                    f"{metric.name} lacked memory for {count} of its {metric.frame}. Their rows say so; the same "
+                    "command tries them again when there is more."
+                )
         frames = [part for parts in results.values() for part in parts if len(part)]
         if self._errors and all((part["status_code"] == StatusCode.FAILED).all() for part in frames):
             error = next(iter(self._errors.values()))

@@ -297,6 +297,19 @@ class DeviceData:
         return jax.device_put(jnp.asarray(array), self._place)
 
 
+def one_at_a_time(read_group: ReadGroup) -> ReadGroup:
+    """A reader that keeps the group read last for the next unit, and lets go of it before it reads another."""
+    kept: dict[str, tuple[PyTree, PyTree]] = {}
+
+    def read(group: str) -> tuple[PyTree, PyTree]:
+        if group not in kept:
+            kept.clear()
+            kept[group] = read_group(group)
+        return kept[group]
+
+    return read
+
+
 class Loaded(NamedTuple):
     """A unit's models in memory: those that could be read, and why the others could not.
 
@@ -310,21 +323,28 @@ class Loaded(NamedTuple):
 
 def loaded(unit: Unit, model: Model, read_group: ReadGroup) -> Loaded:
     """Read the groups that a unit's models stand in and stack them, configuration by configuration, by seed."""
-    pieces: list[PyTree] = []
-    kept: list[pd.DataFrame] = []
+    rows = unit.rows.sort_values(["configuration", "seed"], kind="stable")
     problems: dict[str, Status] = {}
-    for group, members in unit.rows.groupby("group", sort=False):
+    stacked: PyTree = None
+    is_read = np.zeros(len(rows), bool)
+    for group in rows["group"].unique():
+        own = (rows["group"] == group).to_numpy()
         try:
-            pieces.append(stacks.take(read_group(str(group)), members["position"].to_numpy()))
-            kept.append(members)
+            weights = read_group(str(group))
         except DamagedGroupError as error:
             status = Status(StatusCode.GROUP_DAMAGED, str(error))
-            problems.update(dict.fromkeys(members["model_id"], status))
-    if not kept:
-        return Loaded(unit.rows.iloc[:0], Stack(model, {}, {}, []), problems)
-    rows = pd.concat(kept)
-    stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
-    order = rows.reset_index(drop=True).sort_values(["configuration", "seed"]).index.to_numpy()
-    params, state = stacks.take(stacked, order)
-    rows = rows.iloc[order]
+            problems.update(dict.fromkeys(rows.loc[own, "model_id"], status))
+            continue
+        if stacked is None:
+            stacked = jax.tree.map(lambda leaf: np.zeros((len(rows), *leaf.shape[1:]), leaf.dtype), weights)
+        positions = rows.loc[own, "position"].to_numpy()
+        # Straight to their places: of large networks every further copy counts.
+        jax.tree.map(lambda leaf, part: leaf.__setitem__(own, part[positions]), stacked, weights)
+        is_read |= own
+        del weights  # before the next group is read
+    if stacked is None:
+        return Loaded(rows.iloc[:0], Stack(model, {}, {}, []), problems)
+    if not is_read.all():
+        rows, stacked = rows[is_read], stacks.take(stacked, np.flatnonzero(is_read))
+    params, state = stacked
     return Loaded(rows, Stack(model, params, state, rows["model_id"].tolist()), problems)

@@ -312,6 +312,8 @@ class Zoo:
             raise self._damaged(group, f"its models.parquet and group.json differ in {name}")
         try:
             params, state = restored(self.path / "groups" / group / "arrays", architecture, len(own))
+        except MemoryError:
+            raise  # the group is sound
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
             raise self._damaged(group, first_line(error)) from None
         if weights_hash(params, state) != own["weights_hash"].tolist():

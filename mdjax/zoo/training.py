@@ -15,6 +15,7 @@ import optax
 
 from mdjax.columns import RECIPE, TRAINING
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
+from mdjax.engine.programs import compiled
 from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import random_order
@@ -212,25 +213,30 @@ def train_stack(
     runs = _Runs(keys, rates, noise_index, num_steps)
     examples = _Examples(jnp.asarray(dataset.x_train), labels, jnp.asarray(count))
     shared = _Shared(model, first.batch_size, first.recipe)
-    carry = _initialize(architecture, first.recipe, keys, rates)
+    initialize = compiled(
+        functools.partial(_initial, architecture, first.recipe), ("initial", architecture, first.recipe), keys, rates
+    )
+    carry = initialize(keys, rates)
+    arguments = runs, examples, np.int32(0), np.int32(0)
+    train_epochs = compiled(
+        functools.partial(_after_epochs, shared), ("epochs", shared), carry, *arguments, donate_argnums=0
+    )
     step = -(-first.epochs // _REPORTS)
     for start in range(0, first.epochs, step):
         stop = min(start + step, first.epochs)
-        carry = _train_epochs(shared, carry, runs, examples, start, stop)
+        carry = train_epochs(carry, runs, examples, np.int32(start), np.int32(stop))
         jax.block_until_ready(carry)
         advance(len(settings) * (stop - start) / first.epochs)
     params, state, _ = carry
     return jax.tree.map(np.asarray, (params, state))
 
 
-@functools.partial(jax.jit, static_argnames=("architecture", "recipe"))
-def _initialize(architecture: Network, recipe: Recipe, keys: jax.Array, rates: Rates) -> PyTree:
+def _initial(architecture: Network, recipe: Recipe, keys: jax.Array, rates: Rates) -> PyTree:
     params, state = jax.vmap(architecture.init)(keys)
     return params, state, jax.vmap(lambda params, rates: recipe.transformation(rates, 1).init(params))(params, rates)
 
 
-@functools.partial(jax.jit, static_argnames="shared", donate_argnames="carry")
-def _train_epochs(
+def _after_epochs(
     shared: _Shared,
     carry: PyTree,
     runs: _Runs,

@@ -25,6 +25,7 @@ from mdjax.calibration.targets import parse_recipe, target_of
 from mdjax.cli import main
 from mdjax.diagnosis.calibrations import Calibration
 from mdjax.diagnosis.trees import load_trees
+from mdjax.engine import measuring
 from mdjax.errors import InputError
 from mdjax.models import Architecture
 from mdjax.zoo.grids import Grid
@@ -129,6 +130,17 @@ def test_it_goes_on_where_it_stopped_and_keeps_to_itself(calibrated, monkeypatch
     with pytest.raises(SystemExit):
         main([*CALIBRATE[:-1], str(calibrated), "--recipe", "epochs=4"])
     assert "holds a calibration of other networks, data or options" in capsys.readouterr().err
+
+
+def test_networks_that_lacked_memory_are_not_kept_as_networks_that_guess(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(measuring, "_call", refuse)
+    with pytest.raises(InputError, match="0 of the cells of width and data were grown"):
+        calibrate(Architecture("mlp", 2, (8, 8, 1)), data=digits(), out=tmp_path / "cal", budget="1m", **QUICK)
+    assert "networks of width 1 do not fit the memory" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob("cal/cells/*.parquet"))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from helpers import examples, forms, measured, trained
 
 from mdjax.engine import Plan, Programs, device_mesh, measuring, programs, stacks
+from mdjax.engine.program_cache import PROGRAMS
 from mdjax.errors import InputError
 from mdjax.metrics import METRICS, PRESETS, Hessian, Losses, select
 
@@ -46,10 +47,10 @@ def test_one_compilation_per_shape():
     model, plan = architecture.model(), Plan("vmap", 4)
 
     def compiled_by(count, num_train):
-        before = programs._compiled.cache_info().misses
+        before = PROGRAMS.num_compiled
         stacked = stacks.take((params, state), range(count))
         measured(Losses(), model, *stacked, examples(num_train), NAMES[:count], plan=plan)
-        return programs._compiled.cache_info().misses - before
+        return PROGRAMS.num_compiled - before
 
     assert compiled_by(3, 100) <= 1
     compilations = []
@@ -75,6 +76,8 @@ def test_fewer_models_go_together_where_memory_is_short(monkeypatch, share, expe
     less = Programs(plan).need(Losses(), model, single_shapes((params, state)), examples(200), 3)
     assert less.chunk_size <= expected
     assert less.bytes < need.bytes
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves(examples(200)))
+    assert need.bytes - need.added_bytes == less.bytes - less.added_bytes == data
     for row, other in zip(clean, measure_any(Losses(), model, params, state, plan=plan), strict=True):
         assert row == pytest.approx(other, rel=1e-5)
 

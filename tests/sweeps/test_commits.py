@@ -9,6 +9,7 @@ from killed_writers import leftover_of_a_killed_writer
 
 from mdjax.errors import InputError
 from mdjax.files import temporary_file
+from mdjax.statuses import TRANSIENT
 from mdjax.sweeps.commits import Commits
 
 
@@ -55,6 +56,17 @@ def test_a_cut_unit_is_done_again(commits):
     commits.commit("x", FRAME)
     path = commits.folder / "x.parquet"
     path.write_bytes(path.read_bytes()[:20])
+    assert commits.read("x") is None
+    commits.commit("x", FRAME)
+    pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+
+
+@pytest.mark.parametrize("code", sorted(TRANSIENT))
+def test_what_may_go_otherwise_the_next_time_is_no_finished_unit(commits, code):
+    rows = FRAME.assign(status_code=["ok", code.value])
+    commits.commit("x", rows)
+    assert not list(commits.folder.iterdir())
+    rows.to_parquet(commits.folder / "x.parquet")  # as earlier versions did
     assert commits.read("x") is None
     commits.commit("x", FRAME)
     pd.testing.assert_frame_equal(commits.read("x"), FRAME)

@@ -1,12 +1,15 @@
 """Facts of models given in Python: they reach the table and the diagnosis, and wrong ones are refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 import mdjax
+from mdjax.engine.plan import ProcessMemory
 from mdjax.errors import InputError
+from mdjax.sweeps import local
 from mdjax.sweeps.facts import KNOWN, checked_facts
 from mdjax.zoo.data import Dataset
 
@@ -65,11 +68,14 @@ def test_tables_of_given_models_join_to_a_sweep():
     assert sweep.columns()["gain_width"].tolist() == [20, 5, 0, 0]
 
 
-def test_a_plan_takes_facts_too():
-    from mdjax.sweeps.local import preview
-
-    plan = preview(MODELS, model=logits, data=DATA, metrics="losses", preset="fast", facts=FACTS)
+def test_a_plan_takes_facts_too_and_tells_what_the_process_takes(monkeypatch):
+    monkeypatch.setattr(local, "process_memory", lambda: ProcessMemory(10**9, 10**9 + 5))
+    plan = local.preview(MODELS, model=logits, data=DATA, metrics="losses", preset="fast", facts=FACTS)
     assert plan["members"].tolist() == [3]
+    data = sum(array.nbytes for array in (DATA.x_train, DATA.y_train, DATA.x_test, DATA.y_test)) + 4  # how many count
+    unit = sum(leaf.nbytes for leaf in jax.tree.leaves(MODELS))
+    # The data is there already; the models that are loaded together come to it, and the call.
+    assert plan["process_memory"][0] == 10**9 + unit + plan["memory"][0] - data
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From zoo to table: rows, resuming, broken models, damaged groups, killed runs."""
 
+import errno
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 from helpers import digits, one, trained
 
-from mdjax.engine import measuring
+from mdjax.engine import Programs, measuring
 from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
 from mdjax.models import FunctionModel
@@ -162,15 +163,28 @@ def test_a_damaged_group_becomes_rows_with_a_status_and_is_measured_once_restore
         np.testing.assert_allclose(restored.models[column], measured[0].models[column], rtol=1e-5)
 
 
-def test_what_does_not_fit_the_device_is_tried_again(grown, measured, tmp_path, monkeypatch):
+SHORTAGES = {
+    "device": (measuring, "_call", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")),
+    "host": (measuring, "_call", MemoryError("Unable to allocate 9 GiB")),
+    "while loading": (Zoo, "read_group", MemoryError("Unable to allocate 9 GiB")),
+    "by the system": (measuring, "_call", OSError(errno.ENOMEM, "Cannot allocate memory")),
+    "while compiling": (Programs, "fitting", jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")),
+}
+
+
+@pytest.mark.parametrize("where", SHORTAGES)
+def test_what_lacked_memory_is_tried_again(grown, measured, tmp_path, monkeypatch, capsys, where):
+    owner, name, error = SHORTAGES[where]
+
     def refuse(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        raise error
 
     options = {"out": tmp_path / "table", "metrics": "losses", "preset": "fast"}
     with monkeypatch.context() as patched:
-        patched.setattr(measuring, "_call", refuse)
+        patched.setattr(owner, name, refuse)
         table = local.measure(grown, **options)
     assert (table.models["status_code"] == StatusCode.TOO_LARGE).all()
+    assert "losses lacked memory for 24 of its models" in " ".join(capsys.readouterr().err.split())
     tried = local.measure(grown, **options)
     pd.testing.assert_series_equal(tried.models["train_loss"], measured[0].models["train_loss"], check_exact=True)
 

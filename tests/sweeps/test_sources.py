@@ -1,16 +1,22 @@
 """What is measured: models given in Python are held against the data before anything runs."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import trained
 
 import mdjax
 from mdjax.errors import InputError
+from mdjax.models import FunctionModel
 from mdjax.statuses import StatusCode
+from mdjax.sweeps.sources import loaded, one_at_a_time
+from mdjax.sweeps.units import Unit
 from mdjax.zoo.data import Dataset
-from mdjax.zoo.store import Zoo
+from mdjax.zoo.store import DamagedGroupError, Zoo
 
 RANDOM = np.random.RandomState(0)
 X, Y = RANDOM.randn(60, 5).astype("f4"), (np.arange(60) % 3).astype("i4")
@@ -124,3 +130,45 @@ def test_a_parameter_of_torch_is_told():
         InputError, match=r"params\['w'\] of model 0 is 'Parameter' and no array of numbers .* Give NumPy"
     ):
         mdjax.measure(models, model=logits, data=data(), metrics="losses")
+
+
+def test_the_group_read_last_is_kept_and_let_go_before_the_next_is_read():
+    class Weights:
+        pass
+
+    alive: weakref.WeakSet[Weights] = weakref.WeakSet()
+    reads = []
+
+    def read_group(group):
+        assert not alive
+        reads.append(group)
+        found = Weights()
+        alive.add(found)
+        return found
+
+    read = one_at_a_time(read_group)
+    for group in "aabba":
+        read(group)
+    assert reads == ["a", "b", "a"]
+
+
+def test_models_of_several_groups_stand_in_the_order_of_their_seeds_and_those_of_damaged_ones_are_left_out():
+    def read_group(group):
+        if group == "damaged":
+            raise DamagedGroupError("Group damaged is damaged.")
+        return {"w": np.array([[1.0], [2.0]]) + (10 if group == "second" else 0)}, {}
+
+    rows = pd.DataFrame(
+        [
+            ("e", "c2", 0, "second", 1),
+            ("a", "c1", 0, "second", 0),
+            ("b", "c1", 1, "damaged", 0),
+            ("c", "c1", 2, "first", 1),
+            ("d", "c1", 3, "first", 0),
+        ],
+        columns=["model_id", "configuration", "seed", "group", "position"],
+    )
+    found = loaded(Unit(rows, None, 1.0, 0.0), FunctionModel(logits), read_group)
+    assert found.stack.ids == found.rows["model_id"].tolist() == ["a", "c", "d", "e"]
+    assert found.stack.params["w"].ravel().tolist() == [11, 2, 1, 12]
+    assert found.problems.keys() == {"b"} and found.problems["b"].code == StatusCode.GROUP_DAMAGED

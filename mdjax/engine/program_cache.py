@@ -1,0 +1,116 @@
+"""Compiled programs, kept for their next call and given back before the process runs out of room for code.
+
+XLA maps every kernel of a program into memory by itself: some hundred mappings a program on a CPU, of the 65,530 that
+Linux grants a process. Where they run out, the next allocation of whatever library fails.
+"""
+
+import gc
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+_MAPPINGS = Path("/proc/self/maps")
+_MOST_MAPPINGS = Path("/proc/sys/vm/max_map_count")
+_USUAL_MOST = 65_530
+_FRACTION = 4
+"""One in so many mappings may be taken before programs are given back: others need theirs, and the next program its."""
+
+_MOST_BYTES = 2**30
+
+
+class Room(NamedTuple):
+    """Mappings of a process (0 where the system does not tell), and bytes of compiled code."""
+
+    mappings: int
+    code_bytes: int
+
+
+class ProgramCache:
+    """Compiled programs by what they were compiled for; the longest unused are given back where room gets short.
+
+    limits: what the process may take before that; by default a quarter of the mappings that the system grants, and
+        1 GiB of code.
+    """
+
+    def __init__(self, limits: Room | None = None):
+        self.limits = limits or Room(_most_mappings() // _FRACTION, _MOST_BYTES)
+        self.num_compiled = 0
+        self._programs: dict[Hashable, Any] = {}
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def get(self, key: Hashable, compile: Callable[[], Any]) -> Any:
+        """The program of a key, compiled if it is not kept.
+
+        key: all that decides the program.
+        compile: makes it, a `jax.stages.Compiled`.
+        """
+        with self._lock:
+            program = self._programs.pop(key, None)
+            if program is None:
+                self.make_room()
+                program = compile()
+                self.num_compiled += 1
+            # The last one in the order of insertion is the last one used.
+            self._programs[key] = program
+            return program
+
+    def make_room(self) -> None:
+        """Give programs back until the process is within its limits; at last those that JAX itself keeps."""
+        with self._lock:
+            while self._is_short():
+                if not self._programs:
+                    jax.clear_caches()
+                    gc.collect()
+                    return
+                del self._programs[next(iter(self._programs))]
+
+    def clear(self) -> None:
+        """Give all programs back."""
+        with self._lock:
+            self._programs.clear()
+
+    def _is_short(self) -> bool:
+        taken = room_taken(self._programs.values())
+        return taken.mappings > self.limits.mappings or taken.code_bytes > self.limits.code_bytes
+
+
+def room_taken(programs: Any) -> Room:
+    """What this process takes for all its mappings and all compiled code, and `programs` on other devices.
+
+    Code of the host counts by the system's account of mappings that are executable and of no file, since XLA says 0
+    bytes for it; code of other devices by XLA's.
+    """
+    mappings = code_bytes = 0
+    try:
+        with _MAPPINGS.open() as lines:
+            for line in lines:
+                mappings += 1
+                addresses, access, _, _, file = line.split(maxsplit=4)
+                if "x" in access and file.strip() == "0":
+                    first, last = addresses.split("-")
+                    code_bytes += int(last, 16) - int(first, 16)
+    except OSError:
+        pass  # not Linux
+    return Room(mappings, code_bytes + sum(map(_generated_bytes, programs)))
+
+
+def _generated_bytes(program: Any) -> int:
+    return program.memory_analysis().generated_code_size_in_bytes
+
+
+def _most_mappings() -> int:
+    try:
+        # Where the system grants millions, as many as others do are enough.
+        return min(int(_MOST_MAPPINGS.read_text()), 4 * _USUAL_MOST)
+    except (OSError, ValueError):
+        return _USUAL_MOST
+
+
+PROGRAMS = ProgramCache()
+"""Those of this process: of every metric, and of training."""

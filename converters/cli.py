@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdjax import __version__
+from mdjax.arguments import output
 from mdjax.errors import InputError
 
 _EPILOG = """\
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--version", action="version", version=f"mdjax-convert {__version__}")
     parser.add_argument("src", type=Path, metavar="SRC")
-    parser.add_argument("--out", type=Path, metavar="ZOO", help="where the zoo goes; needed unless --dry-run is given")
+    parser.add_argument(
+        "--out", type=output, metavar="ZOO", help="where the zoo goes; needed unless --dry-run is given"
+    )
     parser.add_argument("--format", default="auto", metavar="auto|LAYOUT", help="see below (default: %(default)s)")
     parser.add_argument("--data", metavar="NAME|PATH", help="what they were trained on (default: what the layout says)")
     parser.add_argument(

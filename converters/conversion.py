@@ -1,5 +1,6 @@
 """Files → groups of a zoo, in bounded memory: whatever cannot be taken is reported, and the rest goes on."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from converters.recognition import Recognised, label, recognised, same_inputs
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
 from converters.state_dicts import Reading, require_torch
 from mdjax.errors import InputError, check_options
+from mdjax.files import place
 from mdjax.models.architecture import shape_text
 from mdjax.models.sequences import NONLINEARITIES
 from mdjax.progress import progress
@@ -78,10 +80,12 @@ def convert(
     `src` are added to the zoo. Memory: see `converters.groups.MAX_BYTES`.
 
     Raises InputError where torch is missing, `src` holds no checkpoints, a fact, pattern or table of facts cannot be
-    read or contradicts the data, the data is unclear, or `out` cannot be written or holds a zoo of other data.
+    read or contradicts the data, the data is unclear, or `out` cannot be written, holds a zoo of other data or is
+    being written by another process.
     """
     check_options("convert", options, Options)
     require_torch()
+    out = None if out is None else place(out)
     dry_run = options.get("dry_run", False)
     reading = Reading(ema=options.get("ema", False), trust=options.get("trust", False))
     said = Statements(Path(src), facts, options.get("name"), options.get("facts_file"))
@@ -91,27 +95,28 @@ def convert(
     trained = _trained_on(data, candidates)
     _check_facts(said.facts, trained, module)
     zoo = _open(out, trained, dry_run=dry_run)
-    rows: list[Any] = [] if zoo is None else zoo.manifest.to_dict("records")
-    present = {str(row["model_id"]): row for row in rows}
-    remaining: list[Given] = []
-    for candidate in candidates:
-        given = said.of(candidate)
-        if isinstance(given, Outcome):
-            outcomes.append(given)
-        elif candidate.model_id in present:
-            outcomes.append(_present(given, present[candidate.model_id]))
-        else:
-            remaining.append(given)
-    identities = Identities(None if zoo is None else zoo.manifest, candidates)
-    work = _Work(None if dry_run else zoo, identities, trained, reading, module)
-    show, done = options.get("show_progress", True), len(candidates) - len(remaining)
-    with progress("converting", len(candidates), done=done, show=show) as advance:
-        for cluster in clusters(remaining):
-            work.add(cluster)
-            for _ in cluster:
-                advance()
-        work.groups.write_all()
-    written = None if dry_run or out is None else Path(out)
+    with contextlib.nullcontext() if zoo is None or dry_run else zoo.writing():
+        rows: list[Any] = [] if zoo is None else zoo.manifest.to_dict("records")
+        present = {str(row["model_id"]): row for row in rows}
+        remaining: list[Given] = []
+        for candidate in candidates:
+            given = said.of(candidate)
+            if isinstance(given, Outcome):
+                outcomes.append(given)
+            elif candidate.model_id in present:
+                outcomes.append(_present(given, present[candidate.model_id]))
+            else:
+                remaining.append(given)
+        identities = Identities(None if zoo is None else zoo.manifest, candidates)
+        work = _Work(None if dry_run else zoo, identities, trained, reading, module)
+        show, done = options.get("show_progress", True), len(candidates) - len(remaining)
+        with progress("converting", len(candidates), done=done, show=show) as advance:
+            for cluster in clusters(remaining):
+                work.add(cluster)
+                for _ in cluster:
+                    advance()
+            work.groups.write_all()
+    written = None if dry_run else out
     outcomes = sorted([*outcomes, *work.outcomes], key=lambda outcome: outcome.path)
     return Report(written, tuple(outcomes), tuple(work.notes()))
 

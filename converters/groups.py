@@ -1,6 +1,7 @@
-"""Converted models that wait to be written, in bounded memory."""
+"""Converted models that wait to be written, in bounded memory and for a bounded time."""
 
 import itertools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,12 @@ MAX_BYTES = 2**30
 Writing a group copies it: with the widest published models (179 MB each) the whole process took 3.4 GB.
 """
 
+MAX_SECONDS = 15.0
+"""How long models wait to be written at least: what a killed conversion reads again took about so long to read."""
+
+_MAX_FRACTION = 0.05
+"""Of the time, what writing early may take: where it takes longer, models wait longer."""
+
 _COPIED = 2**23
 """A model of fewer bytes is copied when it is read. Larger ones stay views of their file, which keep its memory mapping
 open; of small ones thousands may wait, more than a process may have mappings."""
@@ -32,6 +39,8 @@ class Groups:
         self._zoo = zoo
         self._waiting: dict[Architecture, list[tuple[Mapping[str, Any], Any]]] = {}
         self._bytes: dict[Architecture, int] = {}
+        self._written = time.monotonic()
+        self._pause = MAX_SECONDS
 
     def add(self, architecture: Architecture, row: Mapping[str, Any], model: Any) -> None:
         if self._zoo is None:
@@ -43,6 +52,8 @@ class Groups:
         while self._bytes and sum(self._bytes.values()) + size > MAX_BYTES:
             largest = max(self._bytes, key=lambda key: self._bytes[key])
             self._write(largest, self._num_complete(self._waiting[largest], row))
+        if time.monotonic() - self._written > self._pause:
+            self._write_complete(row)
         if size < _COPIED:
             model = jax.tree.map(np.array, model)
         self._waiting.setdefault(architecture, []).append((row, model))
@@ -51,6 +62,14 @@ class Groups:
     def write_all(self) -> None:
         for architecture in list(self._waiting):
             self._write(architecture, len(self._waiting[architecture]))
+
+    def _write_complete(self, following: Mapping[str, Any]) -> None:
+        """Write what has waited, of all architectures, and decide when to do so again."""
+        start = time.monotonic()
+        for architecture in list(self._waiting):
+            self._write(architecture, self._num_complete(self._waiting[architecture], following))
+        self._written = time.monotonic()
+        self._pause = max(MAX_SECONDS, (self._written - start) / _MAX_FRACTION)
 
     def _num_complete(self, members: list[tuple[Mapping[str, Any], Any]], following: Mapping[str, Any]) -> int:
         """How many of the waiting models to write before `following` is added.

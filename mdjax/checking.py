@@ -4,7 +4,6 @@ The one place in mdjax that asks the converters, inside its functions: all other
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -23,7 +22,7 @@ from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.durations import seconds_of
 from mdjax.errors import InputError, check_options
-from mdjax.files import make_writable, writing
+from mdjax.files import make_file_writable, make_writable, place, temporary_folder, writing
 from mdjax.models import Architecture
 from mdjax.report.page import write_report
 from mdjax.statuses import StatusCode
@@ -129,10 +128,10 @@ def check(
     # Tried before anything is computed for them.
     if out is not None:
         with writing(f"the folder {out}"):
-            make_writable(Path(out))
+            make_writable(place(out))
     if report is not None:
         with writing(str(report)):
-            make_writable(Path(report).absolute().parent)
+            make_file_writable(place(report))
     seeds = read_seeds(
         paths,
         dataset,
@@ -217,16 +216,14 @@ def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, opt
         "seed": options.get("seed", 0),
         "show_progress": options.get("show_progress", True),
     }
-    place = None if out is None else Path(out) / "table"
+    kept = None if out is None else Path(out) / "table"
     if seeds.architecture is None:
         table = measure(seeds.models, model=seeds.model, data=seeds.dataset, facts=seeds.facts, **how)
         table = _named(table, name, seeds.files)
-        if place is not None:
-            write_table(place, table)
-        return table
+        return table if kept is None else write_table(kept, table)
     with _folder(out) as folder:
         zoo = _zoo(folder / "zoo", seeds, name, data, options.get("layout"))
-        return measure(zoo, out=place, data=data, layout=options.get("layout"), **how)
+        return measure(zoo, out=kept, data=data, layout=options.get("layout"), **how)
 
 
 @contextlib.contextmanager
@@ -235,8 +232,10 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
     if out is not None:
         yield Path(out)
         return
-    with tempfile.TemporaryDirectory(prefix="mdjax-check-") as folder:
-        yield Path(folder)
+    with contextlib.ExitStack() as stack:
+        with writing("a temporary folder", "Name a folder that you may write to with --out (out=)."):
+            folder = stack.enter_context(temporary_folder())
+        yield folder
 
 
 def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, layout: str | None) -> Zoo:
@@ -249,11 +248,14 @@ def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, layout: str | None) 
         {**row, "model_id": ids[number], "configuration": name, "seed": number} for number, row in enumerate(seeds.rows)
     ]
     params, state = jax.tree.map(lambda *leaves: np.stack(leaves), *seeds.models)
-    if len(zoo) == 0:
-        assert seeds.architecture is not None
-        zoo.append(_GROUP, seeds.architecture, rows, params, state)
-    elif not _holds(zoo.manifest, rows, weights_hash(params, state)):
-        raise InputError(f"{path} holds other models, or was told otherwise of them. Choose another folder for --out.")
+    with zoo.writing():
+        if len(zoo) == 0:
+            assert seeds.architecture is not None
+            zoo.append(_GROUP, seeds.architecture, rows, params, state)
+        elif not _holds(zoo.manifest, rows, weights_hash(params, state)):
+            raise InputError(
+                f"{path} holds other models, or was told otherwise of them. Choose another folder for --out."
+            )
     return zoo
 
 

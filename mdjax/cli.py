@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mdjax import __version__, table_commands, zoo_commands
+from mdjax.arguments import output
 from mdjax.errors import InputError
 
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     demo = command("demo", _demo, "the whole path on real data: train, measure, diagnose, report")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--out", type=output, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     zoo_commands.add(command)
     table_commands.add(command)
     return parser

@@ -1,48 +1,112 @@
-"""Files written in one step, and folders tried before anything is computed for them.
+"""Files and folders written in one step, and places tried before anything is computed for them. Whatever mdjax writes
+goes through here.
 
-Whoever looks at a file sees its old content or its new one, whole. What a killed writer left behind lies under a name
-that begins with `TEMPORARY` and is removed by a later writer.
+Whoever looks at a file sees its old content or its new one, whole. What is being written lies under a name that begins
+with `TEMPORARY` and is locked; what a killed writer left there is removed by the next one that writes beside it.
 """
 
 import contextlib
 import errno
+import hashlib
 import os
+import platform
+import re
 import shutil
+import stat
+import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 from mdjax.errors import InputError, first_line
+from mdjax.locks import HAS_LOCKS, try_lock
 
 TEMPORARY = ".writing-"
-"""How the names of unfinished files and folders begin."""
+"""How the names of unfinished files and folders begin; the machine they are written on and a random number follow."""
+
+_HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_NAME = re.compile(re.escape(TEMPORARY) + "(?:([0-9a-f]{8})-)?[0-9a-f]{32}")
 
 _STALE_SECONDS = 3600
+"""How old unfinished work must be to count as abandoned where no lock tells."""
 
 MAY_WRITE = "Choose a folder that you may write to."
 """The remedy where nothing better is known."""
 
 
-def temporary_beside(path: Path) -> Path:
-    """A fresh name in the folder of `path`, for content that becomes `path` by a rename."""
-    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+def place(out: str | PathLike[str]) -> Path:
+    """The path of an output; InputError for an empty one, which would mean the working folder."""
+    if not os.fspath(out):
+        raise InputError("The output has an empty name. Name a file or a folder for --out (out=).")
+    return Path(out)
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """Yields a new empty file in a folder that is there; what is still under its name afterwards is removed."""
+    yield from _temporary(folder, is_folder=False)
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: Path | None = None) -> Iterator[Path]:
+    """Yields a new folder in one that is there; what is still under its name afterwards is removed.
+
+    By default it is made among the system's temporary files, for this user alone.
+    """
+    parent = Path(tempfile.gettempdir()) if folder is None else folder
+    if folder is None:
+        remove_leftovers(parent)
+    yield from _temporary(parent, is_folder=True, mode=0o700 if folder is None else 0o777)
+
+
+def _temporary(folder: Path, *, is_folder: bool, mode: int = 0o666) -> Iterator[Path]:
+    path, descriptor = _created(folder, is_folder=is_folder, mode=mode)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _created(folder: Path, *, is_folder: bool, mode: int) -> tuple[Path, int | None]:
+    """A new file or folder, and the descriptor that holds its lock, where there are locks."""
+    while True:
+        path = folder / f"{TEMPORARY}{_HOST}-{uuid.uuid4().hex}"
+        if is_folder:
+            path.mkdir(mode)
+        else:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        if not HAS_LOCKS:
+            return path, None
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+            try:
+                if try_lock(descriptor) is not False and os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return path, descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+        # Another process took it for abandoned before it was locked: once more.
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to; when the block ends well it becomes `path` in one step, else it is removed.
 
-    The folder of `path` is made where it is missing. Raises OSError where either cannot be written.
+    For files of mdjax's own folders, where a link or a device is replaced like anything else: what a user names is for
+    `write_file`. The folder of `path` is made where it is missing. Raises OSError where either cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
+    remove_leftovers(path.parent)
+    with temporary_file(path.parent) as temporary:
         yield temporary
+        flush(temporary)
         temporary.replace(path)
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 @contextlib.contextmanager
@@ -52,9 +116,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises FileExistsError where `path` is there by then, as when another writer was faster, and OSError where the
     folder of `path`, which has to exist, cannot be written.
     """
-    temporary = temporary_beside(path)
-    temporary.mkdir()
-    try:
+    with temporary_folder(path.parent) as temporary:
         yield temporary
         try:
             temporary.rename(path)
@@ -62,9 +124,6 @@ def new_folder(path: Path) -> Iterator[Path]:
             if path.exists():  # systems name this in several ways
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
             raise
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 @contextlib.contextmanager
@@ -73,13 +132,74 @@ def writing(what: str, remedy: str = MAY_WRITE) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"Cannot write {what}: {first_line(error)}. {remedy}") from None
+        # Arrow's own words for it hold the system's number.
+        number = re.search(r"\[errno (\d+)\]", str(error.strerror))
+        reason = first_line(error) if number is None else os.strerror(int(number[1]))
+        raise InputError(f"Cannot write {what}: {reason}. {remedy}") from None
 
 
-def write_file(path: Path, content: bytes | str, remedy: str = MAY_WRITE) -> None:
-    """Write a file whole or not at all, text as UTF-8; InputError where it cannot be written."""
-    with writing(str(path), remedy), replacing(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+def write_file(path: Path, content: bytes | str, remedy: str = MAY_WRITE, what: str | None = None) -> None:
+    """Write a file that a user has named, whole or not at all, text as UTF-8.
+
+        path: a link is written through, and stays; a file that is replaced keeps its permissions; a terminal, another
+            character device or a pipe that is read is written to.
+        content: of the whole file.
+        remedy: what a user can do where it fails.
+        what: how an error calls it (default: by its path).
+
+    InputError where it cannot be written, and for a folder, a disk, a socket, or a pipe that nobody reads.
+    """
+    content = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    with writing(str(path) if what is None else what, remedy):
+        if (descriptor := _stream(path)) is not None:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+            return
+        target = Path(os.path.realpath(path))
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
+            if target.is_file():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is written to `path` goes elsewhere than into a file: a device, a pipe, standard output."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return _open_number(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _open_number(path: Path) -> int | None:
+    """The number of the open file that a path such as /dev/stdout stands for."""
+    if found := re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d{1,6})", str(path)):
+        return int(found[1])
+    return {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+
+
+def _stream(path: Path) -> int | None:
+    """An open descriptor of a path that is no file; None for one that is to be replaced, a missing one included."""
+    if (number := _open_number(path)) is not None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        return os.dup(number)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    if stat.S_ISCHR(mode):
+        return os.open(path, os.O_WRONLY)
+    if not stat.S_ISFIFO(mode):
+        raise OSError(errno.EINVAL, "it is a disk" if stat.S_ISBLK(mode) else "it is a socket")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(errno.ENXIO, "it is a pipe that nobody reads") if error.errno == errno.ENXIO else error from None
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def make_writable(folder: Path) -> None:
@@ -88,18 +208,53 @@ def make_writable(folder: Path) -> None:
     Done before work that takes hours, so that a bad choice of folder is told at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = temporary_beside(folder / "probe")
-    probe.touch()
-    probe.unlink()
+    remove_leftovers(folder)
+    with temporary_file(folder):
+        pass
+
+
+def make_file_writable(path: Path) -> None:
+    """Try the folder of a file that a user has named, as `make_writable` does; a device or a pipe is left alone."""
+    if not is_stream(path):
+        make_writable(Path(os.path.realpath(path)).parent)
+
+
+def flush(path: Path) -> None:
+    """Have a file's content on the disk, so that the name it gets next never stands for less than all of it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder; a young one may belong to another writer that is at work."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - leftover.stat().st_mtime <= _STALE_SECONDS:
-                continue
+    """Remove what killed writers left in a folder; what belongs to a writer that is at work stays.
+
+    Its lock tells which; where there are no locks, or of another machine's work, its age.
+    """
+    for leftover in list(folder.glob(f"{TEMPORARY}*")):
+        name = _NAME.fullmatch(leftover.name)
+        if name is None:
+            continue
+        with contextlib.suppress(OSError):  # another process removes it, too, or may and this one may not
+            _remove_abandoned(leftover, is_own=name[1] == _HOST)
+
+
+def _remove_abandoned(leftover: Path, *, is_own: bool) -> None:
+    found = leftover.lstat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        return
+    taken: bool | None = None
+    descriptor = None
+    try:
+        if HAS_LOCKS:
+            flags = os.O_RDONLY if stat.S_ISDIR(found.st_mode) else os.O_RDWR
+            descriptor = os.open(leftover, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+            taken = try_lock(descriptor)
+        is_old = time.time() - found.st_mtime > _STALE_SECONDS
+        if taken is not False and (is_old or (taken and is_own)):
             _remove(leftover)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -5,18 +5,28 @@ TABLE/pairs.parquet            one row per pair of models of a configuration
 TABLE/configurations.parquet   one row per configuration, under the published feature names
 TABLE/shards/                  finished units of work, for resuming (mdjax.sweeps.commits)
 
-In each file `status` says in a sentence how a row's measurement went, and `status_code` in one word.
+In each file `status` says in a sentence how a row's measurement went, and `status_code` in one word. The three files
+change together (mdjax.file_sets), and each carries the digest of all three among its metadata: `read_table` never
+returns files of different writings. A file that another program wrote has no digest and is taken as it is.
 """
 
 import dataclasses
+import hashlib
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from mdjax import file_sets
 from mdjax.errors import InputError, first_line
-from mdjax.files import replacing, writing
+from mdjax.files import writing
 
 FRAMES = ("models", "pairs", "configurations")
+_DIGEST = b"mdjax_table"
+"""The entry of a file's metadata that holds the digest of the three files that were written together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,39 +38,89 @@ class Table:
     configurations: pd.DataFrame
 
 
-def write_table(path: Path, table: Table) -> None:
-    """Write the three Parquet files, each replaced in one step; InputError where the folder cannot be written."""
-    with writing(f"the table {path}"):
-        for name in FRAMES:
-            with replacing(path / f"{name}.parquet") as temporary:
-                getattr(table, name).to_parquet(temporary, index=False)
+def write_table(path: Path, table: Table) -> Table:
+    """Write the three Parquet files, all or none; returns the table as it is read there.
+
+    Several processes may write one table at a time: it is then whole that of the last. InputError where the folder
+    cannot be written.
+    """
+    remedy = "Free space or choose a folder that you may write to, then run the same command again."
+    contents = {name: getattr(table, name).to_parquet(index=False) for name in FRAMES}
+    digest = hashlib.blake2b(b"".join(contents.values()), digest_size=16).hexdigest().encode()
+    with writing(f"the table {path}", remedy), file_sets.changing(path) as folder:
+        for name, content in contents.items():
+            # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
+            arrays = pq.read_table(pa.BufferReader(content))
+            metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
+            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet")
+        return Table(*(pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES))
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a table written by `mdjax measure`."""
+    """Read a table written by `mdjax measure`; InputError for files that are missing, damaged or of several tables."""
     path = Path(path)
-    return Table(*(_read_parquet(path / f"{name}.parquet", path) for name in FRAMES))
+    table = file_sets.until_consistent(lambda: _read_together(path))
+    if table is None:
+        raise InputError(
+            f"The files of {path} are of different tables. Run 'mdjax measure' again: finished work is kept."
+        )
+    return table
+
+
+def _read_together(path: Path) -> Table | None:
+    """The three files, opened before any is read; None where they were not written together."""
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_opened(path, name)) for name in FRAMES}
+        if len({_told_digest(file) for file in files.values()} - {None}) > 1:
+            return None
+        return Table(*(_read_parquet(file, path / f"{name}.parquet") for name, file in files.items()))
+
+
+def _told_digest(file: BinaryIO) -> bytes | None:
+    try:
+        return (pq.read_schema(file).metadata or {}).get(_DIGEST)
+    except Exception:  # of a cut file, which is told when it is read
+        return None
+    finally:
+        file.seek(0)
 
 
 def read_configurations(path: str | Path) -> pd.DataFrame:
     """The configurations of a table folder, or the rows of one .parquet or .csv file with the published columns."""
     path = Path(path)
     if path.is_dir():
-        return _read_parquet(path / "configurations.parquet", path)
+        with _opened(path, "configurations") as file:
+            return _read_parquet(file, path / "configurations.parquet")
     if path.suffix == ".csv" and path.is_file():
         try:
             return pd.read_csv(path)
         except (ValueError, OSError) as error:
             raise InputError(f"Cannot read {path}: {first_line(error)}. Give a CSV file with a header line.") from None
+    if not path.exists():
+        raise _no_table(path, path)
     return _read_parquet(path, path)
 
 
-def _read_parquet(path: Path, asked: Path) -> pd.DataFrame:
+def _opened(folder: Path, name: str) -> BinaryIO:
+    path = folder / f"{name}.parquet"
     try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"{asked} is no table: {path} does not exist. Make one with 'mdjax measure'.") from None
+        return file_sets.open_newest(folder, path.name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_table(folder, path) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _read_parquet(file: Path | BinaryIO, path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
     except Exception as error:  # pyarrow raises many types for a cut file
-        raise InputError(
-            f"Cannot read {path}: {first_line(error)}. Run 'mdjax measure' again: finished work is kept."
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _no_table(asked: Path, path: Path) -> InputError:
+    return InputError(f"{asked} is no table: {path} does not exist. Make one with 'mdjax measure'.")
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"Cannot read {path}: {first_line(error)}. Run 'mdjax measure' again: finished work is kept.")

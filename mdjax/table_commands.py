@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mdjax.arguments import output
 from mdjax.errors import InputError
-from mdjax.files import replacing, writing
+from mdjax.files import is_stream, write_file
 
 _DIAGNOSE_EPILOG = """\
 example:
@@ -46,11 +47,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     diagnose.add_argument("table", type=Path, metavar="TABLE")
     diagnose.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
     diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
-    diagnose.add_argument("--out", type=Path, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
+    diagnose.add_argument("--out", type=output, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
 
     grow = command("grow", _grow, "grow trees on a table's own sweep, and say how often they are right", _GROW_EPILOG)
     grow.add_argument("table", type=Path, metavar="TABLE")
-    grow.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the trees go")
+    grow.add_argument("--out", type=output, required=True, metavar="FILE.json", help="where the trees go")
     grow.add_argument("--axes", default="", metavar="PART=COLUMN,...", help="see below (default: by what varies)")
     grow.add_argument("--method", default="default", metavar="default|published", help="default: %(default)s")
     grow.add_argument("--questions", metavar="a,b", help="optimizer, width, data (default: all that can be grown)")
@@ -62,7 +63,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     report.add_argument("table", type=Path, metavar="TABLE")
     report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
     report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
-    report.add_argument("--out", type=Path, default=Path("report.html"), help="default: %(default)s")
+    report.add_argument("--out", type=output, default=Path("report.html"), help="default: %(default)s")
 
 
 def _diagnose(options: argparse.Namespace) -> None:
@@ -116,7 +117,8 @@ def _report(options: argparse.Namespace) -> None:
     )
     if calibration is None and not has_features(table, fitted_trees(options.tree)):
         print(f"{options.table} has none of the features that the trees read: no diagnosis.", file=sys.stderr)
-    print(options.out)
+    if not is_stream(options.out):
+        print(options.out)
 
 
 def tell(texts: Sequence[str]) -> None:
@@ -153,11 +155,10 @@ def _summary(verdicts) -> list[str]:
 
 def _write_frame(frame, path: Path) -> None:
     writers = {
-        ".csv": lambda file: frame.to_csv(file, index=False),
-        ".json": lambda file: frame.to_json(file, orient="records", indent=1),
-        ".parquet": lambda file: frame.to_parquet(file, index=False),
+        ".csv": lambda: frame.to_csv(index=False),
+        ".json": lambda: frame.to_json(orient="records", indent=1),
+        ".parquet": lambda: frame.to_parquet(index=False),
     }
     if path.suffix not in writers:
         raise InputError(f"Cannot write {path}: its ending is {path.suffix!r}. Use .csv, .json or .parquet.")
-    with writing(str(path)), replacing(path) as temporary:
-        writers[path.suffix](temporary)
+    write_file(path, writers[path.suffix]())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mdjax.arguments import output
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
 from mdjax.table_commands import TREE_HELP, tell
@@ -117,8 +118,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="grow small networks of this kind on these data for so long, like 10m, and ask those (with --out they are "
         "kept); needs --fact batch_size= and --fact learning_rate= where files do not tell",
     )
-    check.add_argument("--report", type=Path, metavar="FILE.html", help="write the page with plots, too")
-    check.add_argument("--out", type=Path, metavar="DIR", help="keep the zoo and the table here (default: nowhere)")
+    check.add_argument("--report", type=output, metavar="FILE.html", help="write the page with plots, too")
+    check.add_argument("--out", type=output, metavar="DIR", help="keep the zoo and the table here (default: nowhere)")
     check.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
     check.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
@@ -130,7 +131,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--fact", action="append", default=[], metavar="NAME=VALUE", help="of a checkpoint, as for check"
     )
     calibrate.add_argument("--data", required=True, metavar="NAME|PATH", help="what it is trained on")
-    calibrate.add_argument("--out", type=Path, required=True, metavar="CAL", help="where the calibration goes")
+    calibrate.add_argument("--out", type=output, required=True, metavar="CAL", help="where the calibration goes")
     calibrate.add_argument("--budget", default="10m", metavar="TIME", help="like 90s or 10m (default: %(default)s)")
     calibrate.add_argument("--recipe", default="", metavar="NAME=VALUE,...", help="of the training, see below")
     calibrate.add_argument(
@@ -144,12 +145,12 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
     train.add_argument("grid", type=Path, metavar="GRID.toml")
-    train.add_argument("--out", type=Path, required=True, metavar="ZOO")
+    train.add_argument("--out", type=output, required=True, metavar="ZOO")
 
     measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _measure_epilog)
     measure.add_argument("zoo", type=Path, metavar="ZOO")
     measure.add_argument(
-        "--out", type=Path, metavar="TABLE", help="where the table goes; needed unless --plan is given"
+        "--out", type=output, metavar="TABLE", help="where the table goes; needed unless --plan is given"
     )
     measure.add_argument("--data", metavar="NAME|PATH", help="default: the data the zoo was trained on")
     measure.add_argument(

@@ -4,8 +4,9 @@ import os
 import shutil
 
 import pytest
+from killed_writers import leftover_of_a_killed_writer
 
-from mdjax import files
+from mdjax import files, locks
 from mdjax.errors import InputError
 
 
@@ -101,32 +102,70 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path, monke
         raise PermissionError(13, "Permission denied", str(path))
 
     # Rather than by modes, which do not stop the superuser.
-    monkeypatch.setattr(type(tmp_path), "touch", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(InputError, match="Cannot write it: Permission denied. Choose"), files.writing("it"):
         files.make_writable(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_old_leftovers_are_removed_and_young_ones_stay(tmp_path, kind):
-    old, young, other = (tmp_path / name for name in (f"{files.TEMPORARY}old", f"{files.TEMPORARY}young", "other"))
-    for path in (old, young, other):
-        if kind == "folder":
-            path.mkdir()
-            (path / "half").write_text("x")
-        else:
-            path.write_text("x")
-    for path in (old, other):
-        os.utime(path, (0, 0))
-    files.remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, other.name]
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_what_dead_writers_left_is_removed_and_what_others_work_on_stays(tmp_path, is_folder, has_locks, monkeypatch):
+    dead, foreign, old = (
+        leftover_of_a_killed_writer(tmp_path, is_folder=is_folder, host=host)
+        for host in (files._HOST, "0" * 8, "0" * 8)
+    )
+    os.utime(old, (0, 0))
+    (tmp_path / f"{files.TEMPORARY}notes").touch()  # a user's
+    (tmp_path / f"{files.TEMPORARY}{'0' * 32}").symlink_to(foreign)
+    with (files.temporary_folder if is_folder else files.temporary_file)(tmp_path) as alive:
+        if not has_locks:
+            monkeypatch.setattr(files, "try_lock", lambda descriptor: None)
+        files.remove_leftovers(tmp_path)
+        assert alive.exists()
+    assert not old.exists() and foreign.exists()
+    assert dead.exists() != has_locks
+    assert len(leftovers(tmp_path)) == 3 + dead.exists()
+
+
+def test_the_next_file_written_in_a_folder_clears_it(tmp_path):
+    leftover_of_a_killed_writer(tmp_path)
+    files.write_file(tmp_path / "file", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_leftover_that_another_writer_removes_at_the_same_time_is_no_error(tmp_path, monkeypatch):
-    for name in "ab":
-        (tmp_path / f"{files.TEMPORARY}{name}").mkdir()
-        os.utime(tmp_path / f"{files.TEMPORARY}{name}", (0, 0))
-    found = sorted(tmp_path.glob("*"))
+    found = [leftover_of_a_killed_writer(tmp_path, is_folder=True) for _ in "ab"]
     shutil.rmtree(found[0])
     monkeypatch.setattr(type(tmp_path), "glob", lambda *_: iter(found))
     files.remove_leftovers(tmp_path)
     assert not any(path.exists() for path in found)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_name_that_another_process_takes_for_abandoned_before_it_is_locked_is_not_used(
+    tmp_path, is_folder, monkeypatch
+):
+    refusals = []
+
+    def try_lock(descriptor):
+        if len(refusals) < 2:
+            refusals.append(descriptor)
+            if len(refusals) == 2:  # the cleaner had the lock and was faster
+                files._remove(next(iter(leftovers(tmp_path))))
+                return True
+            return False
+        return locks.try_lock(descriptor)
+
+    monkeypatch.setattr(files, "try_lock", try_lock)
+    with (files.temporary_folder if is_folder else files.temporary_file)(tmp_path) as path:
+        assert len(refusals) == 2
+        assert path.exists()
+
+
+def test_temporary_folders_are_for_this_user_alone_and_cleared_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    dead = leftover_of_a_killed_writer(tmp_path, is_folder=True)
+    with files.temporary_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder] and not dead.exists()
+        assert folder.stat().st_mode & 0o77 == 0
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,8 @@ from mdjax.diagnosis.sweep_trees import grow_sweep
 from mdjax.durations import seconds_of
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_operations
 from mdjax.errors import InputError, check_options
-from mdjax.files import replacing, writing
+from mdjax.files import make_writable, place, replacing, writing
+from mdjax.locks import one_writer
 from mdjax.models import Architecture
 from mdjax.progress import console, progress
 from mdjax.sweeps.local import measure
@@ -100,7 +101,7 @@ def calibrate(
     Returns the calibration; with `plan_only` the plan. Leaves `calibration.json`, `trees.json`, the measured table
     `zoo.parquet`, and a file for each cell of width and data in `cells`, which a later call takes from there. Raises
     InputError for networks, data or a recipe that cannot be trained, a budget that is too small, a folder that cannot
-    be written or holds another calibration.
+    be written, that holds another calibration or that another process is writing.
     """
     check_options("calibrate", options, CalibrateOptions)
     keep_compiled_programs()
@@ -115,10 +116,13 @@ def calibrate(
         raise InputError(f"The inputs of {dataset.name} are {dataset.x_train.dtype}. Calibrate on floats, or pixels.")
     target.recipe.check(dataset.input_shape)
     landscape = options.get("landscape", True)
-    grower = _Grower(
-        target, dataset, vary, seeds, landscape, _Kept(Path(out), target, dataset, (vary, seeds, landscape))
-    )
-    return grower.run(limit, plan_only=options.get("plan_only", False), show=options.get("show_progress", True))
+    out = place(out)
+    with writing(f"the calibration {out}", "Choose a folder that you may write."):
+        make_writable(out)
+    with one_writer(out / ".lock", f"the calibration {out}"):
+        kept = _Kept(out, target, dataset, (vary, seeds, landscape))
+        grower = _Grower(target, dataset, vary, seeds, landscape, kept)
+        return grower.run(limit, plan_only=options.get("plan_only", False), show=options.get("show_progress", True))
 
 
 class _Kept:

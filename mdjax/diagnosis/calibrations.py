@@ -1,5 +1,6 @@
 """What a small zoo of the user's own task says of a table's rows: left by `mdjax calibrate`, read by `--tree CAL`."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
+from mdjax import file_sets
 from mdjax.diagnosis.causes import CLEAR, Weighed
 from mdjax.diagnosis.checks import numeric_column
 from mdjax.diagnosis.mdtree import MDTree
@@ -20,7 +22,7 @@ from mdjax.diagnosis.surface import CHANGES, SLACK, Surface
 from mdjax.diagnosis.treefiles import NAMED
 from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.errors import InputError, first_line
-from mdjax.files import replacing, writing
+from mdjax.files import place, writing
 
 FORMAT, VERSION = "mdjax-calibration", 1
 FILE, TREES = "calibration.json", "trees.json"
@@ -167,8 +169,8 @@ class Calibration:
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the calibration into a folder; InputError where it cannot be written."""
-        folder = Path(folder)
-        content = {
+        folder = place(folder)
+        content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "facts": dict(self.facts),
@@ -176,18 +178,32 @@ class Calibration:
             "accuracy": {name: found._asdict() for name, found in self.accuracy.items()},
             "surface": self.surface.to_dict(),
         }
-        if self.trees:
-            save_trees(self.trees.values(), folder / TREES)
-        path = folder / FILE
-        with writing(f"the calibration to {path}", "Choose a folder that you may write."), replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        remedy = "Choose a folder that you may write."
+        with writing(f"the calibration to {folder / FILE}", remedy), file_sets.changing(folder) as new:
+            if self.trees:
+                save_trees(self.trees.values(), new / TREES)
+                content["trees"] = _digest((new / TREES).read_bytes())
+            text = json.dumps({"trees": None, **content}, indent=1, allow_nan=False) + "\n"
+            (new / FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> Self:
         """The calibration of a folder; InputError for a missing, foreign, damaged, older or newer one."""
-        path = Path(folder) / FILE
+        folder = Path(folder)
+        found = file_sets.until_consistent(lambda: cls._read_together(folder))
+        if found is None:
+            raise InputError(
+                f"{folder / TREES} is of another calibration than {FILE} beside it. Run mdjax calibrate again."
+            )
+        return found
+
+    @classmethod
+    def _read_together(cls, folder: Path) -> Self | None:
+        """The calibration of a folder; None where its files were not written together."""
+        path = folder / FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            with file_sets.open_newest(folder, FILE) as file:
+                content = json.loads(file.read().decode("utf-8"))
         except OSError as error:
             raise InputError(f"Cannot read {path}: {first_line(error)}. Run mdjax calibrate first.") from None
         except (ValueError, RecursionError):
@@ -199,13 +215,32 @@ class Calibration:
                 str(name): Accuracy(**{**found, "interval": tuple(found["interval"])})
                 for name, found in content["accuracy"].items()
             }
-            kept = Path(folder) / TREES
-            trees = load_trees(kept) if kept.exists() else {}
-            return cls(
-                Surface.from_dict(content["surface"]), content["facts"], accuracy, int(content["num_models"]), trees
-            )
+            surface, num_models = Surface.from_dict(content["surface"]), int(content["num_models"])
+            trees = _trees_beside(folder, content)
+            return None if trees is None else cls(surface, content["facts"], accuracy, num_models, trees)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({first_line(error)}). Run mdjax calibrate again.") from None
+
+
+def _trees_beside(folder: Path, content: Mapping[str, Any]) -> dict[str, MDTree] | None:
+    """The trees that belong to what a calibration's file says; None where those of the folder are others."""
+    if "trees" in content and content["trees"] is None:
+        return {}
+    kept = file_sets.newest(folder, TREES)
+    if "trees" not in content:  # written by an earlier version
+        return load_trees(kept) if kept.exists() else {}
+    try:
+        trees = load_trees(kept)
+        with file_sets.open_newest(folder, TREES) as file:
+            return trees if _digest(file.read()) == content["trees"] else None
+    except (InputError, FileNotFoundError):
+        if kept.exists():
+            raise
+        return None  # moved to its place, or missing
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def calibration_of(source: Any) -> Calibration | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mdjax.diagnosis.questions import Question, Split, Tree
 from mdjax.errors import InputError, first_line
-from mdjax.files import replacing, writing
+from mdjax.files import place, write_file
 
 FORMAT, VERSION = "mdjax-trees", 3
 READABLE = (2, VERSION)
@@ -44,8 +44,7 @@ def write_entries(entries: Iterable[Mapping[str, Any]], path: str | PathLike[str
             entry["population"] = populations.index(population)
     content = {"format": FORMAT, "version": VERSION, "populations": populations, "trees": trees}
     text = _on_one_line(json.dumps(content, indent=1, allow_nan=False))
-    with writing(f"the trees to {path}", "Choose a file that you may write."), replacing(Path(path)) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_file(place(path), text + "\n", "Choose a file that you may write.", f"the trees to {path}")
 
 
 def read_entries(source: str | PathLike[str]) -> list[Any]:

@@ -26,7 +26,7 @@ from mdjax.diagnosis.sentences import flag_text
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.errors import InputError
-from mdjax.files import write_file
+from mdjax.files import place, write_file
 from mdjax.report.figures import (
     MARKS,
     OVERVIEW,
@@ -72,6 +72,7 @@ def write_report(
     Costs about a quarter of a second per feature. The same input gives the same bytes. Raises InputError for a table
     that is empty or has no feature to draw or diagnose, an unknown `highlight` and a path that cannot be written.
     """
+    path = place(path)
     _check(table)
     calibration = calibration_of(trees)
     trees = fitted_trees(calibration or trees)
@@ -110,7 +111,7 @@ def write_report(
     )
     environment.filters.update(number=number, count=count, label=lambda name: feature_of(name).label)
     page = environment.get_template("report.html").render(context)
-    write_file(Path(path), page, _REMEDY)
+    write_file(path, page, _REMEDY)
 
 
 def phase_plot(
@@ -131,7 +132,7 @@ def phase_plot(
     that cannot be written.
     """
     _check(table)
-    path = Path(path)
+    path = place(path)
     kind = path.suffix[1:].lower()
     if kind not in PICTURES:
         raise InputError(f"Cannot draw {path}: the ending must be one of .{', .'.join(PICTURES)}.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mdjax.files import make_writable, remove_leftovers, temporary_beside, writing
+from mdjax.files import flush, make_writable, temporary_file, writing
 
 
 class Commits:
@@ -18,7 +18,6 @@ class Commits:
         self.folder = folder
         with writing(f"the table {folder.parent}"):
             make_writable(folder)
-            remove_leftovers(folder)
 
     def read(self, name: str) -> pd.DataFrame | None:
         """The rows of a finished unit, or None where it has still to be done."""
@@ -34,16 +33,14 @@ class Commits:
     def commit(self, name: str, rows: pd.DataFrame) -> None:
         """Store a unit's rows for good, all or nothing."""
         path = self.folder / f"{name}.parquet"
-        temporary = temporary_beside(path)
-        with writing(str(path), "Free space, then run the same command again: finished work is kept."):
+        remedy = "Free space, then run the same command again: finished work is kept."
+        with writing(str(path), remedy), temporary_file(self.folder) as temporary:
             rows.to_parquet(temporary, index=False)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(temporary)
             try:
                 os.link(temporary, path)
-                temporary.unlink()
             except FileExistsError:
-                temporary.unlink()
+                pass  # another process was faster
             except OSError:
                 # No hard links on this file system. Names tell the content, so that either writer is right.
                 temporary.replace(path)

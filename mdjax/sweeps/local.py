@@ -15,6 +15,7 @@ from mdjax.engine import Plan, Programs, default_plan
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
 from mdjax.errors import InputError, check_options, first_line
+from mdjax.files import place
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import console, progress
@@ -105,10 +106,11 @@ def measure(
     """
     check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
+    out = None if out is None else place(out)
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics, settings), model, options)
     # The folder is tried before anything is computed.
-    commits = Commits(Path(out) / "shards") if out is not None else None
+    commits = Commits(out / "shards") if out is not None else None
     if isinstance(work.collection, GivenModels):
         commits = None
     for reason in work.collection.damaged.values():
@@ -152,10 +154,9 @@ def measure(
     recipe = {"preset": preset, "measure_seed": seed}
     table = compose(work.manifest, results, problems, recipe, num_train=len(work.dataset.x_train))
     if out is not None:
-        for text in _narrowed(Path(out), table):
+        for text in _narrowed(out, table):
             _warn(text)
-        write_table(Path(out), table)
-        return read_table(out)  # exactly what anyone else reads there
+        return write_table(out, table)  # exactly what anyone else reads there
     return table
 
 

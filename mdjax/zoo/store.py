@@ -4,54 +4,43 @@
     ZOO/manifest.parquet            one row per model; derived, rebuilt from the groups whenever they disagree
     ZOO/groups/<group>/arrays/      Orbax checkpoint {params, state}, models stacked on axis 0
     ZOO/groups/<group>/models.parquet, group.json
+    ZOO/.lock                       who writes the zoo, while it does (mdjax.locks)
 
 A group appears by one rename, so a killed writer leaves either a whole group or a temporary folder, which a later
-writer removes; of two writers of the same group the first one wins.
+writer removes. A zoo has one writer at a time; readers need not wait for it.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pandas as pd
 
 from mdjax import files
 from mdjax.errors import InputError, first_line
+from mdjax.locks import one_writer
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.models.sequences import layers_of
 from mdjax.statuses import StatusCode
+from mdjax.zoo.weights import finite_models, restored, save, weights_hash
 
 PyTree = Any
 
 FORMAT = "mdjax-zoo"
 VERSION = 1
+_LOCK = ".lock"
 _REMEDY = "Restore its folder from a copy, or delete the folder and run the command that made it again."
 
 
 class DamagedGroupError(InputError):
     """A group of a zoo cannot be read; the message names it. The other groups are unaffected."""
-
-
-def weights_hash(params: PyTree, state: PyTree) -> list[str]:
-    """One short digest per stacked model over all its arrays, names included: a model's identity by content."""
-    leaves = sorted(
-        (jax.tree_util.keystr(path), np.asarray(leaf))
-        for path, leaf in jax.tree_util.tree_flatten_with_path((params, state))[0]
-    )
-    digests = [hashlib.blake2b(digest_size=12) for _ in range(len(leaves[0][1]))]
-    for name, leaf in leaves:
-        for digest, row in zip(digests, leaf, strict=True):
-            digest.update(f"{name}{row.dtype.str}{row.shape}".encode())
-            digest.update(np.ascontiguousarray(row).tobytes())
-    return [digest.hexdigest() for digest in digests]
 
 
 def open_shape(architecture: Architecture) -> str:
@@ -89,10 +78,6 @@ def shape_on(text: str, data_shape: tuple[int, ...]) -> tuple[int, ...]:
             "Give the data they were trained on with --data."
         )
     return data_shape
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -139,19 +124,20 @@ class Zoo:
         self.fingerprint: str | None = content.get("fingerprint")
         self.damaged: dict[str, str] = {}
         self.manifest = self._load_manifest()
+        self._is_held = False
 
     @classmethod
     def create(cls, path: str | Path, *, data: str, fingerprint: str | None = None) -> "Zoo":
         """Make an empty zoo for models trained on `data`, or reopen the one that is there.
 
         `fingerprint` is the data's content digest (`Dataset.fingerprint`), where it is known. Raises InputError
-        where the folder cannot be written or holds a zoo of other data.
+        where the folder cannot be written, holds a zoo of other data, or another process is writing it.
         """
-        path = Path(path)
+        path = files.place(path)
         with files.writing(f"the zoo {path}"):
             for folder in (path, path / "groups"):
                 files.make_writable(folder)
-                files.remove_leftovers(folder)
+        with one_writer(path / _LOCK, f"the zoo {path}"), files.writing(f"the zoo {path}"):
             if not (path / "zoo.json").exists():
                 header = {"format": FORMAT, "version": VERSION, "data": data, "fingerprint": fingerprint}
                 _write_json(path / "zoo.json", header)
@@ -181,6 +167,25 @@ class Zoo:
     def __repr__(self) -> str:
         return f"Zoo({str(self.path)!r}, {len(self)} models in {len(self.groups)} groups, data={self.data!r})"
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Makes this the zoo's only writer until the block ends, or the process does; what others added is seen first.
+
+        Blocks may be nested. Raises InputError, which names the other process, where there is one.
+        """
+        if self._is_held:
+            yield
+            return
+        with one_writer(self.path / _LOCK, f"the zoo {self.path}"):
+            if {*self.manifest.get("group", ()), *self.damaged} != set(self.groups):
+                self.damaged = {}
+                self.manifest = self._load_manifest()
+            self._is_held = True
+            try:
+                yield
+            finally:
+                self._is_held = False
+
     def append(
         self,
         group: str,
@@ -191,24 +196,35 @@ class Zoo:
     ) -> None:
         """Add a group of models of one architecture, all or nothing.
 
-            group: a plain folder name that the zoo does not have yet.
+            group: a plain folder name. Where the zoo has it with these models, nothing is added.
             architecture: of every model of the group.
             rows: one mapping per model, with at least `model_id`, `configuration` and `seed`; with an `input_shape` as
                 `open_shape` gives it where the architecture's is only one of many.
             params: a pytree of arrays [models, ...], as `architecture.init` makes them.
             state: the same for the networks' statistics.
 
-        The manifest's other columns are found out here. Raises InputError where the folder cannot be written, a model
-        id is already taken, or shapes do not fit the architecture.
+        The manifest's other columns are found out here. Raises InputError where the folder cannot be written, another
+        process is writing the zoo, a model id or the group's name is already taken, or shapes do not fit the
+        architecture.
         """
+        with self.writing():
+            self._append(group, architecture, rows, params, state)
+
+    def _append(
+        self,
+        group: str,
+        architecture: Architecture,
+        rows: Sequence[Mapping[str, Any]],
+        params: PyTree,
+        state: PyTree,
+    ) -> None:
         if "/" in group or group.startswith(".") or not group:
             raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
-        if group in self.groups and group in set(self.manifest["group"]):
-            raise InputError(f"The zoo {self.path} already has a group {group}. Choose another name.")
         params, state = jax.tree.map(np.asarray, (params, state))
         _check_shapes(group, architecture, len(rows), params, state)
         frame = pd.DataFrame(list(rows))
-        taken = set(frame["model_id"]) & set(self.manifest.get("model_id", ()))
+        others = self.manifest[self.manifest["group"] != group]
+        taken = set(frame["model_id"]) & set(others["model_id"])
         taken |= set(frame["model_id"][frame["model_id"].duplicated()])
         if taken:
             raise InputError(f"Model ids occur twice in {self.path}: {sorted(taken)[:3]}. Give each model its own id.")
@@ -220,39 +236,40 @@ class Zoo:
             frame[name] = texts if name == "input_shape" else value
         frame["num_params"] = architecture.num_params
         frame["weights_hash"] = weights_hash(params, state)
-        finite = _finite_models(params, state)
+        finite = finite_models(params, state)
         frame["status"] = np.where(finite, "ok", "weights are not finite")
         frame["status_code"] = np.where(finite, StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
 
         remedy = "Free space or choose a folder that you may write to, then run the same command again."
         with files.writing(f"group {group} of the zoo {self.path}", remedy):
             try:
+                if group in self.groups:
+                    raise FileExistsError
                 with files.new_folder(self.path / "groups" / group) as folder:
-                    with _checkpointer() as checkpointer:
-                        checkpointer.save(
-                            (folder / "arrays").absolute(),
-                            args=ocp.args.PyTreeSave({"params": params, "state": state}),
-                        )
+                    save(folder / "arrays", params, state)
                     frame.to_parquet(folder / "models.parquet", index=False)
                     _write_json(folder / "group.json", {"architecture": fields})
             except FileExistsError:
                 self._expect_same(group, frame)
-            self.manifest = _concatenate([self.manifest, frame])
+            self.manifest = _concatenate([others, frame])
             self._save_manifest()
 
     def _expect_same(self, group: str, frame: pd.DataFrame) -> None:
-        """After losing a race for a group: its winner must have written what we were about to."""
+        """Of a group that is there: it must be what was about to be written."""
         identity = ["model_id", "weights_hash"]
         try:
             winner = pd.read_parquet(self.path / "groups" / group / "models.parquet")
             same = winner[identity].to_numpy().tolist() == frame[identity].to_numpy().tolist()
         except Exception:  # pyarrow raises many types for a cut file
             same = False
-        if not same:
-            raise InputError(
-                f"The zoo {self.path} has a folder for group {group} that holds other models or is damaged. "
-                f"Delete {self.path / 'groups' / group} or choose another zoo."
-            )
+        if same:
+            return
+        if group in set(self.manifest["group"]):
+            raise InputError(f"The zoo {self.path} already has a group {group}, of other models. Choose another name.")
+        raise InputError(
+            f"The zoo {self.path} has a folder for group {group} that is damaged. Delete "
+            f"{self.path / 'groups' / group} or choose another zoo."
+        )
 
     def architecture(self, group: str) -> Architecture:
         """The architecture of a group's models."""
@@ -271,16 +288,10 @@ class Zoo:
         Raises DamagedGroupError, which names the group, where files are missing, truncated or altered.
         """
         architecture = self.architecture(group)
-        folder = self.path / "groups" / group / "arrays"
         try:
-            with _checkpointer() as checkpointer:
-                tree = checkpointer.restore(
-                    folder.absolute(),
-                    args=ocp.args.PyTreeRestore(restore_args=_numpy_restore_args(architecture)),
-                )
+            params, state = restored(self.path / "groups" / group / "arrays", architecture)
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
             raise self._damaged(group, first_line(error)) from None
-        params, state = tree["params"], tree.get("state") or {}
         expected = self.manifest.loc[self.manifest["group"] == group].sort_values("position")["weights_hash"]
         if weights_hash(params, state) != list(expected):
             raise self._damaged(group, "its weights do not fit their hashes")
@@ -292,7 +303,7 @@ class Zoo:
         try:
             manifest = pd.read_parquet(path)
             if sorted(set(manifest["group"])) == groups:
-                return _completed(manifest)
+                return self._checked_ids(_completed(manifest))
         except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
             pass
         frames = []
@@ -302,7 +313,19 @@ class Zoo:
                 frames.append(pd.read_parquet(self.path / "groups" / group / "models.parquet").assign(group=group))
             except Exception as error:  # pyarrow raises many types for a cut file
                 self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}"))
-        return _concatenate(frames)
+        return self._checked_ids(_concatenate(frames))
+
+    def _checked_ids(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """The manifest; InputError where a model is in it twice, as two writers at a time of old versions left it."""
+        again = manifest[manifest["model_id"].duplicated()]
+        if len(again):
+            name, group = again[["model_id", "group"]].iloc[0]
+            first = manifest.loc[manifest["model_id"] == name, "group"].iloc[0]
+            raise InputError(
+                f"The zoo {self.path} holds {len(again)} models twice, first {name} in the groups {first} and {group}. "
+                f"Delete the folder {self.path / 'groups' / str(group)}, and run the command that made it again."
+            )
+        return manifest
 
     def _damaged(self, group: str, reason: str) -> DamagedGroupError:
         return DamagedGroupError(f"Group {group} of {self.path} is damaged: {reason}. {_REMEDY}")
@@ -330,17 +353,6 @@ def _completed(manifest: pd.DataFrame) -> pd.DataFrame:
         variant=variants.fillna("").astype(str),
         status_code=codes.fillna(pd.Series(told, manifest.index)).astype(str),
     )
-
-
-def _numpy_restore_args(architecture: Architecture) -> PyTree:
-    params, state = architecture.abstract
-    tree = {"params": params, "state": state}
-    return jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-
-
-def _finite_models(params: PyTree, state: PyTree) -> np.ndarray:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((params, state))]
-    return np.logical_and.reduce([np.isfinite(leaf).all(tuple(range(1, leaf.ndim))) for leaf in leaves])
 
 
 def _check_shapes(group: str, architecture: Architecture, count: int, params: PyTree, state: PyTree) -> None:

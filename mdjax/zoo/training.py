@@ -104,8 +104,8 @@ def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_prog
     of epochs).
     A model's random numbers derive from its own id, so that they do not depend on the models it is trained with, and
     a grid may grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that
-    cannot be trained, for a folder that cannot be written, and for a zoo of other data or of models that the grid
-    lacks.
+    cannot be trained, for a folder that cannot be written or that another process is writing, and for a zoo of other
+    data or of models that the grid lacks.
     """
     keep_compiled_programs()
     dataset = dataset_of(grid.data if dataset is None else dataset)
@@ -118,6 +118,13 @@ def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_prog
     grid.recipe.check(dataset.input_shape)
     plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
     zoo = Zoo.create(out, data=absolute(grid.data), fingerprint=dataset.fingerprint)
+    with zoo.writing():
+        _fill(zoo, settings, dataset, show_progress=show_progress)
+    return zoo
+
+
+def _fill(zoo: Zoo, settings: Sequence[Setting], dataset: Dataset, *, show_progress: bool) -> None:
+    """Train those models that the zoo has not yet."""
     done = set(zoo.manifest["model_id"])
     foreign = sorted(done - {setting.model_id for setting in settings})
     if foreign:
@@ -131,7 +138,6 @@ def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_prog
             params, state = train_stack(members, dataset, advance=advance)
             rows = [_manifest_row(setting) for setting in members]
             zoo.append(name, architecture_of(members[0], dataset), rows, params, state)
-    return zoo
 
 
 def _manifest_row(setting: Setting) -> dict[str, Any]:

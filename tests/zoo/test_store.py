@@ -2,13 +2,16 @@
 
 import json
 import os
+import resource
 import shutil
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+from killed_writers import leftover_of_a_killed_writer
 
+from mdjax import locks
 from mdjax.errors import InputError
 from mdjax.models import Architecture
 from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
@@ -134,15 +137,70 @@ def test_zoos_written_before_there_were_codes_get_them_on_opening(zoo, lost):
 
 
 def test_a_killed_writers_leftovers_are_removed(zoo):
-    old, young = (zoo.path / "groups" / f".writing-{name}" for name in ("old", "young"))
-    for leftover in (old, young):
-        leftover.mkdir()
-        (leftover / "half").write_text("x")
-    os.utime(old, (0, 0))
+    for folder in (zoo.path, zoo.path / "groups"):
+        (leftover_of_a_killed_writer(folder, is_folder=True) / "half").write_text("x")
+        leftover_of_a_killed_writer(folder)
     reopened = Zoo.create(zoo.path, data="digits")
-    assert not old.exists()
-    assert young.exists()
+    assert not list(zoo.path.rglob(".writing-*"))
     assert reopened.groups == ["a", "b", "n"]
+
+
+def test_a_zoo_has_one_writer_at_a_time_who_is_named_to_others(zoo, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.0)
+    models = stack(SHAPES["small"], 2, 5)
+    with zoo.writing(), zoo.writing():
+        zoo.append("c", SHAPES["small"], rows("c", 2), *models)
+        for write in (
+            lambda: Zoo.create(zoo.path, data="digits"),
+            lambda: Zoo(zoo.path).append("d", SHAPES["small"], rows("d", 2), *models),
+        ):
+            message = rf"^Another process is writing the zoo .*zoo: process {os.getpid()} on .*, since .*\. Wait until"
+            with pytest.raises(InputError, match=message):
+                write()
+        assert len(Zoo(zoo.path)) == 10  # readers need not wait
+    Zoo(zoo.path).append("d", SHAPES["small"], rows("d", 2), *models)
+    assert len(Zoo(zoo.path)) == 12
+
+
+def test_a_writer_sees_what_others_have_added(zoo):
+    late = Zoo(zoo.path)
+    zoo.append("c", SHAPES["small"], rows("c", 2), *stack(SHAPES["small"], 2, 5))
+    with pytest.raises(InputError, match="Model ids occur twice in .*c0.*c1"):
+        late.append("d", SHAPES["small"], rows("c", 2), *stack(SHAPES["small"], 2, 6))
+    with late.writing():
+        assert len(late) == 10
+    assert Zoo(zoo.path).groups == ["a", "b", "c", "n"]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_models_that_two_writers_have_stored_twice_are_told(zoo, lost):
+    shutil.copytree(zoo.path / "groups" / "a", zoo.path / "groups" / "z")
+    path = zoo.path / "manifest.parquet"
+    manifest = pd.read_parquet(path)
+    twice = pd.concat([manifest, manifest[manifest["group"] == "a"].assign(group="z")])
+    path.unlink() if lost else twice.to_parquet(path)
+    with pytest.raises(
+        InputError, match=r"holds 3 models twice, first a0 in the groups a and z\. Delete the .*groups/z"
+    ):
+        Zoo(zoo.path)
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000])
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(tmp_path, limit):
+    """By the largest size of a file, which raises inside TensorStore, or in our own writing, as a full disk does."""
+    zoo = Zoo.create(tmp_path / "zoo", data="digits")
+    wide = Architecture("mlp", 64 if limit == 20_000 else 1, (4, 4, 1), 3)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    models = stack(wide, 4)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"^Cannot write group a of the zoo .*zoo: File too large\. Free space or"):
+            zoo.append("a", wide, rows("a", 4), *models)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in zoo.path.rglob("*")) == [".lock", "groups", "zoo.json"]
+    zoo.append("a", wide, rows("a", 4), *models)
+    assert len(Zoo(zoo.path)) == 4
 
 
 def test_of_two_writers_of_a_group_the_first_wins(zoo):
@@ -153,10 +211,14 @@ def test_of_two_writers_of_a_group_the_first_wins(zoo):
     for reopened in (late, Zoo(zoo.path)):
         assert_equal(reopened.read_group("c"), first)
         assert len(reopened) == 10
-    with pytest.raises(InputError, match="holds other models or is damaged. Delete"):
-        other.append("c", SHAPES["small"], rows("d", 2), *first)
-    with pytest.raises(InputError, match="already has a group c"):
-        Zoo(zoo.path).append("c", SHAPES["small"], rows("d", 2), *first)
+    for loser in (other, Zoo(zoo.path)):
+        with pytest.raises(InputError, match="already has a group c, of other models. Choose another name"):
+            loser.append("c", SHAPES["small"], rows("d", 2), *first)
+    (zoo.path / "groups" / "damaged").mkdir()
+    (zoo.path / "groups" / "damaged" / "group.json").touch()
+    with pytest.raises(InputError, match="folder for group damaged that is damaged. Delete"):
+        zoo.append("damaged", SHAPES["small"], rows("d", 2), *first)
+    shutil.rmtree(zoo.path / "groups" / "damaged")
     assert not list((zoo.path / "groups").glob(".writing-*"))
     assert len(Zoo(zoo.path)) == 10
 

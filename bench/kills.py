@@ -46,7 +46,7 @@ from mdjax.table import read_table
 from mdjax.zoo.store import Zoo
 from mdjax.zoo.weights import weights_hash
 
-ZOO_ACTIONS, TABLE_ACTIONS = ("append", "convert", "train"), ("write", "measure")
+ZOO_ACTIONS, TABLE_ACTIONS = ("append", "convert", "train"), ("write", "write", "measure")
 KILLED = ("convert", "train", "measure")
 _LIMIT = 600
 
@@ -186,13 +186,12 @@ def main() -> None:
         def tell(what: str, trouble: Trouble) -> None:
             nonlocal total
             total += trouble
-            if any(trouble):
-                print(f"{what}: {trouble}", flush=True)
+            print(what, *[f"{name} {count}" for name, count in trouble._asdict().items() if count], flush=True)
 
         for number in range(options.rounds):
             for actions in (ZOO_ACTIONS, TABLE_ACTIONS):
                 action, out = actions[number % len(actions)], folder / "round"
-                trouble, count = bench.round(action, out, 2 + number // 2 % 2)
+                trouble, count = bench.round(action, out, 2 + number // 3 % 2)
                 rounds[action] += 1
                 refused += count
                 tell(f"round {number}, {action}", trouble)

@@ -5,8 +5,10 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from killed_writers import leftover_of_a_killed_writer
 
 from mdjax.errors import InputError
+from mdjax.files import temporary_file
 from mdjax.sweeps.commits import Commits
 
 
@@ -32,6 +34,21 @@ def test_the_first_writer_of_a_unit_wins(commits):
     commits.commit("x", FRAME)
     commits.commit("x", FRAME.assign(value=7.0))
     pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+
+
+def test_what_a_killed_or_a_failed_writer_left_is_removed_and_work_of_others_stays(commits, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pd.DataFrame, "to_parquet", fail)
+        with pytest.raises(InputError, match="Cannot write .*x.parquet: No space left on device. Free space, then run"):
+            commits.commit("x", FRAME)
+    assert not list(commits.folder.iterdir())
+    leftover_of_a_killed_writer(commits.folder)
+    with temporary_file(commits.folder) as alive:
+        Commits(commits.folder)
+        assert list(commits.folder.iterdir()) == [alive]
 
 
 def test_a_cut_unit_is_done_again(commits):

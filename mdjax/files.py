@@ -260,7 +260,11 @@ def _remove_abandoned(leftover: Path, *, is_own: bool) -> None:
 def _remove(path: Path) -> None:
     """Remove a file or a folder with all in it; what cannot be removed stays."""
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        for pause in (0.0, 0.05, 0.2, 0.5):  # a thread of a writer that failed may still add to it
+            time.sleep(pause)
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
         return
     with contextlib.suppress(OSError):
         path.unlink()

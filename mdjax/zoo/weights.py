@@ -1,9 +1,14 @@
 """The stacked weights of a group of models: saved and restored by Orbax, told apart by content, checked for NaN."""
 
+import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,9 @@ from mdjax.errors import first_line
 from mdjax.models import Architecture
 
 PyTree = Any
+
+_LATE = 0.1
+"""Seconds in which the threads of a checkpoint that failed come to their ends."""
 
 
 def weights_hash(params: PyTree, state: PyTree) -> list[str]:
@@ -34,7 +42,7 @@ def weights_hash(params: PyTree, state: PyTree) -> list[str]:
 def save(folder: Path, params: PyTree, state: PyTree) -> None:
     """Save stacked weights in a new folder; OSError with the system's reason where it fails, as on a full disk."""
     try:
-        with _checkpointer() as checkpointer:
+        with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave({"params": params, "state": state}))
     except OSError:
         raise
@@ -49,9 +57,34 @@ def restored(folder: Path, architecture: Architecture) -> tuple[PyTree, PyTree]:
     """The (params, state) in a folder as numpy arrays; any error of Orbax where its files are cut or missing."""
     params, state = architecture.abstract
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": params, "state": state})
-    with _checkpointer() as checkpointer:
+    with _quiet(), _checkpointer() as checkpointer:
         tree = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
     return tree["params"], tree.get("state") or {}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps threads of Orbax and TensorStore from printing, as tracebacks, an error that reaches the caller anyway."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    def hook(unraisable: Any) -> None:
+        # Other arrays of the same checkpoint, whose end nobody waits for any more.
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            usual(unraisable)
+
+    usual, logger = sys.unraisablehook, logging.getLogger("absl")
+    logger.addFilter(is_news)
+    sys.unraisablehook = hook
+    try:
+        yield
+    except BaseException:
+        time.sleep(_LATE)
+        raise
+    finally:
+        sys.unraisablehook = usual
+        logger.removeFilter(is_news)
 
 
 def _checkpointer() -> ocp.Checkpointer:

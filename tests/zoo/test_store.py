@@ -186,7 +186,7 @@ def test_models_that_two_writers_have_stored_twice_are_told(zoo, lost):
 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000])
-def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(tmp_path, limit):
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(tmp_path, limit, capfd):
     """By the largest size of a file, which raises inside TensorStore, or in our own writing, as a full disk does."""
     zoo = Zoo.create(tmp_path / "zoo", data="digits")
     wide = Architecture("mlp", 64 if limit == 20_000 else 1, (4, 4, 1), 3)
@@ -198,6 +198,7 @@ def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing_behind(tmp_path,
             zoo.append("a", wide, rows("a", 4), *models)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Traceback" not in capfd.readouterr().err
     assert sorted(path.name for path in zoo.path.rglob("*")) == [".lock", "groups", "zoo.json"]
     zoo.append("a", wide, rows("a", 4), *models)
     assert len(Zoo(zoo.path)) == 4

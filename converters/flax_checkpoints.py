@@ -23,7 +23,10 @@ from converters.errors import RefusedError
 from converters.module_entries import as_type, canonical, nested
 from converters.modules import Converted
 from mdjax.errors import InputError, first_line
+from mdjax.inputs import open_regular
+from mdjax.memory import check_needed
 from mdjax.models.layers import batch_moments
+from mdjax.zoo.weights import check_stored, size_of, stored_arrays
 
 PyTree = Any
 Arrays = dict[tuple[str, ...], np.ndarray]
@@ -283,11 +286,18 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise RefusedError("there is no such file or folder")
     try:
-        return serialization.msgpack_restore(path.read_bytes()) if path.is_file() else _restored(path)
+        return serialization.msgpack_restore(_content(path)) if path.is_file() else _restored(path)
     except RefusedError:
         raise
     except Exception as error:  # damaged files raise nearly anything
         raise RefusedError(f"it cannot be read: {first_line(error)}") from None
+
+
+def _content(path: Path) -> bytes:
+    with open_regular(path) as file:
+        # Arrays are views of the content, and are copied once.
+        check_needed("it", 2 * path.stat().st_size, "Give a smaller file")
+        return file.read()
 
 
 def _restored(path: Path) -> Any:
@@ -297,7 +307,11 @@ def _restored(path: Path) -> Any:
     if folder is None:
         raise RefusedError("it is no Orbax checkpoint. Give the folder that holds _METADATA, or a step of a manager")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        size = size_of(folder)  # before a pipe in it could hang its reader
         metadata: Any = checkpointer.metadata(folder.absolute())
+        check_stored(
+            "its arrays", {name: leaf for name, leaf in stored_arrays(metadata).items() if leaf is not None}, size
+        )
         tree = getattr(metadata.item_metadata, "tree", metadata.item_metadata)
         arguments = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray),

@@ -21,12 +21,12 @@ from mdjax.diagnosis.quantities import quantity
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.durations import seconds_of
-from mdjax.errors import InputError, check_options
+from mdjax.errors import InputError, check_options, check_whole
 from mdjax.files import make_file_writable, make_writable, place, temporary_folder, writing
 from mdjax.models import Architecture
 from mdjax.report.page import write_report
 from mdjax.statuses import StatusCode
-from mdjax.sweeps.local import measure
+from mdjax.sweeps.local import MOST_SEED, measure
 from mdjax.sweeps.noise import LabelNoise
 from mdjax.table import Table, write_table
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
@@ -119,6 +119,7 @@ def check(
     from converters.state_dicts import Reading
 
     check_options("check", options, CheckOptions)
+    check_whole("seed", options.get("seed", 0), 0, MOST_SEED)
     trees = calibration_of(trees) or as_trees(trees)  # pyright: ignore[reportArgumentType]
     budget = options.get("calibrate")
     if budget is not None:

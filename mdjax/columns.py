@@ -19,6 +19,19 @@ TRAINING = ("batch_size", "data_share", "label_noise", "learning_rate", "momentu
 RECIPE = ("optimizer", "schedule", "warmup", "augmentation")
 """What else a manifest and a table say of the training of a grid's networks (`mdjax.zoo.recipes.Recipe`)."""
 
+LIMITS: dict[str, tuple[type, float, float]] = {
+    "width": (int, 1, 2**20),
+    "depth": (int, 1, 1000),
+    "batch_size": (int, 1, 2**31 - 1),
+    "data_share": (float, 0, 1),
+    "label_noise": (float, 0, 1),
+    "learning_rate": (float, 0, 1e30),
+    "momentum": (float, 0, 1),
+    "weight_decay": (float, 0, 1e30),
+    "epochs": (int, 0, 2**31 - 1),
+}
+"""Fact of a network or its training -> its type, and its least and greatest value: 32 bits have to hold them."""
+
 CONFIGURATION = (*ARCHITECTURE, *TRAINING, *RECIPE, "preset")
 """Columns that all models of a configuration share."""
 

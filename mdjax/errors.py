@@ -1,6 +1,7 @@
 """The one exception a user can mend, other errors in one line of text, and the check of keyword arguments."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 
@@ -20,6 +21,22 @@ def first_line(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     lines = str(text).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")
+
+
+def brief(value: Any) -> str:
+    """A value as it is written in code, for use inside a sentence: at most 60 characters of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits
+        text = f"a {type(value).__name__} that is too long to write"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_whole(name: str, value: Any, least: float, most: float) -> None:
+    """InputError unless a value is a whole number within limits: "{name} is 1.5. Give a whole number of at least …"."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= int(value) <= most:
+        raise InputError(f"{name} is {brief(value)}. Give a whole number of at least {least:,} and at most {most:,}.")
 
 
 def check_options(function: str, options: Mapping[str, Any], kind: type) -> None:

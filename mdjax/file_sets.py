@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mdjax.files import flush, remove_leftovers, temporary_folder
+from mdjax.inputs import open_regular
 
 T = TypeVar("T")
 
@@ -66,12 +67,12 @@ def open_newest(folder: Path, name: str) -> BinaryIO:
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if not pending.is_symlink():
-                return (pending / name).open("rb")
+                return open_regular(pending / name)
         with contextlib.suppress(FileNotFoundError):
-            return (folder / name).open("rb")
+            return open_regular(folder / name)
         if not pending.exists():
             break  # else it moves just now
-    return (folder / name).open("rb")
+    return open_regular(folder / name)
 
 
 def newest(folder: Path, name: str) -> Path:

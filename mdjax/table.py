@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from mdjax import file_sets
 from mdjax.errors import InputError, first_line
 from mdjax.files import writing
+from mdjax.memory import check_needed
+from mdjax.parquet import CHECKSUMS, read_frame
 
 FRAMES = ("models", "pairs", "configurations")
 _DIGEST = b"mdjax_table"
@@ -52,8 +54,8 @@ def write_table(path: Path, table: Table) -> Table:
             # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
             arrays = pq.read_table(pa.BufferReader(content))
             metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
-            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet")
-        return Table(*(pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES))
+            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet", **CHECKSUMS)
+        return Table(*(read_frame(folder / f"{name}.parquet") for name in FRAMES))
 
 
 def read_table(path: str | Path) -> Table:
@@ -93,8 +95,11 @@ def read_configurations(path: str | Path) -> pd.DataFrame:
             return _read_parquet(file, path / "configurations.parquet")
     if path.suffix == ".csv" and path.is_file():
         try:
+            check_needed(f"The rows of {path}", 4 * path.stat().st_size, "Give a smaller file")
             return pd.read_csv(path)
-        except (ValueError, OSError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # mostly ValueError; OverflowError and others for what is no table
             raise InputError(f"Cannot read {path}: {first_line(error)}. Give a CSV file with a header line.") from None
     if not path.exists():
         raise _no_table(path, path)
@@ -113,7 +118,9 @@ def _opened(folder: Path, name: str) -> BinaryIO:
 
 def _read_parquet(file: Path | BinaryIO, path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(file)
+        return read_frame(file, str(path))
+    except InputError:
+        raise
     except Exception as error:  # pyarrow raises many types for a cut file
         raise _unreadable(path, error) from None
 

@@ -21,7 +21,7 @@ from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.sweep_trees import grow_sweep
 from mdjax.durations import seconds_of
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_operations
-from mdjax.errors import InputError, check_options
+from mdjax.errors import InputError, check_options, check_whole
 from mdjax.files import make_writable, place, replacing, writing
 from mdjax.locks import one_writer
 from mdjax.models import Architecture
@@ -36,6 +36,9 @@ PyTree = Any
 _LOSSES, _LANDSCAPE = "losses", "losses,hessian,mode_connectivity,cka"
 _COUNTED = 8
 """Examples of a forward pass whose operations are counted."""
+
+_MOST_SEEDS = 1000
+"""Of a configuration: what a calibration learns by them is known to a hundredth of their spread then."""
 
 _SPEED = 2e9
 """Operations in a second that are expected of training small networks before any was timed."""
@@ -109,8 +112,7 @@ def calibrate(
     vary, seeds = options.get("vary", VARIED[0]), options.get("seeds", 2)
     if vary not in VARIED:
         raise InputError(f"vary is {vary!r}. Choose one of {', '.join(VARIED)}.")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"seeds is {seeds!r}. Give a whole number of at least 1.")
+    check_whole("seeds", seeds, 1, _MOST_SEEDS)
     target, dataset = target_of(like, build, options.get("recipe")), dataset_of(data)
     if dataset.x_train.dtype.kind != "f":
         raise InputError(f"The inputs of {dataset.name} are {dataset.x_train.dtype}. Calibrate on floats, or pixels.")

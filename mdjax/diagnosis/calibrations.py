@@ -23,6 +23,7 @@ from mdjax.diagnosis.treefiles import NAMED
 from mdjax.diagnosis.trees import load_trees, save_trees
 from mdjax.errors import InputError, first_line
 from mdjax.files import place, writing
+from mdjax.inputs import parse_json, text_of
 
 FORMAT, VERSION = "mdjax-calibration", 1
 FILE, TREES = "calibration.json", "trees.json"
@@ -50,6 +51,15 @@ class Accuracy(NamedTuple):
     interval: tuple[float, float]  # of 95 %, by the number of rows
     majority: float  # of a constant answer
     validation: float  # of a decision tree on training and test losses and errors, balanced
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The accuracy that `_asdict` described; KeyError, TypeError or ValueError for anything else."""
+        values = {name: float(content[name]) for name in ("balanced", "majority", "validation")}
+        low, high = map(float, content["interval"])
+        if not all(0 <= value <= 100 for value in (*values.values(), low, high)):
+            raise ValueError("an accuracy is not from 0 to 100 %")
+        return cls(rows=int(content["rows"]), interval=(low, high), **values)
 
     @property
     def is_better(self) -> bool:
@@ -203,23 +213,32 @@ class Calibration:
         path = folder / FILE
         try:
             with file_sets.open_newest(folder, FILE) as file:
-                content = json.loads(file.read().decode("utf-8"))
+                content = parse_json(text_of(file))
         except OSError as error:
             raise InputError(f"Cannot read {path}: {first_line(error)}. Run mdjax calibrate first.") from None
-        except (ValueError, RecursionError):
-            raise InputError(f"{path} is not a JSON file. Run mdjax calibrate again.") from None
+        except ValueError as error:
+            raise InputError(f"{path} is not a JSON file ({first_line(error)}). Run mdjax calibrate again.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
             raise InputError(f"{path} is no calibration of version {VERSION}. Run mdjax calibrate again.")
         try:
-            accuracy = {
-                str(name): Accuracy(**{**found, "interval": tuple(found["interval"])})
-                for name, found in content["accuracy"].items()
-            }
+            accuracy = {str(name): Accuracy.from_dict(found) for name, found in content["accuracy"].items()}
             surface, num_models = Surface.from_dict(content["surface"]), int(content["num_models"])
+            _check_facts(content["facts"])
             trees = _trees_beside(folder, content)
             return None if trees is None else cls(surface, content["facts"], accuracy, num_models, trees)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise InputError(f"{path} is damaged ({first_line(error)}). Run mdjax calibrate again.") from None
+
+
+def _check_facts(facts: Any) -> None:
+    """ValueError unless facts are texts and numbers by name."""
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no names with values")
+    for name, value in facts.items():
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"its {name} is a {type(value).__name__}")
 
 
 def _trees_beside(folder: Path, content: Mapping[str, Any]) -> dict[str, MDTree] | None:

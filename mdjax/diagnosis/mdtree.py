@@ -31,6 +31,7 @@ from mdjax.diagnosis.questions import (
 )
 from mdjax.diagnosis.treefiles import (
     SHIPPED,
+    check_fields,
     check_leaves,
     check_tree,
     plain_splits,
@@ -38,7 +39,7 @@ from mdjax.diagnosis.treefiles import (
     splits_of,
     write_entries,
 )
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 
 T = TypeVar("T", bound="MDTree")
 
@@ -311,6 +312,8 @@ class MDTree(ClassifierMixin, BaseEstimator):
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
         """The tree that `to_dict` described; InputError where the description is not a whole tree."""
         try:
+            check_fields(entry)
+            method_named(entry["method"])
             tree = cls(
                 entry["question"],
                 method=entry["method"],
@@ -335,14 +338,16 @@ class MDTree(ClassifierMixin, BaseEstimator):
             if (classes := tree.classes_.tolist()) != list(entry["classes"]):
                 raise ValueError(f"classes are {entry['classes']}, expected {classes}")
             check_leaves(len(tree.leaves_), tree.leaf_counts_, tree.shares_)
+            if not np.isfinite(list(tree.feature_ranges_.values())).all():
+                raise ValueError("its feature_ranges are not finite")
             if not tree.smoothing > 0:
                 raise ValueError(f"smoothing is {tree.smoothing}")
         except KeyError as error:
             raise InputError(f"A tree lacks the field {error}. Grow and save it again.") from None
         except InputError:
             raise
-        except (TypeError, ValueError, IndexError, AttributeError) as error:
-            raise InputError(f"A tree cannot be understood: {error}. Grow and save it again.") from None
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise InputError(f"A tree cannot be understood: {first_line(error)}. Grow and save it again.") from None
         return tree
 
 
@@ -353,4 +358,7 @@ def read_trees(cls: type[T], source: str | PathLike[str]) -> dict[str, T]:
         trees = [cls.from_dict(entry) for entry in entries]
     except InputError as error:
         raise InputError(f"In {source}: {error}") from None
+    questions = [tree.question for tree in trees]
+    if len(set(questions)) < len(questions):
+        raise InputError(f"{source} holds two trees of one question: {', '.join(questions)}. Keep one of each.")
     return {tree.question: tree for tree in trees}

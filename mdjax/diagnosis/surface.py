@@ -36,6 +36,12 @@ SLACK = 0.5
 """Points of test accuracy by which another change may bring more than one that is right all the same."""
 
 _DRAWS = 400
+_MOST_POINTS = 5000
+"""Of a surface that is read: its covariance takes 200 MB and a factorisation of minutes; those grown have hundreds."""
+
+_GREATEST_THETA = 20
+"""The parameters' bounds lie within e^±7."""
+
 _JITTER = 1e-8
 
 
@@ -157,8 +163,15 @@ class Surface:
         """The surface that `to_dict` described; KeyError, TypeError or ValueError for anything else."""
         points = Points(*(np.array(content["points"][name], float) for name in Points._fields))
         found = cls(points, np.array(content["accuracy"], float), np.array(content["theta"], float))
+        arrays = (*points, found.accuracy, found.theta)
+        if any(values.ndim != 1 or not np.isfinite(values).all() for values in arrays):
+            raise ValueError("its arrays are no lists of finite numbers")
+        if any((values <= 0).any() for values in points) or not 4 <= len(found.accuracy) <= _MOST_POINTS:
+            raise ValueError(f"its points are not 4 to {_MOST_POINTS} of positive numbers")
+        if (np.abs(found.theta) > _GREATEST_THETA).any():
+            raise ValueError("its kernel is none that is fitted")
         same = {len(values) for values in (*points, found.accuracy)}
-        if len(same) != 1 or len(found.theta) != len(_kernel().theta) or not np.isfinite(found.theta).all():
+        if len(same) != 1 or len(found.theta) != len(_kernel().theta):
             raise ValueError("its arrays do not fit each other")
         return found
 

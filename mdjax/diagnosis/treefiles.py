@@ -18,9 +18,13 @@ import numpy as np
 from mdjax.diagnosis.questions import Question, Split, Tree
 from mdjax.errors import InputError, first_line
 from mdjax.files import place, write_file
+from mdjax.inputs import read_json
 
 FORMAT, VERSION = "mdjax-trees", 3
 READABLE = (2, VERSION)
+
+MOST_SPLITS, DEEPEST = 255, 16
+"""Most splits of a tree, and how deep they may lie; those that are grown have at most seven, three deep."""
 
 SHIPPED, PUBLISHED = "shipped", "published"
 NAMED = {name: Path(__file__).with_name(f"{name}_trees.json") for name in (SHIPPED, PUBLISHED)}
@@ -51,32 +55,33 @@ def read_entries(source: str | PathLike[str]) -> list[Any]:
     """The descriptions in a named or given file; InputError for a missing, foreign, damaged, older or newer one."""
     path = tree_file(source)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise InputError(
             f"Cannot read the trees in {path}: {first_line(error)}. Give {', '.join(NAMED)} or a file of trees that "
             "exists."
         ) from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path} is not a JSON file of trees. Save it again with MDTree.save.") from None
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not a JSON file of trees ({first_line(error)}). Save it again with MDTree.save."
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is no file of MD trees. Give one that MDTree.save wrote.")
     if content.get("version") not in READABLE:
         raise InputError(
-            f"{path} has version {content.get('version')!r}, expected {VERSION}. Grow and save its trees again "
+            f"{path} has version {str(content.get('version'))[:40]}, expected {VERSION}. Grow and save its trees again "
             "with this version of mdjax."
         )
-    entries = content.get("trees")
-    if not isinstance(entries, list) or not entries:
+    entries, populations = content.get("trees"), content.get("populations", [])
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path} holds no trees. Grow and save them again.")
-    try:
-        populations = content.get("populations", [])
-        return [
-            {**entry, "population": None if (index := entry.get("population")) is None else populations[index]}
-            for entry in entries
-        ]
-    except (TypeError, AttributeError, LookupError):
-        raise InputError(f"{path} names a population that it does not hold. Grow and save its trees again.") from None
+    indices = [entry.get("population") for entry in entries]
+    known = range(len(populations) if isinstance(populations, list) else 0)
+    if not all(index is None or (type(index) is int and index in known) for index in indices):
+        raise InputError(f"{path} names a population that it does not hold. Grow and save its trees again.")
+    return [
+        {**entry, "population": None if index is None else populations[index]} for entry, index in zip(entries, indices)
+    ]
 
 
 def _on_one_line(text: str) -> str:
@@ -109,29 +114,66 @@ def splits_of(entries: Sequence[Mapping[str, Any]], question: Question) -> Tree:
 
 def check_tree(tree: Tree, question: Question) -> None:
     """Raise ValueError unless the splits make one finite tree whose leaves are classes of the question."""
+    if not 1 <= len(tree) <= MOST_SPLITS:
+        raise ValueError(f"it has {len(tree)} splits, not 1 to {MOST_SPLITS}")
     children = [child for split in tree for child in (split.at_most, split.above)]
     inner = [child for child in children if not isinstance(child, str)]
     if not all(type(child) is int for child in inner) or sorted(inner) != list(range(1, len(tree))):
         raise ValueError("its splits do not form one tree")
-    reached, todo = set(), [0]
+    reached, todo = set(), [(0, 1)]
     while todo:
-        index = todo.pop()
+        index, depth = todo.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"its splits lie more than {DEEPEST} deep")
         reached.add(index)
         split = tree[index]
-        todo += [child for child in (split.at_most, split.above) if not isinstance(child, str)]
+        todo += [(child, depth + 1) for child in (split.at_most, split.above) if not isinstance(child, str)]
     if len(reached) != len(tree):
         raise ValueError("its splits do not form one tree")
     if not {child for child in children if isinstance(child, str)} <= set(question.classes):
         raise ValueError(f"a leaf is none of {', '.join(question.classes)}")
-    if not np.all(np.isfinite([split.threshold for split in tree])):
-        raise ValueError("a threshold is not finite")
+    if not np.all(np.isfinite([(split.threshold, *split.bounds) for split in tree])):
+        raise ValueError("a threshold or its bounds are not finite")
     if not all(np.isfinite(split.spread) and split.spread >= 0 for split in tree):
         raise ValueError("a threshold's spread is not a finite positive number or 0")
 
 
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "question": (str,),
+    "method": (str,),
+    "single": (bool,),
+    "similarity": (bool,),
+    "starts": (list, type(None)),
+    "min_width": (int, float, type(None)),
+    "smoothing": (int, float),
+    "classes": (list,),
+    "splits": (list,),
+    "leaf_counts": (list,),
+    "shares": (list, type(None)),
+    "feature_ranges": (dict,),
+    "preset": (str, type(None)),
+    "gains": (dict,),
+    "provenance": (dict,),
+    "single_tree": (dict, type(None)),
+}
+"""Field of a tree's description -> the types that it may have."""
+
+
+def check_fields(entry: Mapping[str, Any]) -> None:
+    """Raise KeyError for a field that a tree's description lacks, ValueError for one of another type."""
+    for name, kinds in _FIELDS.items():
+        value = entry[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{name} is a {type(value).__name__}")
+    if not all(isinstance(value, str | int | float | None) for value in entry["provenance"].values()):
+        raise ValueError("provenance holds more than texts and numbers")
+
+
 def check_leaves(num_leaves: int, counts: np.ndarray, shares: np.ndarray | None) -> None:
     """Raise ValueError unless the training rows and the probabilities at a tree's leaves are [leaves, classes]."""
-    if counts.shape != (num_leaves, 2) or (counts < 0).any():
+    if counts.shape != (num_leaves, 2) or (counts < 0).any() or (counts > 2**53).any():
         raise ValueError(f"leaf_counts do not fit {num_leaves} leaves")
-    if shares is not None and (shares.shape != counts.shape or not np.allclose(shares.sum(axis=1), 1)):
+    if shares is not None and (
+        shares.shape != counts.shape or not (shares >= 0).all() or not np.allclose(shares.sum(axis=1), 1)
+    ):
         raise ValueError(f"shares do not fit {num_leaves} leaves")

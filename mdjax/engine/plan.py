@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +11,15 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, brief
 from mdjax.landscape.limits import USUAL_LIMITS, ProductLimits
 from mdjax.models.layers import Convolution
 
 MODELS, DATA = "models", "data"
 """The axes of a device mesh: models are independent of each other, a batch's examples are summed over."""
+
+_MOST_HOST_DEVICES = 256
+"""Most devices that are made of a host, each with threads of its own."""
 
 _MEMORY_SHARE = 0.8
 
@@ -105,16 +109,17 @@ def device_mesh(devices: str | int) -> Mesh | None:
         if len(shape) > 2 or min(shape) < 1:
             raise ValueError
     except ValueError:
-        raise InputError(f"Cannot use devices {devices!r}. Give a number, or models x data like '4x2'.") from None
-    count = int(np.prod(shape))
+        raise InputError(f"Cannot use devices {brief(devices)}. Give a number, or models x data like '4x2'.") from None
+    count = math.prod(shape)
     if count == 1:
         return None
-    with contextlib.suppress(RuntimeError):  # a backend that is running has the devices it has
-        jax.config.update("jax_num_cpu_devices", count)
+    if count <= _MOST_HOST_DEVICES:
+        with contextlib.suppress(RuntimeError):  # a backend that is running has the devices it has
+            jax.config.update("jax_num_cpu_devices", count)
     available = jax.devices()
     if count > len(available):
         raise InputError(
-            f"Cannot use {count} devices: this {available[0].platform} backend has {len(available)}. "
+            f"Cannot use {brief(count)} devices: this {available[0].platform} backend has {len(available)}. "
             "Ask for at most that many."
         )
     return Mesh(np.array(available[:count]).reshape(shape), (MODELS, DATA)[: len(shape)])

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mdjax.errors import InputError, first_line
+from mdjax.errors import InputError, check_whole, first_line
 from mdjax.metrics.cka import CKA
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity
 from mdjax.metrics.contract import Metric
@@ -20,6 +20,9 @@ METRICS: dict[str, type[Metric]] = {
     for metric in (Losses, Hessian, Density, ModeConnectivity, LinearConnectivity, CKA, Similarity, Surface)
 }
 """The only registry: everything that `mdjax measure --metrics` accepts, in the order in which it is measured."""
+
+_MOST = 1_000_000
+"""The greatest count that a metric may be set to: of steps, probes, points, examples of a batch."""
 
 PRESETS = {
     "default": "accurate",
@@ -70,8 +73,21 @@ def select(
                 f"Cannot set {setting!r}. Write metric.setting=value with one of the metrics {', '.join(chosen)}."
             )
         chosen[name] = _changed(chosen[name], field, text.strip(), setting)
+    for metric in chosen.values():
+        _check_counts(metric.name, metric)
     order = {name: place for place, name in enumerate(METRICS)}
     return tuple(sorted(chosen.values(), key=lambda metric: order.get(metric.name, len(order))))
+
+
+def _check_counts(name: str, settings: Any) -> None:
+    """InputError for a whole number among the settings, and those inside them, that nothing could be measured with."""
+    for field in dataclasses.fields(settings):
+        value, path = getattr(settings, field.name), f"{name}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            _check_counts(path, value)
+        # Of examples those that the data have are taken.
+        elif isinstance(value, int) and not isinstance(value, bool) and field.name != "num_samples":
+            check_whole(path, value, -_MOST, _MOST)
 
 
 def _from_file(text: str, preset: str) -> Metric:

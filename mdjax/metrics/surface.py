@@ -16,6 +16,7 @@ from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
 
+_MOST_POINTS = 1_000_000
 _DIRECTIONS = ("filter", "random", "hessian")
 
 
@@ -58,6 +59,10 @@ class Surface(ModelMetric):
         if self.num_points < 3 or self.num_points % 2 == 0:
             raise InputError(
                 f"num_points is {self.num_points}. Give an odd number of at least 3, so that the model is a point."
+            )
+        if self.num_points**self.dimensions > _MOST_POINTS:
+            raise InputError(
+                f"num_points is {self.num_points:,}, but a surface has at most {_MOST_POINTS:,} points. Give fewer."
             )
         if not 0 < self.radius < float("inf"):
             raise InputError(f"radius is {self.radius}. Give a finite number above 0.")

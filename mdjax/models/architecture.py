@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, brief, check_whole
 from mdjax.models import families
 from mdjax.models.layers import Convolution
 from mdjax.models.sequences import layers_of, shapes_of
@@ -24,6 +24,11 @@ PyTree = Any
 
 FAMILIES = tuple(families.FAMILIES)
 GROWN = families.GROWN
+
+
+MOST_FEATURES, MOST_LAYERS = 2**24, 1000
+"""The greatest width, number of classes and size of an input's axis, and the greatest depth: of networks beyond neither
+weights nor programs fit any device, and even their shapes take minutes to work out."""
 
 
 @runtime_checkable
@@ -153,14 +158,21 @@ class Architecture:
     variant: str = ""
 
     def __post_init__(self) -> None:
-        if self.family not in families.FAMILIES:
-            raise InputError(f"Unknown architecture {self.family!r}. Choose one of {', '.join(FAMILIES)}.")
+        if not isinstance(self.family, str) or self.family not in families.FAMILIES:
+            raise InputError(f"Unknown architecture {brief(self.family)}. Choose one of {', '.join(FAMILIES)}.")
+        if not isinstance(self.variant, str):
+            raise InputError(f"variant is {brief(self.variant)}. Give it as text.")
         family = families.FAMILIES[self.family]
-        object.__setattr__(self, "input_shape", tuple(int(size) for size in self.input_shape))
+        check_whole("depth", self.depth, 0, MOST_LAYERS)
         object.__setattr__(self, "depth", int(self.depth or family.usual_depth))
-        for name in ("width", "num_classes", "depth"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}. Give a whole number of at least 1.")
+        for name in ("width", "num_classes"):
+            check_whole(name, getattr(self, name), 1, MOST_FEATURES)
+            object.__setattr__(self, name, int(getattr(self, name)))
+        if not isinstance(self.input_shape, Sequence) or not 1 <= len(self.input_shape) <= 8:
+            raise InputError(f"input_shape is {brief(self.input_shape)}. Give one to eight whole numbers.")
+        for size in self.input_shape:
+            check_whole("input_shape", size, 1, MOST_FEATURES)
+        object.__setattr__(self, "input_shape", tuple(int(size) for size in self.input_shape))
         if not family.has_depth(self.depth):
             raise InputError(f"depth is {self.depth}, but a {self.family} has depth {family.depths}. Leave depth out.")
         if family.sides is not None:
@@ -219,8 +231,8 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def parse_shape(text: str) -> tuple[int, ...]:
     """The input shape that `shape_text` spells so. Raises InputError for any other text."""
-    if not re.fullmatch(r"\d+(x\d+)*", text):
-        raise InputError(f"input_shape is {text!r}. Give height, width and channels, like 28x28x1.")
+    if not isinstance(text, str) or not re.fullmatch(r"\d{1,9}(x\d{1,9}){0,7}", text):
+        raise InputError(f"input_shape is {brief(text)}. Give height, width and channels, like 28x28x1.")
     return tuple(map(int, text.split("x")))
 
 

@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, brief
 from mdjax.models.layers import BatchNorm, Conv, Convolution, dense_layer, max_pool, mean_pool
 
 NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -42,8 +42,9 @@ NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": nn.elu,
 }
 
+_MOST_WORDS = 2000
 _NAME = r"[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)*"
-_WORD = re.compile(rf"(?:({_NAME})=)?([a-z]+?)(\d+)?(?:k(\d+))?(?:s(\d+))?(?:p(\d+))?(nobias)?")
+_WORD = re.compile(rf"(?:({_NAME})=)?([a-z]+?)(\d{1, 9})?(?:k(\d{1, 9}))?(?:s(\d{1, 9}))?(?:p(\d{1, 9}))?(nobias)?")
 _AGAIN = re.compile(rf"(?:({_NAME})=)?@({_NAME})")
 _POOLS = {"max": max_pool, "mean": mean_pool}
 _WEIGHTED = ("conv", "dense", "batchnorm")
@@ -73,6 +74,8 @@ def layers_of(text: str) -> tuple[Layer, ...]:
     """The layers that a text describes; InputError, naming the word, where it is no such text."""
     layers: list[Layer] = []
     prefix, position = "", 0
+    if len(text.split()) > _MOST_WORDS:
+        raise InputError(f"The layers {brief(text)} are {len(text.split())}, but at most {_MOST_WORDS} are taken.")
     for word in text.split():
         if word.endswith(":"):
             prefix, position = f"{word[:-1]}.", 0
@@ -81,7 +84,7 @@ def layers_of(text: str) -> tuple[Layer, ...]:
         position += 1
     if not layers or layers[-1].kind != "dense":
         raise InputError(
-            f"The layers {text!r} do not end with one like dense10, whose outputs are the classes. Add it."
+            f"The layers {brief(text)} do not end with one like dense10, whose outputs are the classes. Add it."
         )
     keys = {(layer.key, layer.name) for layer in layers if layer.kind in _WEIGHTED}
     if len({key for key, _ in keys}) < len(keys):
@@ -112,8 +115,8 @@ def _layer(word: str, key: str, position: int) -> Layer:
     zero = 0 in [int(value) for value in (number, size, stride) if value is not None]
     if not known or not set(needed) <= given <= set(allowed) or zero:
         raise InputError(
-            f"{word!r} describes no layer. Use words like conv8k5s2p1, dense10, batchnorm, max2, mean2, globalmean, "
-            f"flatten, dropout, {', '.join(NONLINEARITIES)}."
+            f"{brief(word)} describes no layer. Use words like conv8k5s2p1, dense10, batchnorm, max2, mean2, "
+            f"globalmean, flatten, dropout, {', '.join(NONLINEARITIES)}."
         )
     pooled = kind in _POOLS
     return Layer(

@@ -31,6 +31,23 @@ def member_row(models: pd.DataFrame, member: Member) -> dict[str, Any]:
     return {"configuration": models["configuration"].iloc[member[0]], "model_a": names[0], "model_b": names[1]}
 
 
+def are_rows_of(rows: pd.DataFrame, metric: Metric, models: pd.DataFrame, members: Sequence[Member]) -> bool:
+    """Whether rows that were kept can be a metric's of these members of these models, each once."""
+
+    def identities(frame: pd.DataFrame) -> list[list[str]]:
+        return sorted(sorted(map(str, names)) for names in frame[[*_KEYS[metric.frame]]].to_numpy().tolist())
+
+    if not len(members):
+        return not len(rows)
+    expected = pd.DataFrame([member_row(models, member) for member in members])
+    needed = {*_KEYS[metric.frame], "status", "status_code", f"{metric.name}_seconds"}
+    if not needed <= set(rows.columns) or not rows["status"].map(lambda value: isinstance(value, str)).all():
+        return False
+    if not rows["status_code"].isin([code.value for code in StatusCode]).all():
+        return False
+    return identities(rows) == identities(expected)
+
+
 def with_status(columns: Mapping[str, Any]) -> dict[str, Any]:
     """A metric's columns with its status as a sentence and a code; a number that is not finite gives it one."""
     status: Status = columns.get("status", OK)

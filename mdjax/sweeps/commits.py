@@ -1,11 +1,17 @@
 """Finished units of work in a folder: written once, looked up by name, whatever becomes of their writer."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from mdjax.files import flush, make_writable, temporary_file, writing
+from mdjax.parquet import read_frame, write_frame
+
+_NAME = "unit"
+"""The entry of a file's attributes that says which unit it is of, so that files cannot be mistaken for each other."""
 
 
 class Commits:
@@ -22,20 +28,34 @@ class Commits:
     def read(self, name: str) -> pd.DataFrame | None:
         """The rows of a finished unit, or None where it has still to be done."""
         path = self.folder / f"{name}.parquet"
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             return None
         try:
-            return pd.read_parquet(path)
+            rows = read_frame(path)
+            if rows.attrs.pop(_NAME, name) == name:
+                return rows
         except Exception:  # pyarrow raises many types for a cut file; the unit is simply done again
-            path.unlink(missing_ok=True)
-            return None
+            pass
+        self.discard(name)
+        return None
+
+    def discard(self, name: str) -> None:
+        """Remove a unit that is damaged or not what its name says, so that it is done again."""
+        path = self.folder / f"{name}.parquet"
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
 
     def commit(self, name: str, rows: pd.DataFrame) -> None:
         """Store a unit's rows for good, all or nothing."""
         path = self.folder / f"{name}.parquet"
         remedy = "Free space, then run the same command again: finished work is kept."
         with writing(str(path), remedy), temporary_file(self.folder) as temporary:
-            rows.to_parquet(temporary, index=False)
+            named = rows.copy(deep=False)
+            named.attrs = {_NAME: name}
+            write_frame(named, temporary)
             flush(temporary)
             try:
                 os.link(temporary, path)

@@ -5,23 +5,10 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from mdjax.columns import TRAINING
-from mdjax.errors import InputError
+from mdjax.columns import LIMITS, TRAINING
+from mdjax.errors import InputError, brief
 
-_LIMITS: dict[str, tuple[type, float, float]] = {
-    "width": (int, 1, math.inf),
-    "depth": (int, 1, math.inf),
-    "batch_size": (int, 1, math.inf),
-    "data_share": (float, 0, 1),
-    "label_noise": (float, 0, 1),
-    "learning_rate": (float, 0, math.inf),
-    "momentum": (float, 0, 1),
-    "weight_decay": (float, 0, math.inf),
-    "epochs": (int, 0, math.inf),
-}
-"""Fact -> its type, and its least and greatest value."""
-
-KNOWN = tuple(name for name in ("width", "depth", *TRAINING) if name in _LIMITS)
+KNOWN = tuple(name for name in ("width", "depth", *TRAINING) if name in LIMITS)
 """The facts that can be said, called as the columns of a manifest."""
 
 
@@ -30,9 +17,9 @@ def checked_facts(facts: Mapping[str, Any] | None) -> dict[str, int | float]:
     if facts is None:
         return {}
     if not isinstance(facts, Mapping):
-        raise InputError(f"facts is {facts!r}. Give a dictionary, like {{'width': 16, 'batch_size': 64}}.")
+        raise InputError(f"facts is {brief(facts)}. Give a dictionary, like {{'width': 16, 'batch_size': 64}}.")
     if unknown := [name for name in facts if name not in KNOWN]:
-        raise InputError(f"Unknown fact {unknown[0]!r}. Give some of {', '.join(KNOWN)}.")
+        raise InputError(f"Unknown fact {brief(unknown[0])}. Give some of {', '.join(KNOWN)}.")
     return {name: _checked(name, facts[name]) for name in KNOWN if name in facts}
 
 
@@ -42,20 +29,21 @@ def read_facts(told: Mapping[str, Any]) -> dict[str, int | float]:
     for name, value in told.items():
         try:
             numbers[name] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             numbers[name] = value  # told by the check
     return checked_facts(numbers)
 
 
 def _checked(name: str, value: Any) -> int | float:
-    kind, least, greatest = _LIMITS[name]
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    kind, least, greatest = LIMITS[name]
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
     # NaN is between no limits.
     if not least <= number <= greatest or not math.isfinite(number) or (kind is int and not number.is_integer()):
-        limits = f"from {least} to {greatest}" if greatest < math.inf else f"of at least {least}"
-        raise InputError(
-            f"facts: {name} is {value!r}. Give {'a whole number' if kind is int else 'a number'} {limits}."
-        )
+        noun = "a whole number" if kind is int else "a number"
+        raise InputError(f"facts: {name} is {brief(value)}. Give {noun} of at least {least} and at most {greatest:,}.")
     if name == "data_share" and number == 0:
         raise InputError("facts: data_share is 0. Give a fraction above 0 and at most 1.")
     return kind(number)

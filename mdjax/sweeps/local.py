@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 from mdjax.engine import Plan, Programs, default_plan
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
-from mdjax.errors import InputError, check_options, first_line
+from mdjax.errors import InputError, check_options, check_whole, first_line
 from mdjax.files import place
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import console, progress
 from mdjax.statuses import Status, StatusCode
-from mdjax.sweeps.aggregation import APPLIED_NOISE, compose, member_row, with_status
+from mdjax.sweeps.aggregation import APPLIED_NOISE, are_rows_of, compose, member_row, with_status
 from mdjax.sweeps.commits import Commits
 from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice, rise
 from mdjax.sweeps.sources import (
@@ -66,6 +66,9 @@ class RunOptions(PlanOptions, total=False):
     show_progress: bool
 
 
+MOST_SEED = 2**32 - 1
+"""The greatest seed: JAX takes 32 bits of it, so that larger ones would be others in disguise."""
+
 _UNIT_SIZE = 16
 """Models loaded together and kept as one unit of work, where a device takes no more at a time."""
 
@@ -106,6 +109,7 @@ def measure(
     """
     check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
+    check_whole("seed", seed, 0, MOST_SEED)
     out = None if out is None else place(out)
     keep_compiled_programs()
     work = _prepared(source, data, select(preset, metrics, settings), model, options)
@@ -137,6 +141,9 @@ def measure(
                 advance(0, title=f"measuring {metric.name}")
                 name = unit_name(metric, unit, work.dataset, seed)
                 rows = commits.read(name) if commits else None
+                if commits and rows is not None and not _are_kept(rows, metric, unit):
+                    commits.discard(name)
+                    rows = None
                 if rows is None:
                     members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
                     problems.update(members.problems)
@@ -327,6 +334,12 @@ def _narrowed(out: Path, table: Table) -> Iterator[str]:
 
 def _members(metric: Metric, rows: pd.DataFrame) -> list[tuple[int, ...]]:
     return metric.members(rows["configuration"].tolist(), rows["seed_index"].tolist())
+
+
+def _are_kept(rows: pd.DataFrame, metric: Metric, unit: Unit) -> bool:
+    """Whether rows that were kept are a metric's of a unit, whose models stand in the order of loading."""
+    models = unit.rows.sort_values(["configuration", "seed"])
+    return are_rows_of(rows, metric, models, _members(metric, models))
 
 
 def _measured(

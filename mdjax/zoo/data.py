@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mdjax.errors import InputError, first_line
+from mdjax.inputs import open_regular
+from mdjax.memory import check_content
 from mdjax.zoo import arrays as checks
 from mdjax.zoo import cifar
+from mdjax.zoo.archives import Archive
 from mdjax.zoo.arrays import ARRAYS, FACTS, Assumption, Layout, layout_of
 
 NAMES = ("digits", "digits32")
@@ -312,17 +316,22 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     name = ""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if not zipfile.is_zipfile(file):  # np.load would read a single array, or speak of pickles
                 raise ValueError("it is no whole .npz file")
-            file.seek(0)
-            content = np.load(file, allow_pickle=False)
+            content = Archive(file)
             for name in ARRAYS:
-                if name not in content.files:
-                    found = ", ".join(content.files) or "nothing"
+                if name not in content.names:
+                    found = ", ".join(content.names)[:200] or "nothing"
                     raise InputError(f"{path} has no array {name}; it holds {found}. Save {', '.join(ARRAYS)}.")
-            for name in (*ARRAYS, *(fact for fact in FACTS if fact in content.files)):
-                arrays[name] = content[name]
+            names = [*ARRAYS, *(fact for fact in FACTS if fact in content.names)]
+            needed = 0
+            for name in names:
+                shape, dtype = content.form(name)
+                needed += math.prod(shape) * max(4, dtype.itemsize)  # bytes become floats of four
+            check_content(f"The arrays of {path}", needed, path.stat().st_size)
+            for name in names:
+                arrays[name] = content.read(name)
     except InputError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything

@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdjax.columns import RECIPE
-from mdjax.errors import InputError, first_line
+from mdjax.columns import LIMITS, RECIPE
+from mdjax.errors import InputError, brief, check_whole, first_line
+from mdjax.inputs import read_text
 from mdjax.models import GROWN
 from mdjax.zoo.recipes import Recipe
 
-_AXES = {
-    "width": (int, (4, 8, 16), 1, None),
-    "depth": (int, (0,), 0, None),
-    "batch_size": (int, (16, 64, 256), 1, None),
-    "data_share": (float, (1.0,), 0, 1),
-    "label_noise": (float, (0.0,), 0, 1),
-    "learning_rate": (float, (0.05,), 0, None),
-    "momentum": (float, (0.9,), 0, 1),
-    "weight_decay": (float, (5e-4,), 0, None),
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "width": (4, 8, 16),
+    "depth": (0,),
+    "batch_size": (16, 64, 256),
+    "data_share": (1.0,),
+    "label_noise": (0.0,),
+    "learning_rate": (0.05,),
+    "momentum": (0.9,),
+    "weight_decay": (5e-4,),
 }
-"""Axis → (type, default values, least and greatest value). Every axis may be a number or a list of numbers."""
+"""Axis → default values; types and limits are those of `mdjax.columns.LIMITS`, but that a depth of 0 is the usual one.
+Every axis may be a number or a list of numbers."""
+
+MOST_MODELS = 1_000_000
+"""Most models of a grid: the list of their settings alone takes about 1 GB."""
 
 
 def readable(value: float) -> str:
@@ -75,14 +80,14 @@ class Grid:
     family: str = "mlp"
     epochs: int = 50
     seeds: int = 5
-    width: tuple[int, ...] = _AXES["width"][1]
-    depth: tuple[int, ...] = _AXES["depth"][1]
-    batch_size: tuple[int, ...] = _AXES["batch_size"][1]
-    data_share: tuple[float, ...] = _AXES["data_share"][1]
-    label_noise: tuple[float, ...] = _AXES["label_noise"][1]
-    learning_rate: tuple[float, ...] = _AXES["learning_rate"][1]
-    momentum: tuple[float, ...] = _AXES["momentum"][1]
-    weight_decay: tuple[float, ...] = _AXES["weight_decay"][1]
+    width: tuple[int, ...] = _USUAL["width"]
+    depth: tuple[int, ...] = _USUAL["depth"]
+    batch_size: tuple[int, ...] = _USUAL["batch_size"]
+    data_share: tuple[float, ...] = _USUAL["data_share"]
+    label_noise: tuple[float, ...] = _USUAL["label_noise"]
+    learning_rate: tuple[float, ...] = _USUAL["learning_rate"]
+    momentum: tuple[float, ...] = _USUAL["momentum"]
+    weight_decay: tuple[float, ...] = _USUAL["weight_decay"]
     optimizer: str = "sgd"
     schedule: str = "constant"
     warmup: float = 0.0
@@ -91,14 +96,20 @@ class Grid:
     def __post_init__(self) -> None:
         if self.family not in GROWN:
             raise InputError(f"architecture is {self.family!r}. Choose one of {', '.join(GROWN)}.")
-        for name in ("epochs", "seeds"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}. Give a whole number of at least 1.")
-        for name in _AXES:
+        if not isinstance(self.data, str) or "\0" in self.data:
+            raise InputError(f"data is {brief(self.data)}. Give a name or a path as text.")
+        check_whole("epochs", self.epochs, 1, LIMITS["epochs"][2])
+        check_whole("seeds", self.seeds, 1, MOST_MODELS)
+        for name in _USUAL:
             object.__setattr__(self, name, _axis(name, getattr(self, name)))
-        if self.recipe.optimizer == "adamw" and self.momentum != _AXES["momentum"][1]:
+        if self.recipe.optimizer == "adamw" and self.momentum != _USUAL["momentum"]:
             raise InputError(f"momentum is {list(self.momentum)}, but adamw has none to set. Leave it out.")
+        if len(self) > MOST_MODELS:
+            raise InputError(f"The grid has {len(self):,} models, but at most {MOST_MODELS:,} are grown. Give fewer.")
+
+    def __len__(self) -> int:
+        """How many models it has."""
+        return self.seeds * math.prod(len(getattr(self, name)) for name in _USUAL)
 
     @property
     def recipe(self) -> Recipe:
@@ -107,30 +118,34 @@ class Grid:
 
     def settings(self) -> list[Setting]:
         """Every model of the grid, in a fixed order."""
-        axes = [getattr(self, name) for name in _AXES]
+        axes = [getattr(self, name) for name in _USUAL]
         shared: dict[str, Any] = {"family": self.family, "epochs": self.epochs, "recipe": self.recipe}
         return [
-            Setting(**shared, seed=seed, **dict(zip(_AXES, values, strict=True)))
+            Setting(**shared, seed=seed, **dict(zip(_USUAL, values, strict=True)))
             for values in itertools.product(*axes)
             for seed in range(self.seeds)
         ]
 
 
 def _axis(name: str, values: Any) -> tuple[Any, ...]:
-    kind, _, least, greatest = _AXES[name]
+    kind, least, greatest = LIMITS[name]
+    least = 0 if name == "depth" else least
     values = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
     if not values:
         raise InputError(f"{name} is an empty list. Give at least one value.")
     for value in values:
         wrong_type = isinstance(value, bool) or not isinstance(value, int | kind)
-        if wrong_type or not math.isfinite(value) or value < least or (greatest is not None and value > greatest):
-            limits = f"at least {least}" + (f" and at most {greatest}" if greatest is not None else "")
+        # NaN is between no limits.
+        if wrong_type or not least <= value <= greatest:
             noun = "a whole number" if kind is int else "a number"
-            raise InputError(f"{name} holds {value!r}. Give {noun} of {limits}, or a list of them.")
+            raise InputError(
+                f"{name} holds {brief(value)}. Give {noun} of at least {least} and at most {greatest:,}, or a list of "
+                "them."
+            )
         if name == "data_share" and value == 0:
             raise InputError("data_share holds 0. Give a fraction above 0 and at most 1.")
     if len(set(values)) < len(values):
-        raise InputError(f"{name} holds a value twice: {list(values)}. Give each value once.")
+        raise InputError(f"{name} holds a value twice: {brief(list(values))}. Give each value once.")
     return tuple(kind(value) for value in values)
 
 
@@ -143,17 +158,19 @@ def load_grid(path: str | Path) -> Grid:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(read_text(path))
     except OSError as error:
         raise InputError(f"Cannot read the grid {path}: {first_line(error)}. Give the path of a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}. See 'mdjax train --help' for an example.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not valid TOML: {first_line(error)}. See 'mdjax train --help' for an example."
+        ) from None
     fields = {field.name for field in dataclasses.fields(Grid)}
     keys = {"family" if key == "architecture" else key: value for key, value in content.items()}
     unknown = sorted(set(keys) - fields)
     if unknown:
         known = ", ".join(sorted((fields - {"family"}) | {"architecture"}))
-        raise InputError(f"{path} has the unknown key {unknown[0]!r}. Known keys are {known}.")
+        raise InputError(f"{path} has the unknown key {brief(unknown[0])}. Known keys are {known}.")
     try:
         return Grid(**keys)
     except InputError as error:

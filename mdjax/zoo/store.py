@@ -23,12 +23,15 @@ import numpy as np
 import pandas as pd
 
 from mdjax import files
-from mdjax.errors import InputError, first_line
+from mdjax.errors import InputError, brief, first_line
+from mdjax.inputs import read_json
 from mdjax.locks import one_writer
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.models.sequences import layers_of
+from mdjax.parquet import read_frame, write_frame
 from mdjax.statuses import StatusCode
+from mdjax.zoo.manifests import check_rows, differing
 from mdjax.zoo.weights import finite_models, restored, save, weights_hash
 
 PyTree = Any
@@ -86,7 +89,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object")
     return content
@@ -116,12 +119,18 @@ class Zoo:
         except (ValueError, OSError) as error:
             raise InputError(f"Cannot read {header}: {first_line(error)}. Restore it from a copy of the zoo.") from None
         if content.get("format") != FORMAT or content.get("version") != VERSION:
+            found = [brief(content.get(name)) for name in ("format", "version")]
             raise InputError(
-                f"{header} has format {content.get('format')!r} version {content.get('version')!r}, but this mdjax "
+                f"{header} has format {found[0]} version {found[1]}, but this mdjax "
                 f"reads {FORMAT!r} version {VERSION}. Convert the zoo again with this version."
             )
-        self.data = str(content.get("data", ""))
-        self.fingerprint: str | None = content.get("fingerprint")
+        data, fingerprint = content.get("data", ""), content.get("fingerprint")
+        if not isinstance(data, str) or "\0" in data or not isinstance(fingerprint, str | None):
+            raise InputError(
+                f"{header} says that data is {brief(data)} and its fingerprint {brief(fingerprint)}, where "
+                "texts are expected. Restore it from a copy of the zoo."
+            )
+        self.data, self.fingerprint = data, fingerprint
         self.damaged: dict[str, str] = {}
         self.manifest = self._load_manifest()
         self._is_held = False
@@ -239,6 +248,10 @@ class Zoo:
         finite = finite_models(params, state)
         frame["status"] = np.where(finite, "ok", "weights are not finite")
         frame["status_code"] = np.where(finite, StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
+        try:
+            check_rows(frame)
+        except ValueError as error:  # it would be refused when it is read
+            raise InputError(f"Cannot add the group {group}: {first_line(error)}. Correct its rows.") from None
 
         remedy = "Free space or choose a folder that you may write to, then run the same command again."
         with files.writing(f"group {group} of the zoo {self.path}", remedy):
@@ -247,7 +260,7 @@ class Zoo:
                     raise FileExistsError
                 with files.new_folder(self.path / "groups" / group) as folder:
                     save(folder / "arrays", params, state)
-                    frame.to_parquet(folder / "models.parquet", index=False)
+                    write_frame(frame, folder / "models.parquet")
                     _write_json(folder / "group.json", {"architecture": fields})
             except FileExistsError:
                 self._expect_same(group, frame)
@@ -258,7 +271,7 @@ class Zoo:
         """Of a group that is there: it must be what was about to be written."""
         identity = ["model_id", "weights_hash"]
         try:
-            winner = pd.read_parquet(self.path / "groups" / group / "models.parquet")
+            winner = read_frame(self.path / "groups" / group / "models.parquet")
             same = winner[identity].to_numpy().tolist() == frame[identity].to_numpy().tolist()
         except Exception:  # pyarrow raises many types for a cut file
             same = False
@@ -279,7 +292,7 @@ class Zoo:
         try:
             fields = _read_json(path)["architecture"]
             return Architecture(**fields)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise self._damaged(group, f"{path.name}: {first_line(error)}") from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
@@ -288,29 +301,44 @@ class Zoo:
         Raises DamagedGroupError, which names the group, where files are missing, truncated or altered.
         """
         architecture = self.architecture(group)
+        rows = self.manifest.loc[self.manifest["group"] == group].sort_values("position", ignore_index=True)
         try:
-            params, state = restored(self.path / "groups" / group / "arrays", architecture)
+            own = self._rows(group).sort_values("position", ignore_index=True)
+        except Exception as error:  # pyarrow raises many types for a cut file
+            raise self._damaged(group, f"models.parquet: {first_line(error)}") from None
+        if (name := differing(rows, own)) is not None:
+            raise self._damaged(group, f"its models.parquet and the zoo's manifest.parquet differ in {name}")
+        if (name := _other_fact(architecture, own)) is not None:
+            raise self._damaged(group, f"its models.parquet and group.json differ in {name}")
+        try:
+            params, state = restored(self.path / "groups" / group / "arrays", architecture, len(own))
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
             raise self._damaged(group, first_line(error)) from None
-        expected = self.manifest.loc[self.manifest["group"] == group].sort_values("position")["weights_hash"]
-        if weights_hash(params, state) != list(expected):
+        if weights_hash(params, state) != own["weights_hash"].tolist():
             raise self._damaged(group, "its weights do not fit their hashes")
         return params, state
+
+    def _rows(self, group: str) -> pd.DataFrame:
+        """The rows that a group's own file holds; any error where it cannot be read or says what cannot be."""
+        # Not the file's own word for the group: it could name a path that leaves the zoo.
+        rows = _completed(read_frame(self.path / "groups" / group / "models.parquet").assign(group=group))
+        check_rows(rows)
+        return rows
 
     def _load_manifest(self) -> pd.DataFrame:
         groups = self.groups
         path = self.path / "manifest.parquet"
         try:
-            manifest = pd.read_parquet(path)
+            manifest = _completed(read_frame(path))
+            check_rows(manifest)
             if sorted(set(manifest["group"])) == groups:
-                return self._checked_ids(_completed(manifest))
+                return self._checked_ids(manifest)
         except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
             pass
         frames = []
         for group in groups:
             try:
-                # Not the file's own word for the group: it could name a path that leaves the zoo.
-                frames.append(pd.read_parquet(self.path / "groups" / group / "models.parquet").assign(group=group))
+                frames.append(self._rows(group))
             except Exception as error:  # pyarrow raises many types for a cut file
                 self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}"))
         return self._checked_ids(_concatenate(frames))
@@ -332,7 +360,7 @@ class Zoo:
 
     def _save_manifest(self) -> None:
         with files.replacing(self.path / "manifest.parquet") as temporary:
-            self.manifest.to_parquet(temporary, index=False)
+            write_frame(self.manifest, temporary)
 
 
 def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -346,6 +374,8 @@ def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 def _completed(manifest: pd.DataFrame) -> pd.DataFrame:
     """The columns that zoos written by earlier versions lack: they hold usual variants, and a status as text alone."""
+    if "status" not in manifest:
+        raise ValueError("it lacks the column status")
     missing = pd.Series(None, manifest.index, dtype=object)
     variants, codes = (manifest.get(name, missing) for name in ("variant", "status_code"))
     told = np.where(manifest["status"] == "ok", StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
@@ -353,6 +383,16 @@ def _completed(manifest: pd.DataFrame) -> pd.DataFrame:
         variant=variants.fillna("").astype(str),
         status_code=codes.fillna(pd.Series(told, manifest.index)).astype(str),
     )
+
+
+def _other_fact(architecture: Architecture, rows: pd.DataFrame) -> str | None:
+    """The first column of a group's rows that tells another network than the architecture, if any."""
+    expected: dict[str, Any] = dataclasses.asdict(architecture) | {"num_params": architecture.num_params}
+    for name, value in expected.items():
+        told = [shape_text(value), open_shape(architecture)] if name == "input_shape" else [value]
+        if not rows[name].isin(told).all():
+            return name
+    return None
 
 
 def _check_shapes(group: str, architecture: Architecture, count: int, params: PyTree, state: PyTree) -> None:

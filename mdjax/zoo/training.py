@@ -18,6 +18,7 @@ from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
 from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.landscape.batches import random_order
+from mdjax.memory import check_needed
 from mdjax.models import Architecture, Model
 from mdjax.models.layers import Convolution
 from mdjax.progress import progress
@@ -30,6 +31,8 @@ PyTree = Any
 
 MAX_STACK = 64
 """Most models trained together: a larger group is split, which bounds memory and what a killed run repeats."""
+
+_COPIES = 4
 
 MAX_STACK_BYTES = 2**30
 """Most bytes of the parameters of models trained together; momentum and gradients take as much again, each."""
@@ -82,6 +85,11 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
         alike = list(members)
         size = 4 * architecture_of(alike[0], dataset).num_params
         limit = min(MAX_STACK, max(1, MAX_STACK_BYTES // size))
+        if (steps := alike[0].epochs * (count // batch_size)) >= 2**31:
+            raise InputError(f"{alike[0].epochs:,} epochs of {dataset.name} are {steps:,} steps. Give fewer than 2³¹.")
+        # Parameters, gradients and what the optimizer keeps of each.
+        needed = _COPIES * size * min(limit, len(alike))
+        check_needed(f"Training a {alike[0].family} of width {width:,}", needed, "Give a smaller width")
         name = f"{alike[0].family}-w{width}" + (f"-depth{depth}" if depth else "")
         for start in range(0, len(alike), limit):
             part = alike[start : start + limit]

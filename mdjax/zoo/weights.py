@@ -4,11 +4,13 @@ import contextlib
 import errno
 import hashlib
 import logging
+import math
 import os
 import re
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mdjax.errors import first_line
+from mdjax.memory import check_content
 from mdjax.models import Architecture
 
 PyTree = Any
@@ -53,13 +56,67 @@ def save(folder: Path, params: PyTree, state: PyTree) -> None:
         raise OSError(errno.EIO, first_line(error)) from None
 
 
-def restored(folder: Path, architecture: Architecture) -> tuple[PyTree, PyTree]:
-    """The (params, state) in a folder as numpy arrays; any error of Orbax where its files are cut or missing."""
+def restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyTree, PyTree]:
+    """The (params, state) in a folder as numpy arrays of `count` models.
+
+    Their names, shapes and types are compared with the architecture's before any is read. Raises ValueError, with the
+    reason, where they are others or would take more memory than the limit (`mdjax.memory`), and any error of Orbax
+    where files are cut or missing.
+    """
     params, state = architecture.abstract
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {"params": params, "state": state})
+    tree = {"params": params, "state": state}
+    size = size_of(folder)
     with _quiet(), _checkpointer() as checkpointer:
-        tree = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
-    return tree["params"], tree.get("state") or {}
+        metadata: Any = checkpointer.metadata(folder.absolute())
+        stored = stored_arrays(metadata)
+        expected = {
+            jax.tree_util.keystr(path): ((count, *leaf.shape), np.dtype(leaf.dtype))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for name in sorted(expected.keys() ^ stored.keys()):
+            raise ValueError(f"it {'lacks' if name in expected else 'has the unexpected'} array {name}")
+        for name, (shape, kind) in expected.items():
+            if (stored[name].shape, stored[name].dtype) != (shape, kind):
+                found = f"{stored[name].dtype}{list(stored[name].shape)}"
+                raise ValueError(f"its array {name} is {found}, but {kind}{list(shape)} was expected")
+        check_stored("its arrays", stored, size)
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        found = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
+    return found["params"], found.get("state") or {}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder; ValueError for what is neither file nor folder, where a reader could hang."""
+    total = 0
+    for path in folder.rglob("*"):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"{path.name} is no regular file")
+        total += path.stat().st_size if stat.S_ISREG(mode) else 0
+    return total
+
+
+def stored_arrays(metadata: Any) -> dict[str, Any]:
+    """Name → what Orbax's metadata of a checkpoint say of an array; what is none is left out."""
+    tree = getattr(metadata.item_metadata, "tree", metadata.item_metadata)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: not isinstance(node, dict | list | tuple))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def check_stored(what: str, stored: Mapping[str, Any], size: int) -> None:
+    """ValueError where arrays, or the pieces in which they are stored, take more memory than the limit.
+
+    what: how the sentence begins.
+    stored: as `stored_arrays` gives them.
+    size: bytes of the files.
+    """
+    total = 0
+    for leaf in stored.values():
+        pieces = tuple(getattr(getattr(leaf, "storage", None), "chunk_shape", None) or leaf.shape)
+        # A piece is read whole, however little of it the array takes.
+        padded = [-(-length // max(piece, 1)) * max(piece, 1) for length, piece in zip(leaf.shape, pieces)]
+        total += np.dtype(leaf.dtype).itemsize * max(math.prod(leaf.shape), math.prod(padded))
+    check_content(what, total, size)
 
 
 @contextlib.contextmanager

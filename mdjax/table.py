@@ -13,7 +13,9 @@ returns files of different writings. A file that another program wrote has no di
 import dataclasses
 import hashlib
 from contextlib import ExitStack
+from numbers import Number
 from pathlib import Path
+from types import NoneType
 from typing import BinaryIO
 
 import pandas as pd
@@ -90,6 +92,19 @@ def _told_digest(file: BinaryIO) -> bytes | None:
 def read_configurations(path: str | Path) -> pd.DataFrame:
     """The configurations of a table folder, or the rows of one .parquet or .csv file with the published columns."""
     path = Path(path)
+    table = _configurations(path)
+    for name in table.columns:
+        kinds = {type(value) for value in table[name]} if table[name].dtype == object else set()
+        if nested := sorted(
+            kind.__name__ for kind in kinds if not issubclass(kind, str | Number | NoneType | type(pd.NA))
+        ):
+            raise InputError(f"Column {name} of {path} holds {nested[0]!r}. Give numbers and texts.")
+        if int in kinds and any(isinstance(value, int) and abs(value) >= 2**63 for value in table[name]):
+            raise InputError(f"Column {name} of {path} holds a number beyond 64 bits. Give smaller ones.")
+    return table
+
+
+def _configurations(path: Path) -> pd.DataFrame:
     if path.is_dir():
         with _opened(path, "configurations") as file:
             return _read_parquet(file, path / "configurations.parquet")

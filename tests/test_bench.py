@@ -25,3 +25,16 @@ def test_the_benchmark_of_convolution_forms_runs():
     assert len(result["rows"]) == 2 * 4
     assert all(row["products_per_second"] > 0 for row in result["rows"])
     assert set(result["best"]) == {"1"}
+
+
+@pytest.mark.slow
+def test_a_few_mutated_and_crafted_files_of_some_formats_come_to_no_fault():
+    script = Path(__file__).parents[1] / "bench" / "fuzz.py"
+    chosen = "npz,group.json,calibration,grid,grids,calibrations"
+    command = [sys.executable, str(script), "--count", "3", "--crafted", "3", "--formats", chosen]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert list(result["counts"]) == chosen.split(",")
+    assert all(sum(found.values()) == 3 for found in result["counts"].values())
+    assert set(result["total"]) == {"silent", "traceback", "crash", "hang", "memory"}
+    assert not any(result["total"].values())

@@ -39,7 +39,7 @@ def numeric_column(table: pd.DataFrame, name: str) -> np.ndarray:
         raise InputError(f"The table has {column.shape[1]} columns named {name}. Keep one of them.")
     try:
         return column.to_numpy(dtype=float, na_value=np.nan)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise InputError(f"Column {name} must hold numbers, got dtype {column.dtype}. Convert it first.") from None
 
 

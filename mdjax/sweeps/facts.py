@@ -43,7 +43,8 @@ def _checked(name: str, value: Any) -> int | float:
     # NaN is between no limits.
     if not least <= number <= greatest or not math.isfinite(number) or (kind is int and not number.is_integer()):
         noun = "a whole number" if kind is int else "a number"
-        raise InputError(f"facts: {name} is {brief(value)}. Give {noun} of at least {least} and at most {greatest:,}.")
+        limits = f"from {least} to 1" if greatest == 1 else f"of at least {least} and at most {greatest:,}"
+        raise InputError(f"facts: {name} is {brief(value)}. Give {noun} {limits}.")
     if name == "data_share" and number == 0:
         raise InputError("facts: data_share is 0. Give a fraction above 0 and at most 1.")
     return kind(number)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, brief
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -46,10 +46,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("augmentation", AUGMENTATIONS)):
             if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}. Choose one of {', '.join(choices)}.")
+                raise InputError(f"{name} is {brief(getattr(self, name))}. Choose one of {', '.join(choices)}.")
         number = isinstance(self.warmup, int | float) and not isinstance(self.warmup, bool)
         if not number or not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is {self.warmup!r}. Give a fraction of the training from 0 to below 1.")
+            raise InputError(f"warmup is {brief(self.warmup)}. Give a fraction of the training from 0 to below 1.")
         object.__setattr__(self, "warmup", float(self.warmup))
 
     @property

@@ -20,8 +20,8 @@ from mdjax.errors import InputError
 from mdjax.models import Architecture
 from mdjax.parquet import read_frame, write_frame
 from mdjax.table import read_configurations
-from mdjax.zoo.data import load
 from mdjax.zoo import weights
+from mdjax.zoo.data import load
 from mdjax.zoo.store import DamagedGroupError, Zoo
 
 ARCHITECTURE = Architecture("mlp", 3, (4, 4, 1), 3, 1)

@@ -69,7 +69,6 @@ def rewritten(path, **columns):
         ({"num_params": [7] * 2}, "differ in num_params"),
         ({"depth": [10**6] * 2}, "depth is 1000000"),
         ({"input_shape": ["9" * 99] * 2}, "input_shape is '999"),
-        ({"input_shape": ["5"] * 2}, "differ in input_shape"),
         ({"family": [["mlp"]] * 2}, "column family holds a"),
         ({"data_share": [0.0] * 2}, "data_share is 0"),
         ({"label_noise": [-0.5] * 2}, "label_noise is '-0.5'"),
@@ -92,10 +91,9 @@ def test_rows_that_cannot_be_cost_their_group_alone(crafted, columns, message, c
 @pytest.mark.parametrize("column", ["model_id", "configuration", "batch_size"])
 def test_a_manifest_that_tells_other_models_than_the_groups_is_told_with_each_row(crafted, column):
     path = crafted / "zoo" / "manifest.parquet"
-    values = pd.read_parquet(path)[column]
-    rewritten(path, **{column: [*values[[1, 0]], *values[2:]] if column == "model_id" else [16, *values[1:]]})
-    if column == "configuration":
-        rewritten(path, configuration=["other", *values[1:]])
+    values = pd.read_parquet(path)[column].tolist()
+    first = {"model_id": values[1::-1], "configuration": ["other", values[1]], "batch_size": [16, values[1]]}[column]
+    rewritten(path, **{column: [*first, *values[2:]]})
     models = measured(crafted)
     codes = dict(zip(models["group"], models["status_code"]))
     assert codes == {"a": "group_damaged", "b": "ok"}
@@ -112,10 +110,9 @@ def test_a_manifest_that_tells_other_models_than_the_groups_is_told_with_each_ro
         ("zoo.json", f'{{"version": {"9" * 5000}}}', "beyond 64 bits"),
         ("zoo.json", '{"version": NaN}', "not finite"),
         ("groups/a/group.json", '{"architecture": {"family": ["mlp"], "width": 3}}', "Unknown architecture"),
-        ("groups/a/group.json", '{"architecture": {"family": "mlp", "width": 1e308}}', "width is 1e+308"),
-        ("groups/a/group.json", '{"architecture": {"family": "mlp", "width": 3, "depth": 9999999}}', "depth is 9999999"),
-        ("groups/a/group.json", '{"architecture": {"family": "sequence", "width": 3, "variant": "' + "relu " * 9999 + '"}}', "lay"),
-        ("groups/a/group.json", '{"architecture": {"family": "mlp", "width": 3, "input_shape": "x"}}', "input_shape is 'x'"),
+        ("groups/a/group.json", '{"architecture": {"family": "mlp", "width": 1e308}}', r"width is 1e\+308"),
+        ("groups/a/group.json", '{"architecture": {"family": "mlp", "width": 3, "depth": 9999}}', "depth is 9999"),
+        ("groups/a/group.json", '{"architecture": {"family": "mlp", "width": 3, "input_shape": "x"}}', "input_sh"),
         ("groups/a/group.json", "[]", "no JSON object"),
     ],
 )  # fmt: skip
@@ -158,8 +155,9 @@ def exchanged(folder):
         lambda folder: rewritten(shards(folder)[0], status_code=["fine"] * 2),
         lambda folder: pd.read_parquet(shards(folder)[0]).head(1).to_parquet(shards(folder)[0]),
         lambda folder: pd.read_parquet(shards(folder)[0])[["model_id"]].to_parquet(shards(folder)[0]),
-        lambda folder: (shards(folder)[0].rename(folder / "x"), shards(folder)[1].mkdir)[0],
-        lambda folder: (shards(folder)[0].rename(folder / "x"), os.mkfifo(folder / "table/shards" / "x.parquet")),
+        lambda folder: (path := shards(folder)[0]).unlink() or path.mkdir(),
+        lambda folder: (path := shards(folder)[0]).unlink() or os.mkfifo(path),
+        lambda folder: (path := shards(folder)[0]).unlink() or path.symlink_to(path),
     ],
 )
 def test_a_shard_that_is_not_of_its_unit_is_measured_again(crafted, craft):

@@ -186,7 +186,7 @@ x, y = arrays()["x_train"], arrays()["y_train"]
 REFUSED = {
     "missing array": ({"y_test": None}, "has no array y_test; it holds x_train"),
     "whole-number type": ({"x_train": x.astype(np.int64)}, "x_train has type int64"),
-    "object type": ({"x_train": np.array([None, "a"])}, "array x_train of .*own.npz: Object arrays"),
+    "object type": ({"x_train": np.array([None, "a"])}, "array x_train of .*own.npz: it has type object"),
     "rank": ({"x_train": x[..., None]}, r"x_train has shape \[20, 5, 4, 3, 1\]"),
     "rank of one": ({"x_train": x[:, 0, 0, 0]}, r"x_train has shape \[20\]"),
     "channels first": ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, "looks like channels first"),

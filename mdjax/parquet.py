@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdjax.inputs import open_regular
@@ -83,7 +83,7 @@ def _text_bytes(source: BinaryIO, metadata: Any) -> int:
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     source.seek(0)
     table = pq.read_table(source, columns=texts, read_dictionary=texts, page_checksum_verification=True)
-    compute: Any = pa.compute
+    compute: Any = pc
     total = 0
     for column in table.columns:
         for chunk in column.chunks:

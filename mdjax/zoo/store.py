@@ -32,7 +32,7 @@ from mdjax.models.sequences import layers_of
 from mdjax.parquet import read_frame, write_frame
 from mdjax.statuses import StatusCode
 from mdjax.zoo.manifests import check_rows, differing
-from mdjax.zoo.weights import finite_models, restored, save, weights_hash
+from mdjax.zoo.weights import check_shapes, finite_models, restored, save, weights_hash
 
 PyTree = Any
 
@@ -230,7 +230,7 @@ class Zoo:
         if "/" in group or group.startswith(".") or not group:
             raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
         params, state = jax.tree.map(np.asarray, (params, state))
-        _check_shapes(group, architecture, len(rows), params, state)
+        check_shapes(group, architecture, len(rows), params, state)
         frame = pd.DataFrame(list(rows))
         others = self.manifest[self.manifest["group"] != group]
         taken = set(frame["model_id"]) & set(others["model_id"])
@@ -393,22 +393,3 @@ def _other_fact(architecture: Architecture, rows: pd.DataFrame) -> str | None:
         if not rows[name].isin(told).all():
             return name
     return None
-
-
-def _check_shapes(group: str, architecture: Architecture, count: int, params: PyTree, state: PyTree) -> None:
-    expected = {
-        jax.tree_util.keystr(path): (count, *leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(architecture.abstract)[0]
-    }
-    given = {
-        jax.tree_util.keystr(path): leaf.shape
-        for path, leaf in jax.tree_util.tree_flatten_with_path((params, state))[0]
-    }
-    for name in sorted(expected.keys() ^ given.keys()):
-        verb = "lacks" if name in expected else "has the unexpected"
-        raise InputError(
-            f"Group {group} {verb} array {name} for a {architecture.family} of width {architecture.width}."
-        )
-    for name, shape in expected.items():
-        if given[name] != shape:
-            raise InputError(f"Group {group}: array {name} has shape {given[name]}, but {shape} was expected.")

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mdjax.errors import first_line
+from mdjax.errors import InputError, first_line
 from mdjax.memory import check_content
 from mdjax.models import Architecture
 
@@ -152,3 +152,23 @@ def finite_models(params: PyTree, state: PyTree) -> np.ndarray:
     """Which of the stacked models have no NaN or infinity in any array, [models]."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((params, state))]
     return np.logical_and.reduce([np.isfinite(leaf).all(tuple(range(1, leaf.ndim))) for leaf in leaves])
+
+
+def check_shapes(group: str, architecture: Architecture, count: int, params: PyTree, state: PyTree) -> None:
+    """InputError, which names the group, unless `count` stacked models are of the architecture's arrays and shapes."""
+    expected = {
+        jax.tree_util.keystr(path): (count, *leaf.shape)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(architecture.abstract)[0]
+    }
+    given = {
+        jax.tree_util.keystr(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path((params, state))[0]
+    }
+    for name in sorted(expected.keys() ^ given.keys()):
+        verb = "lacks" if name in expected else "has the unexpected"
+        raise InputError(
+            f"Group {group} {verb} array {name} for a {architecture.family} of width {architecture.width}."
+        )
+    for name, shape in expected.items():
+        if given[name] != shape:
+            raise InputError(f"Group {group}: array {name} has shape {given[name]}, but {shape} was expected.")

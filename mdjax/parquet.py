@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mdjax.errors import InputError
 from mdjax.inputs import open_regular
 from mdjax.memory import check_content
 
@@ -73,7 +74,7 @@ def _check_size(source: BinaryIO, metadata: Any, size: int, name: str) -> None:
     check_content(what, least, size)
     try:
         check_content(what, most, size)
-    except ValueError:  # it may be less: the texts are looked at, each once
+    except InputError:  # it may be less: the texts are looked at, each once
         check_content(what, least + _text_bytes(source, metadata), size)
 
 

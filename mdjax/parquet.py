@@ -54,7 +54,10 @@ def _check_names(metadata: Any) -> None:
         raise ValueError(f"it has two columns named {twice!r}")
     stored = {metadata.schema.column(k).path.split(".")[0] for k in range(metadata.num_columns)}
     told = json.loads((metadata.metadata or {}).get(b"pandas", b"{}")).get("columns")
-    if told is not None and [entry["field_name"] for entry in told] != names:
+    if told is not None and (
+        [entry["field_name"] for entry in told] != names
+        or any(entry["name"] not in (None, entry["field_name"]) for entry in told)
+    ):
         raise ValueError("its columns are not those that it says it was written with")
     if not any("." in name for name in names) and stored != set(names):
         raise ValueError("its columns are not those that it says it was written with")

@@ -122,7 +122,7 @@ def _prepared(make: Callable[[Path], Any], read: Callable[[Path], Any], kept: Pa
         make(kept)
         return "same", fingerprint(read(kept))
 
-    (result,) = run([0], work)
+    (result,) = run([0], work, seconds=600)  # programs are compiled
     if result.outcome != "same":
         raise SystemExit(f"The sound files cannot be read: {result.outcome} {result.detail}")
     return result.detail

@@ -21,7 +21,7 @@ MEMORY = 3 * 2**30
 GROWTH = 2**30
 """A case by which a child's peak memory grows by more is a bomb that was let through."""
 
-SECONDS = float(__import__("os").environ.get("FUZZ_SECONDS", 60))
+SECONDS = 60.0
 """A case that takes longer hangs; on a machine that is busy the slowest takes some seconds."""
 
 PROJECT = ("InputError", "DamagedGroupError", "RefusedError", "UnknownFamilyError", "AlignmentError")
@@ -42,15 +42,15 @@ OUTCOMES = ("same", "told", "unseen", "silent", "traceback", "crash", "hang", "m
 FAULTS = ("silent", "traceback", "crash", "hang", "memory")
 
 
-def run(cases: Sequence[int], work: Callable[[int], tuple[str, str]]) -> list[Result]:
+def run(cases: Sequence[int], work: Callable[[int], tuple[str, str]], seconds: float = SECONDS) -> list[Result]:
     """The results of all cases, in order; `work` runs in a child and returns a case's outcome and detail."""
     results: list[Result] = []
     while len(results) < len(cases):
-        results += _child(cases[len(results) :], work)
+        results += _child(cases[len(results) :], work, seconds)
     return results
 
 
-def _child(cases: Sequence[int], work: Callable[[int], tuple[str, str]]) -> list[Result]:
+def _child(cases: Sequence[int], work: Callable[[int], tuple[str, str]], seconds: float) -> list[Result]:
     """The results of one child: of all cases, or of those up to the one at which it ended."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -61,13 +61,13 @@ def _child(cases: Sequence[int], work: Callable[[int], tuple[str, str]]) -> list
     results: list[Result] = []
     with os.fdopen(reading, "rb") as pipe:
         for case in cases:
-            ready, _, _ = select.select([pipe], [], [], SECONDS)
+            ready, _, _ = select.select([pipe], [], [], seconds)
             line = pipe.readline() if ready else b""
             if not line:
                 os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
                 outcome = "crash" if ready else "hang"
-                return [*results, Result(case, outcome, f"wait status {status}" if ready else f"over {SECONDS:g} s")]
+                return [*results, Result(case, outcome, f"wait status {status}" if ready else f"over {seconds:g} s")]
             results.append(Result(case, *json.loads(line)))
             if results[-1].outcome == "memory":
                 break

@@ -234,7 +234,12 @@ def make_writable(folder: Path) -> None:
 
 
 def make_file_writable(path: Path) -> None:
-    """Try the folder of a file that a user has named, as `make_writable` does; a device or a pipe is left alone."""
+    """Try the folder of a file that a user has named, as `make_writable` does; a device or a pipe is left alone.
+
+    Raises OSError for a folder, too.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not is_stream(path):
         make_writable(Path(os.path.realpath(path)).parent)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mdjax.errors import InputError
 from mdjax.inputs import open_regular
 from mdjax.memory import check_content
 
@@ -53,7 +54,10 @@ def _check_names(metadata: Any) -> None:
         raise ValueError(f"it has two columns named {twice!r}")
     stored = {metadata.schema.column(k).path.split(".")[0] for k in range(metadata.num_columns)}
     told = json.loads((metadata.metadata or {}).get(b"pandas", b"{}")).get("columns")
-    if told is not None and [entry["field_name"] for entry in told] != names:
+    if told is not None and (
+        [entry["field_name"] for entry in told] != names
+        or any(entry["name"] not in (None, entry["field_name"]) for entry in told)
+    ):
         raise ValueError("its columns are not those that it says it was written with")
     if not any("." in name for name in names) and stored != set(names):
         raise ValueError("its columns are not those that it says it was written with")
@@ -73,7 +77,7 @@ def _check_size(source: BinaryIO, metadata: Any, size: int, name: str) -> None:
     check_content(what, least, size)
     try:
         check_content(what, most, size)
-    except ValueError:  # it may be less: the texts are looked at, each once
+    except InputError:  # it may be less: the texts are looked at, each once
         check_content(what, least + _text_bytes(source, metadata), size)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from killed_writers import leftover_of_a_killed_writer
@@ -95,6 +96,15 @@ def test_a_folder_is_made_and_tried_without_a_trace(tmp_path, file):
     assert not list((tmp_path / "a" / "b").iterdir())
     with pytest.raises(OSError):
         files.make_writable(file / "below")
+
+
+def test_a_file_that_is_to_be_written_is_tried_where_it_will_be(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    files.make_file_writable(tmp_path / "link")
+    assert [*map(str, (tmp_path / "elsewhere").iterdir())] == [] and (tmp_path / "link").is_symlink()
+    files.make_file_writable(Path("/dev/null"))
+    with pytest.raises(IsADirectoryError):
+        files.make_file_writable(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path, monkeypatch):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from converters.reports import Outcome
-from mdjax.columns import TRAINING
+from mdjax.columns import LIMITS, TRAINING
 
 COLUMNS: Mapping[str, type] = {
     **{name: int if name in ("batch_size", "epochs") else float for name in TRAINING},
@@ -105,7 +106,11 @@ def known_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in facts.items():
         kind = COLUMNS.get(name)
-        if kind is not None and (fitting := _fitting(kind, value)) is not None:
+        if kind is None or (fitting := _fitting(kind, value)) is None:
+            continue
+        _, least, greatest = LIMITS.get(name, (kind, -math.inf, math.inf))
+        # A zoo takes no others, and one odd config must not cost the models beside it.
+        if kind is str or (least <= fitting <= greatest and (name, fitting) != ("data_share", 0)):
             found[name] = fitting
     return found
 

@@ -1,5 +1,6 @@
 """Trees grown on a table's own sweep, and how often they are right about configurations that they were not grown on."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.own_sweeps import balanced_accuracy, sweep_fingerprint
 from mdjax.diagnosis.questions import QUESTIONS, named
 from mdjax.diagnosis.sweep_axes import axes_text, labelled, sweep_axes
-from mdjax.errors import InputError
+from mdjax.errors import InputError, brief
 
 NUM_FOLDS = 5  # of a cross-validation over rows
 
@@ -93,6 +94,8 @@ def grow_sweep(
     do not vary, or a fifth of the rows. Costs one fit each, some 50 ms for a thousand rows. Raises
     InputError for a table without a sweep, without the features, or without two classes for any question.
     """
+    if min_width is not None and not 0 <= min_width < math.inf:
+        raise InputError(f"min_width is {brief(min_width)}. Give a width of at least 0.")
     axes = sweep_axes(table) if axes is None else axes
     table = labelled(table, axes)
     wanted = [named(name).name for name in (QUESTIONS if questions is None else questions)]

@@ -159,14 +159,19 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 """Field of a tree's description -> the types that it may have."""
 
 
+_PROVENANCE = {"left_out": (int,), "sweep": (str,), "transfer_accuracy": (int, float), "data": (str,)}
+"""The same for what is read of a tree's provenance, where it is there."""
+
+
 def check_fields(entry: Mapping[str, Any]) -> None:
     """Raise KeyError for a field that a tree's description lacks, ValueError for one of another type."""
     for name, kinds in _FIELDS.items():
         value = entry[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise ValueError(f"{name} is a {type(value).__name__}")
-    if not all(isinstance(value, str | int | float | None) for value in entry["provenance"].values()):
-        raise ValueError("provenance holds more than texts and numbers")
+    for name, kinds in _PROVENANCE.items():
+        if not isinstance(entry["provenance"].get(name), (*kinds, type(None))):
+            raise ValueError(f"provenance: {name} is a {type(entry['provenance'][name]).__name__}")
 
 
 def check_leaves(num_leaves: int, counts: np.ndarray, shares: np.ndarray | None) -> None:

@@ -44,7 +44,8 @@ NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 _MOST_WORDS = 2000
 _NAME = r"[A-Za-z_]\w*(?:\.\w+)*|\d+(?:\.\w+)*"
-_WORD = re.compile(rf"(?:({_NAME})=)?([a-z]+?)(\d{1, 9})?(?:k(\d{1, 9}))?(?:s(\d{1, 9}))?(?:p(\d{1, 9}))?(nobias)?")
+_NUMBER = r"(\d{1,9})"
+_WORD = re.compile(rf"(?:({_NAME})=)?([a-z]+?){_NUMBER}?(?:k{_NUMBER})?(?:s{_NUMBER})?(?:p{_NUMBER})?(nobias)?")
 _AGAIN = re.compile(rf"(?:({_NAME})=)?@({_NAME})")
 _POOLS = {"max": max_pool, "mean": mean_pool}
 _WEIGHTED = ("conv", "dense", "batchnorm")

@@ -11,8 +11,9 @@ from mdjax.files import flush, make_writable, temporary_file, writing
 from mdjax.parquet import read_frame, write_frame
 from mdjax.statuses import TRANSIENT
 
-_NAME = "unit"
-"""The entry of a file's attributes that says which unit it is of, so that files cannot be mistaken for each other."""
+_NAME, _COLUMNS = "unit", "columns"
+"""The entries of a file's attributes that say which unit it is of, so that files cannot be mistaken for each other, and
+what its columns are."""
 
 
 class Commits:
@@ -36,7 +37,8 @@ class Commits:
             return None
         try:
             rows = read_frame(path)
-            if rows.attrs.pop(_NAME, name) == name and is_finished(rows):
+            is_its_own = rows.attrs.pop(_NAME, name) == name and rows.attrs.pop(_COLUMNS, [*rows]) == [*rows]
+            if is_its_own and is_finished(rows):
                 return rows
         except Exception:  # pyarrow raises many types for a cut file; the unit is simply done again
             pass
@@ -60,7 +62,7 @@ class Commits:
         remedy = "Free space, then run the same command again: finished work is kept."
         with writing(str(path), remedy), temporary_file(self.folder) as temporary:
             named = rows.copy(deep=False)
-            named.attrs = {_NAME: name}
+            named.attrs = {_NAME: name, _COLUMNS: [*rows]}
             write_frame(named, temporary)
             flush(temporary)
             try:

@@ -33,8 +33,8 @@ def check_rows(rows: pd.DataFrame) -> None:
         _check(name, rows[name], lambda value: isinstance(value, str) and value != "", "a text")
     for name in _COUNTS:
         _check(name, rows[name], lambda value: _is_whole(value) and value >= 1, "a whole number of at least 1")
-    for name in ("seed", "position"):
-        _check(name, rows[name], lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0")
+    _check("seed", rows["seed"], _is_whole, "a whole number")
+    _check("position", rows["position"], lambda value: _is_whole(value) and value >= 0, "a whole number of at least 0")
     _check_known(rows)
     if rows["model_id"].duplicated().any():
         raise ValueError(f"the model {rows['model_id'][rows['model_id'].duplicated()].iloc[0]!r} comes twice in it")

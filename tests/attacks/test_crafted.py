@@ -1,5 +1,6 @@
 """Zoos, shards, tables, trees and calibrations as somebody would craft them: one sentence, or a row that says so."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from mdjax.diagnosis.trees import load_trees
 from mdjax.errors import InputError
 from mdjax.inputs import parse_json
 from mdjax.models import Architecture
+from mdjax.parquet import write_frame
 from mdjax.sweeps.local import measure
 from mdjax.table import read_configurations
 from mdjax.zoo.store import DamagedGroupError, Zoo
@@ -190,7 +192,8 @@ def chain(tree, count):
         (lambda tree: tree.update(method=["default"]), "method is a list"),
         (lambda tree: tree.update(method="mine"), "There is no method 'mine'"),
         (lambda tree: tree.update(preset=1), "preset is a int"),
-        (lambda tree: tree.update(provenance={"rows": [[]]}), "provenance holds more than"),
+        (lambda tree: tree.update(provenance={"left_out": [[]]}), "provenance: left_out is a list"),
+        (lambda tree: tree.update(provenance={"sweep": {}}), "provenance: sweep is a dict"),
         (lambda tree: tree.update(feature_ranges={}), "lacks the field"),
         (lambda tree: tree["splits"][0].update(bounds=[0]), "cannot be understood"),
         (lambda tree: tree["splits"][0].update(at_most=0), "do not form one tree"),
@@ -273,3 +276,15 @@ def test_links_that_lead_in_circles_are_told(crafted):
     path.symlink_to(path)
     with pytest.raises(DamagedGroupError, match="Too many levels of symbolic links"):
         Zoo(crafted / "zoo").read_group("a")
+
+
+def test_a_changed_byte_in_the_name_of_a_column_is_told(tmp_path):
+    path = tmp_path / "table.parquet"
+    write_frame(pd.DataFrame({"test_error": [1.0], "width": [2]}), path)
+    content = path.read_bytes()
+    assert content.count(b"test_error") > 2
+    start = 0
+    while (start := content.find(b"test_error", start + 1)) >= 0:
+        path.write_bytes(content[:start] + b"testxerror" + content[start + 10 :])
+        with contextlib.suppress(InputError):
+            assert list(read_configurations(path)) == ["test_error", "width"]

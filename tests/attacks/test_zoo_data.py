@@ -59,10 +59,8 @@ def opened(monkeypatch) -> list[str]:
         "{tmp}/fifo.npz",
         "{tmp}",
         ".",
-        "a\0.npz",
         "a" * 5000,
         "\x1b[31mred",
-        3,
     ],
 )
 def test_files_that_only_the_zoo_names_are_not_opened(tmp_path, own, opened, entry, monkeypatch):
@@ -73,11 +71,16 @@ def test_files_that_only_the_zoo_names_are_not_opened(tmp_path, own, opened, ent
         (batches / "data_batch_1").touch()
     os.mkfifo(tmp_path / "fifo.npz")
     (tmp_path / "zoo" / "link.npz").symlink_to(own)
-    entry = entry.replace("{tmp}", str(tmp_path)) if isinstance(entry, str) else entry
-    made = zoo(tmp_path, entry)
+    made = zoo(tmp_path, entry.replace("{tmp}", str(tmp_path)))
     with pytest.raises(InputError, match="is not opened on its word alone. Name the data: --data NAME|PATH") as raised:
         mdjax.measure(made.path)
     assert not opened and "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize("entry", ["a\0.npz", 3])
+def test_data_that_are_no_path_are_told(tmp_path, entry):
+    with pytest.raises(InputError, match="where texts are expected"):
+        zoo(tmp_path, entry)
 
 
 def test_an_npz_is_opened_where_it_is_the_one_that_the_models_were_trained_on(tmp_path, own):

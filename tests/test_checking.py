@@ -19,6 +19,7 @@ from torch_families import OwnCNN
 from torch_resnet import random_resnet
 
 import mdjax
+from mdjax.calibration import targets
 from mdjax.cli import main
 from mdjax.diagnosis.calibrations import Calibration
 from mdjax.diagnosis.surface import Points, Surface
@@ -125,7 +126,8 @@ def test_options_of_reading_and_measuring_reach_what_they_change(folder, capsys)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_asked_about_small_networks_of_its_kind(folder, capsys):
+def test_a_checkpoint_is_asked_about_small_networks_of_its_kind(folder, monkeypatch, capsys):
+    monkeypatch.setattr(targets, "_SHARES", 2)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(64, 4), torch.nn.Tanh(), torch.nn.Linear(4, 10))
     torch.save(network.state_dict(), "digits.pt")

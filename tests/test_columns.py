@@ -60,5 +60,4 @@ def test_the_names_of_settings_agree():
     assert set(TRAINING) == settings - architecture - {"seed", "recipe"}
     assert {*TRAINING, *RECIPE} == grid - architecture - {"data", "seeds"}
     assert settings - {"seed", "recipe"} == grid - {"data", "seeds", *RECIPE}
-    assert set(grids._AXES) == settings - {"family", "epochs", "seed", "recipe"}
     assert set(CONFIGURATION) == {*ARCHITECTURE, *TRAINING, *RECIPE, "preset"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mdjax.calibration import targets
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.training import train
 
@@ -22,7 +23,8 @@ def zoo(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_examples_run(number, zoo, capsys):
+def test_examples_run(number, zoo, monkeypatch, capsys):
+    monkeypatch.setattr(targets, "_SHARES", 2)  # each amount of data is another program
     exec(compile(EXAMPLES[number].replace("runs/demo", str(zoo)), f"README example {number}", "exec"), {})
     told = capsys.readouterr().out
     assert "train_error = " in told or "larger networks of the zoo (balanced" in told

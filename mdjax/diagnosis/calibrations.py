@@ -125,9 +125,12 @@ class Calibration:
         shape = len(table), len(CHANGES)
         probabilities, one, one_se, best, best_se = (np.full(shape, np.nan) for _ in range(5))
         first = {name: np.full(len(table), np.nan) for name in QUESTIONS}
+        coldest, hottest = (limit * factor for limit, factor in zip(self.reach()["temperature"], (0.99, 1.01)))
         for row in np.flatnonzero(rows):
             here = {name: float(values[row]) for name, values in asked.items() if name != "accuracy"}
             steps = {name: [here[name] * factor for factor in factors] for name, factors in STEPS.items()}
+            # Width and data follow a trend beyond the zoo; what lies beyond its temperatures nobody has seen.
+            steps["temperature"] = [value for value in steps["temperature"] if coldest <= value <= hottest]
             found = self.surface.gains(here, float(asked["accuracy"][row]), steps)
             probabilities[row] = found.is_right
             one[row], one_se[row], best[row], best_se[row] = found.one, found.one_se, found.best, found.best_se

@@ -212,6 +212,8 @@ def test_a_process_without_streams_or_with_full_ones_ends_as_it_should():
 def test_a_signal_is_heard_whatever_the_main_thread_does_with_it(number):
     heard, ended = threading.Event(), []
     former = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for one in former:  # a background job starts with some of them ignored, and they would stay so
+        signal.signal(one, signal.SIG_DFL)
     give_back = processes.end_by_signals(lambda given: (ended.append(given), heard.set()))
     try:
         try:

@@ -211,7 +211,7 @@ def few(tmp_path_factory) -> str:
     """Some of the digits."""
     path, data = tmp_path_factory.mktemp("few") / "few.npz", digits()
     arrays = {f"{kind}_{part}": getattr(data, f"{kind}_{part}") for kind in "xy" for part in ("train", "test")}
-    np.savez(path, **{name: values[: 192 if "train" in name else 64] for name, values in arrays.items()})
+    np.savez(path, **{name: values[: 288 if "train" in name else 64] for name, values in arrays.items()})
     return str(path)
 
 

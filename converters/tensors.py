@@ -4,7 +4,8 @@ import math
 from typing import Any, NamedTuple
 
 _MOST_AXES = 64
-_MOST_NUMBERS = 2**60
+MOST_NUMBERS = 2**60
+"""Most numbers of a storage or a tensor."""
 
 
 class TensorError(ValueError):
@@ -91,7 +92,7 @@ def view(storage: Storage, dtype: Any, offset: Any, sizes: Any, strides: Any) ->
     axes = (offset, *sizes, *strides)
     if not all(type(number) is int and number >= 0 for number in axes):
         raise TensorError("a tensor's shape is none")
-    if max(axes) > _MOST_NUMBERS or math.prod(max(size, 1) for size in sizes) > _MOST_NUMBERS:
+    if max(axes) > MOST_NUMBERS or math.prod(max(size, 1) for size in sizes) > MOST_NUMBERS:
         raise TensorError("a tensor claims more numbers than there can be")
     if storage.flat is None:
         return Unplain(f"{dtype}, strided, on meta".replace("torch.", ""))

@@ -210,14 +210,17 @@ class _Machine:
                 self._refer(argument.replace(" ", ".", 1))
             case "STACK_GLOBAL":
                 module, attribute = self._last(2)
-                if len(module) + len(attribute) > _LONGEST_NAME:  # remembered texts could be joined again and again
+                # Tuples of tuples would be spelled out, and remembered texts joined, again and again.
+                if type(module) is not str or type(attribute) is not str:
+                    raise PickleError("its pickle refers to a name that is no text")
+                if len(module) + len(attribute) > _LONGEST_NAME:
                     raise PickleError("its pickle refers to a name that is longer than any")
                 self._refer(f"{module}.{attribute}")
             case "REDUCE" | "NEWOBJ":
                 self._construct(*self._last(2))
             case "NEWOBJ_EX":
                 made, arguments, keywords = self._last(3)
-                self._construct(made, arguments if keywords == {} else None)
+                self._construct(made, arguments if type(keywords) is dict and not keywords else None)
             case "OBJ":
                 made, *arguments = self._items()
                 self._construct(made, tuple(arguments))

@@ -69,33 +69,47 @@ class Records:
         `more` knows further names that it may refer to. Raises as `converters.pickled_tensors.read`.
         """
         swapped = sys.byteorder != self._byteorder(folder)
-        flats: dict[str, Any] = {}
+        flats: dict[tuple[str, int], Any] = {}
 
         def storage(reference: Reference) -> Any:
             if reference.view is not None or PurePosixPath(reference.key).name != reference.key:
                 raise TensorError("a storage has a name that is none")
-            if reference.key not in flats:
-                flats[reference.key] = self.flat(f"{folder}/data/{reference.key}")
-            flat, size = flats[reference.key], reference.size * reference.itemsize
+            # A storage is swapped once for each width, however many parts of it are named.
+            place = reference.key, _width(reference.dtype) if swapped else 1
+            if place not in flats:
+                flat = self.flat(f"{folder}/data/{reference.key}")
+                flats[place] = _swapped(flat, place[1]) if swapped else flat
+            flat, size = flats[place], reference.size * reference.itemsize
             if size > len(flat):
                 raise TensorError("a storage is shorter than its tensors say")
-            return _swapped(flat[:size], reference.dtype) if swapped else flat[:size]
+            return flat[:size]
 
         content = self.content(f"{folder}/{_PICKLE}")
         return read(io.BytesIO(content), len(self._buffer), storage, more)
 
     def _byteorder(self, folder: str) -> str:
         name = f"{folder}/byteorder"
-        return self.content(name).decode("ascii") if name in self.names else "little"
+        if name not in self.names:
+            return "little"
+        order = next((order for order in ("little", "big") if self.content(name) == order.encode()), None)
+        if order is None:
+            raise RefusedError("its byte order is neither little nor big")
+        return order
 
 
-def _swapped(flat: Any, dtype: Any) -> Any:
-    import torch
-
+def _width(dtype: Any) -> int:
+    """Bytes that change places in a number of the other byte order."""
     if dtype is None:
         raise RefusedError("it was written by a machine of the other byte order, without the types of its numbers")
-    width = dtype.itemsize // (2 if dtype.is_complex else 1)
-    return torch.from_numpy(flat.numpy().view(f"u{width}").byteswap().view(np.uint8))
+    return dtype.itemsize // (2 if dtype.is_complex else 1)
+
+
+def _swapped(flat: Any, width: int) -> Any:
+    """A copy of a storage in the other byte order; without what is left of a number at its end."""
+    import torch
+
+    whole = flat[: len(flat) // width * width]
+    return torch.from_numpy(whole.numpy().view(f"u{width}").byteswap().view(np.uint8))
 
 
 def read_saved(content: bytes) -> Any:

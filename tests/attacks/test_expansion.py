@@ -138,3 +138,25 @@ def test_an_archive_in_an_archive_is_not_unpacked_twice(tmp_path):
     (tmp_path / "model.pt2").write_bytes(zipped([("serialized_state_dict.pt", inner)]))
     with pytest.raises(converters.RefusedError, match="bytes unpack to 200000"):
         converters.read_state_dict(tmp_path / "model.pt2")
+
+
+def of_order(order: str, counts: tuple[int, ...]) -> bytes:
+    """Tensors of the first numbers of one storage, which the file names once for each of them."""
+    made = [text(f"w{k}") + rebuilt("0", k, b"K\x00", b"K\x02", b"K\x01") + b"s" for k in counts]
+    pickled = PROTOCOL + b"}" + b"".join(made) + b"."
+    numbers = np.arange(4, dtype=">f4" if order == "big" else "<f4").tobytes()
+    return zipped([("m/data.pkl", pickled), ("m/data/0", numbers), ("m/byteorder", order.encode())])
+
+
+def test_a_storage_of_the_other_byte_order_is_swapped_once(tmp_path):
+    (tmp_path / "model.pt").write_bytes(of_order("big", (2, 3, 4)))
+    found = converters.read_state_dict(tmp_path / "model.pt")
+    assert_same(found, {name: np.arange(2, dtype=np.float32) for name in ("w2", "w3", "w4")})
+    assert np.shares_memory(found["w2"], found["w4"])
+
+
+@pytest.mark.parametrize("order", ["little\n", "Big", "", "middle"])
+def test_a_byte_order_that_is_none_is_refused(tmp_path, order):
+    (tmp_path / "model.pt").write_bytes(of_order(order, (2,)))
+    with pytest.raises(converters.RefusedError, match="its byte order is neither little nor big"):
+        converters.read_state_dict(tmp_path / "model.pt")

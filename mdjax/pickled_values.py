@@ -83,6 +83,18 @@ def _array(account: Account, content: Any, dtype: Any, shape: Any, order: str = 
     return np.ndarray(shape, dtype, bytearray(content), order="F" if _is_word(order, "F") else "C")
 
 
+def _buffered(account: Account, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    """How protocol 5 writes arrays; those whose axes changed places by the order in which their numbers lie, "K"."""
+    if not _is_word(order, "C", "F", "K"):
+        raise PickleError("its pickle has a numpy array whose numbers lie in no known order")
+    if axes is None or not _is_word(order, "K"):
+        return _array(account, content, dtype, shape, order)
+    array = _array(account, content, dtype, shape)
+    if type(axes) is not tuple or not all(type(axis) is int for axis in axes) or sorted(axes) != [*range(array.ndim)]:
+        raise PickleError("its pickle has a numpy array whose axes change places with none of its own")
+    return array.transpose(axes)
+
+
 def _scalar(account: Account, dtype: Any, content: Any) -> Any:
     return _array(account, content, dtype, ())[()]
 
@@ -154,7 +166,7 @@ VALUES: Mapping[str, Any] = {
     "numpy.ndarray": "numpy.ndarray",  # named beside _reconstruct, never called
     **{f"{module}.multiarray._reconstruct": Constructor(_unfilled) for module in _MODULES},
     **{f"{module}.multiarray.scalar": Constructor(_scalar) for module in _MODULES},
-    **{f"{module}.numeric._frombuffer": Constructor(_array) for module in _MODULES},
+    **{f"{module}.numeric._frombuffer": Constructor(_buffered) for module in _MODULES},
     "_codecs.encode": Constructor(_encoded),
     "collections.OrderedDict": Constructor(_ordered),
     "collections.Counter": Constructor(_counted),

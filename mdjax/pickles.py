@@ -21,7 +21,10 @@ _CONTAINER_STEPS = 4
 
 _KEYS = (str, bytes, int, float, type(None), np.bool_, np.integer, np.floating)
 _KEY_BITS = 64  # beyond, whole numbers of one hash are without end
-_TUPLE_STEPS = 1000  # nor are the hashes of tuples secret: few of them can be keys
+_KEY_DEPTH = 4  # of tuples in tuples
+_TUPLE_STEPS = 20
+_ALIKE = 32  # the hashes of tuples are no secret: so many may have one
+_LETTERS = 1000  # of a key that are compared within what one opcode may take
 _MOST_TOLD = 5
 _LONGEST_TOLD = 100
 _LONGEST_NAME = 1000
@@ -47,6 +50,7 @@ class Account:
 
     def __init__(self, most_bytes: int):
         self._steps, self._bytes = _MOST_STEPS, most_bytes
+        self._tuples: dict[int, set[Any]] = {}
 
     def step(self, count: int = 1) -> None:
         """Count opcodes. Raises PickleError where there are too many."""
@@ -59,6 +63,13 @@ class Account:
         self._bytes -= count
         if self._bytes < 0:
             raise PickleError("its pickle copies the same bytes again and again, which weights never do")
+
+    def key(self, value: tuple[Any, ...]) -> None:
+        """Count a tuple that becomes a key. Raises PickleError where too many have one hash, so that each is slow."""
+        alike = self._tuples.setdefault(hash(value), set())
+        alike.add(value)
+        if len(alike) > _ALIKE:
+            raise PickleError(f"its pickle has more than {_ALIKE} keys of one hash, which weights never have")
 
 
 class Constructor(NamedTuple):
@@ -118,20 +129,26 @@ def load(
 def checked_key(account: Account, key: Any) -> Any:
     """A key of a dictionary or an item of a set, whose hash costs little.
 
-    Raises PickleError for one that is neither text nor number, nor a tuple of some of these.
+    Raises PickleError for one that is neither text nor number, nor a tuple of some of these and of such tuples.
     """
+    _check_key(account, key, _KEY_DEPTH)
     if type(key) is tuple:
-        account.step(_TUPLE_STEPS)
-        account.step(len(key))
-        parts = key
-    else:
-        parts = (key,)
-    for part in parts:
-        if not isinstance(part, _KEYS):
-            raise PickleError(f"its pickle has a {type(part).__name__} in a key, where weights have names")
-        if isinstance(part, int) and part.bit_length() > _KEY_BITS:
-            raise PickleError(f"its pickle has a whole number of {part.bit_length()} bits as a key")
+        account.key(key)
     return key
+
+
+def _check_key(account: Account, part: Any, depth: int) -> None:
+    if type(part) is tuple and depth > 0:
+        account.step(_TUPLE_STEPS + len(part))
+        for inner in part:
+            _check_key(account, inner, depth - 1)
+        return
+    if not isinstance(part, _KEYS):
+        raise PickleError(f"its pickle has a {type(part).__name__} in a key, where weights have names")
+    if isinstance(part, int) and part.bit_length() > _KEY_BITS:
+        raise PickleError(f"its pickle has a whole number of {part.bit_length()} bits as a key")
+    if isinstance(part, str | bytes):
+        account.step(len(part) // _LETTERS)
 
 
 class _Machine:

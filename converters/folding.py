@@ -8,8 +8,7 @@ import numpy as np
 
 from converters.errors import RefusedError
 from converters.tensors import QUANTIZED, Unplain
-from mdjax.archives import most_bytes
-from mdjax.memory import SETTING
+from mdjax.memory import excess
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and training frameworks put before every name."""
@@ -61,13 +60,10 @@ def _check_claims(entries: Mapping[str, Any]) -> None:
         storage, size = value.untyped_storage(), value.numel() * value.element_size()
         if size > storage.nbytes():
             raise RefusedError(f"its entry {name} claims {value.numel()} numbers, more than are stored")
-        claimed += size
+        claimed += value.numel() * max(4, value.element_size())  # short numbers become floats of four bytes
         stored[storage.data_ptr()] = storage.nbytes()
-    if claimed > most_bytes(sum(stored.values())):
-        raise RefusedError(
-            f"its {len(entries)} entries are views of {sum(stored.values())} bytes and would take {claimed}. If that "
-            f"is meant, raise the limit: {SETTING}={claimed}"
-        )
+    if reason := excess(f"its {len(entries)} entries, many views of the same numbers,", claimed, sum(stored.values())):
+        raise RefusedError(reason)
 
 
 def _once(known: dict[Any, np.ndarray], function: Callable[..., np.ndarray], name: str, *arrays: np.ndarray) -> Any:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
 from converters.tensors import MOST_NUMBERS, QUANTIZED, Storage, TensorError, Unplain, storage_dtypes, view
-from mdjax.archives import MAX_ENTRIES, most_bytes
+from mdjax.archives import MAX_ENTRIES
 from mdjax.pickled_values import VALUES
 from mdjax.pickles import Account, Constructor, PickleError, load
 
 _TENSOR_STEPS = 10  # a tensor's own memory, in what one opcode may take
 _UNTYPED = "bytes"
+_COPIES = 4  # of a byte, from text to bytes to an array to a tensor
+_SLACK = 2**20
 _LONGEST = 40
 _LONGEST_KEY = 1000
 
@@ -45,7 +47,7 @@ def read(
     """The value of a pickle with tensors.
 
         file: at the pickle's begin, in memory or mapped.
-        size: of the whole file in bytes.
+        size: of the pickle in bytes, or of the file where it is not known.
         storage: a storage's bytes as a tensor uint8 [bytes], or None while nobody knows where they are.
         more: further names that may be referred to, as for `mdjax.pickles.load`.
 
@@ -66,7 +68,7 @@ def read(
             raise PickleError(f"it has more than {MAX_ENTRIES} storages")
         return found[reference]
 
-    return load(file, most_bytes(size), find, persistent=persistent, text=_text)
+    return load(file, _COPIES * size + _SLACK, find, persistent=persistent, text=_text)
 
 
 def _text(content: bytes) -> str | bytes:

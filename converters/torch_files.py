@@ -14,7 +14,7 @@ import numpy as np
 from converters.errors import RefusedError
 from converters.pickled_tensors import Reference, read
 from converters.tensors import TensorError, flat_bytes
-from mdjax.archives import check_archive, most_bytes
+from mdjax.archives import check_archive
 from mdjax.pickles import load
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -85,7 +85,7 @@ class Records:
             return flat[:size]
 
         content = self.content(f"{folder}/{_PICKLE}")
-        return read(io.BytesIO(content), len(self._buffer), storage, more)
+        return read(io.BytesIO(content), len(content), storage, more)
 
     def _byteorder(self, folder: str) -> str:
         name = f"{folder}/byteorder"
@@ -134,7 +134,7 @@ def read_old(buffer: bytearray | mmap.mmap) -> Any:
     file.seek(0)
 
     def plain() -> Any:
-        return load(file, most_bytes(size), lambda name: None, text=bytes.decode)
+        return load(file, 0, lambda name: None, text=bytes.decode)
 
     if (plain(), plain()) != (_MAGIC, _PROTOCOL):
         raise ValueError("no file of torch.save")

@@ -129,7 +129,7 @@ def _exported(records: Records) -> Mapping[str, Any]:
         raise RefusedError(f"it holds {len(configs)} exported programs, not one")
     folder = configs[0].rpartition("/")[0]
     tensors, known = {}, dict[tuple[str, bool], Any]()
-    for name, entry in json.loads(records.content(configs[0]))["config"].items():
+    for name, entry in json.loads(records.content(configs[0], safetensors_files.MAX_HEADER))["config"].items():
         place, pickled = f"{folder}/{entry['path_name']}", bool(entry["use_pickle"])
         if (place, pickled) not in known:  # what is tied is stored once, and stays one
             known[place, pickled] = read_saved(records.content(place)) if pickled else records.flat(place)

@@ -5,7 +5,7 @@ import mmap
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ _PROTOCOL = 1001
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _PICKLE = "data.pkl"
+_LONGEST_LINE = 2**22
 
 
 class Records:
@@ -36,9 +37,23 @@ class Records:
         self.names = archive.namelist()
         self._archive, self._buffer = archive, buffer
 
-    def content(self, name: str) -> bytes:
-        """An entry's bytes, a copy. Raises KeyError where there is no such entry."""
+    def content(self, name: str, most: int | None = None) -> bytes:
+        """An entry's bytes, a copy. Raises KeyError where there is no such entry, RefusedError for more than `most`."""
+        size = self._archive.getinfo(name).file_size
+        if most is not None and size > most:
+            raise RefusedError(f"its entry {name} has {size} bytes, but at most {most} are expected")
         return self._archive.read(name)
+
+    def lines(self, name: str) -> Iterator[str]:
+        """The lines of an entry of text, one at a time: a list of them would take many times the entry.
+
+        Raises RefusedError where one is longer than any.
+        """
+        with self._archive.open(name) as file:
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE:
+                    raise RefusedError(f"its entry {name} has a line of more than {_LONGEST_LINE} letters")
+                yield line.decode(errors="replace").removesuffix("\n")
 
     def flat(self, name: str) -> Any:
         """An entry as a tensor uint8 [bytes]: mapped where it is stored as it is, a copy where it is compressed."""

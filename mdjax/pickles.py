@@ -26,6 +26,7 @@ _TUPLE_STEPS = 20
 _ALIKE = 32  # the hashes of tuples are no secret: so many may have one
 _LETTERS = 1000  # of a key that are compared within what one opcode may take
 _MOST_TOLD = 5
+_MOST_FOREIGN = 1000
 _LONGEST_TOLD = 100
 _LONGEST_NAME = 1000
 
@@ -303,7 +304,9 @@ class _Machine:
     def _refer(self, name: str) -> None:
         found = self._find(name)
         if found is None:
-            self.foreign.add(name)
+            self.foreign.add(name[:_LONGEST_NAME])
+            if len(self.foreign) > _MOST_FOREIGN:
+                raise PickleError("its pickle refers to more classes and functions than any")  # load() names them
         self._push(_FOREIGN if found is None else found)
 
     def _construct(self, made: Any, arguments: Any) -> None:

@@ -17,7 +17,7 @@ from hostile_pickles import HOSTILE, PROTOCOL, saved, text
 import converters
 from mdjax import pickles
 from mdjax.pickled_values import VALUES
-from mdjax.pickles import Account, PickleError, load
+from mdjax.pickles import Account, ForeignError, PickleError, load
 
 _OLD = ("pointer", "key-deep", "system")
 """Those that are also put into a file of before torch 1.6."""
@@ -157,3 +157,9 @@ def test_what_is_refused_is_loaded_where_it_is_trusted(tmp_path):
     with pytest.raises(converters.RefusedError, match=r"has a tuple in a key.*; nothing was run\. Pass --trust"):
         converters.read_state_dict(tmp_path / "model.pth")
     assert list(converters.read_state_dict(tmp_path / "model.pth", trust=True)) == ["w"]
+
+
+def test_of_many_foreign_names_few_are_kept():
+    names = b"".join(f"cmodule\nname{number}\n0".encode() for number in range(3000))
+    with pytest.raises(ForeignError, match="it refers to module.name0, .* and 996 more"):
+        load(io.BytesIO(PROTOCOL + names + b"N."), 0, VALUES.get)

@@ -32,7 +32,7 @@ def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
         if len(str(name)) > _LONGEST_NAME:
             raise RefusedError(f"its entry {str(name)[:40]}... has a name of {len(str(name))} letters")
         if _QUANTIZED.search(str(name)):
-            raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+            raise _quantized(name)
     _check_claims(entries)
     known: dict[Any, np.ndarray] = {}
     stored = {str(name): _array(name, value, known) for name, value in entries.items()}
@@ -42,6 +42,10 @@ def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
         raise RefusedError("it holds a curve of networks (entries weight_0, weight_1, ...), not one network")
     narrowed = any(array.dtype == np.float64 for array in stored.values())
     return _fold_pruning(_fold_weight_norm(arrays, known), known), narrowed
+
+
+def _quantized(name: object) -> RefusedError:
+    return RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
 
 
 def _check_claims(entries: Mapping[str, Any]) -> None:
@@ -90,14 +94,12 @@ def _array(name: object, value: Any, known: dict[Any, np.ndarray]) -> np.ndarray
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         value = torch.from_numpy(value)
-    if value is QUANTIZED:
-        raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+    if value is QUANTIZED or (isinstance(value, torch.Tensor) and value.is_quantized):
+        raise _quantized(name)
     if isinstance(value, Unplain):
         raise RefusedError(f"its entry {name} is no plain array ({value.kind})")
     if not isinstance(value, torch.Tensor):
         raise RefusedError(f"its entry {name} is a {type(value).__name__}, not a tensor")
-    if value.is_quantized:
-        raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
     try:
         if not value.is_floating_point() or value.element_size() >= 4:
             return value.detach().numpy()

@@ -33,7 +33,7 @@ class Storage(NamedTuple):
 
 
 def storage_dtypes() -> dict[str, Any]:
-    """The names of torch's typed storages → the type of their numbers; "quantized" where that is none."""
+    """The names of torch's typed storages → the type of their numbers, those of quantized networks included."""
     import torch
 
     plain = {
@@ -81,7 +81,8 @@ def view(storage: Storage, dtype: Any, offset: Any, sizes: Any, strides: Any) ->
         offset: of its first number, in numbers.
         sizes, strides: of its axes, in numbers.
 
-    `Unplain` where the storage is nowhere. Raises TensorError where the view leaves the storage.
+    `Unplain` where the storage is nowhere, `QUANTIZED` for such a type. Raises TensorError where the view leaves the
+    storage.
     """
     import torch
 
@@ -94,6 +95,8 @@ def view(storage: Storage, dtype: Any, offset: Any, sizes: Any, strides: Any) ->
         raise TensorError("a tensor's shape is none")
     if max(axes) > MOST_NUMBERS or math.prod(max(size, 1) for size in sizes) > MOST_NUMBERS:
         raise TensorError("a tensor claims more numbers than there can be")
+    if dtype in (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4):
+        return QUANTIZED
     if storage.flat is None:
         return Unplain(f"{dtype}, strided, on meta".replace("torch.", ""))
     if 0 in sizes:

@@ -177,11 +177,11 @@ class _Machine:
         """Do what one opcode says."""
         self._account.step()
         if name in _PLAIN:
-            self._stack.append(argument)
+            self._push(argument)
             return
         match name:
             case "BINGET" | "LONG_BINGET" | "GET":
-                self._stack.append(self._memo[argument])
+                self._push(self._memo[argument])
             case "BINPUT" | "LONG_BINPUT" | "PUT":
                 self._remember(argument)
             case "MEMOIZE":
@@ -190,13 +190,13 @@ class _Machine:
                 self._marked.append(self._stack)
                 self._stack = []
             case "STRING" | "BINSTRING" | "SHORT_BINSTRING":
-                self._stack.append(self._text(argument.encode("latin-1")))
+                self._push(self._text(argument.encode("latin-1")))
             case "NONE":
-                self._stack.append(None)
+                self._push(None)
             case "NEWTRUE" | "NEWFALSE":
-                self._stack.append(name == "NEWTRUE")
+                self._push(name == "NEWTRUE")
             case "EMPTY_TUPLE":
-                self._stack.append(())
+                self._push(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 self._push(tuple(self._last(int(name[-1]))))
             case "TUPLE":
@@ -219,11 +219,14 @@ class _Machine:
                 self._add(self._items())
             case "POP":
                 # Pickle's own rule: where nothing lies above it, the mark goes.
-                self._items() if not self._stack and self._marked else self.pop()
+                if self._stack or not self._marked:
+                    self.pop()
+                else:
+                    self._items()
             case "POP_MARK":
                 self._items()
             case "DUP":
-                self._stack.append(self._stack[-1])
+                self._push(self._stack[-1])
             case "GLOBAL":
                 self._refer(argument.replace(" ", ".", 1))
             case "STACK_GLOBAL":

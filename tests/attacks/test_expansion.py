@@ -197,3 +197,11 @@ def test_a_byte_order_that_is_none_is_refused(tmp_path, order):
     (tmp_path / "model.pt").write_bytes(of_order(order, (2,)))
     with pytest.raises(converters.RefusedError, match="its byte order is neither little nor big"):
         converters.read_state_dict(tmp_path / "model.pt")
+
+
+def test_a_storage_of_quantized_numbers_is_told_as_such(tmp_path):
+    made = rebuilt("0", 4, b"K\x00", b"K\x02", b"K\x01").replace(b"FloatStorage", b"QInt8Storage")
+    pickled = PROTOCOL + b"}" + text("w") + made + b"s."
+    (tmp_path / "model.pt").write_bytes(zipped([("m/data.pkl", pickled), ("m/data/0", bytes(4))]))
+    with pytest.raises(converters.RefusedError, match=r"it is quantized \(entry w\)"):
+        converters.read_state_dict(tmp_path / "model.pt")

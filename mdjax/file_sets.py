@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from mdjax.files import flush, remove_leftovers, temporary_folder
+from mdjax.files import commit, flush, remove_leftovers, temporary_folder
 from mdjax.inputs import open_regular
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def changing(folder: Path) -> Iterator[Path]:
         for attempt in range(_TRIES):
             _settle(folder)
             try:
-                filled.rename(folder / PENDING)
+                commit(filled, folder / PENDING)
                 break
             except OSError:  # another writer's set is there by now: it goes first
                 if attempt == _TRIES - 1 or not (folder / PENDING).is_dir():

@@ -5,7 +5,6 @@ Whoever looks at a file sees its old content or its new one, whole. What is bein
 with `TEMPORARY` and is locked; what a killed writer left there is removed by the next one that writes beside it.
 """
 
-import collections
 import contextlib
 import errno
 import hashlib
@@ -16,6 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -38,14 +38,31 @@ MAY_WRITE = "Choose a folder that you may write to."
 """The remedy where nothing better is known."""
 
 
-_begun: collections.deque[Path] = collections.deque(maxlen=64)
-"""The newest temporary names, which may be there still."""
+_begun: set[Path] = set()
+"""The temporary names that this process is writing under."""
+
+_naming = threading.RLock()
+"""Held while a temporary name is made or becomes a lasting one; who ends the process keeps it."""
+
+_NAMING_SECONDS = 10
+"""How long the end of the process waits for such a step, which a file system may keep from returning."""
 
 
 def remove_unfinished() -> None:
-    """Remove what this process has begun to write and not finished, because it ends here."""
+    """Remove what this process has begun to write and not finished, because it ends here.
+
+    From then on no thread of it can give anything a name: half of what was begun is never taken for the whole.
+    """
+    if not _naming.acquire(timeout=_NAMING_SECONDS):
+        return  # the next writer beside it removes it
     for path in list(_begun):
         _remove(path)
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Give what was written under a temporary name its own, in one step, unless the process is ending."""
+    with _naming:
+        temporary.replace(path)
 
 
 def place(out: str | PathLike[str]) -> Path:
@@ -79,6 +96,7 @@ def _temporary(folder: Path, *, is_folder: bool, mode: int = 0o666) -> Iterator[
         yield path
     finally:
         _remove(path)
+        _begun.discard(path.absolute())
         if descriptor is not None:
             os.close(descriptor)
 
@@ -87,11 +105,12 @@ def _created(folder: Path, *, is_folder: bool, mode: int) -> tuple[Path, int | N
     """A new file or folder, and the descriptor that holds its lock, where there are locks."""
     while True:
         path = folder / f"{TEMPORARY}{_HOST}-{uuid.uuid4().hex}"
-        _begun.append(path.absolute())
-        if is_folder:
-            path.mkdir(mode)
-        else:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        with _naming:
+            if is_folder:
+                path.mkdir(mode)
+            else:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            _begun.add(path.absolute())
         if not HAS_LOCKS:
             return path, None
         with contextlib.suppress(FileNotFoundError):
@@ -103,6 +122,7 @@ def _created(folder: Path, *, is_folder: bool, mode: int) -> tuple[Path, int | N
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+        _begun.discard(path.absolute())
         # Another process took it for abandoned before it was locked: once more.
 
 
@@ -118,7 +138,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with temporary_file(path.parent) as temporary:
         yield temporary
         flush(temporary)
-        temporary.replace(path)
+        commit(temporary, path)
 
 
 @contextlib.contextmanager
@@ -131,7 +151,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     with temporary_folder(path.parent) as temporary:
         yield temporary
         try:
-            temporary.rename(path)
+            commit(temporary, path)
         except OSError:
             if path.exists():  # systems name this in several ways
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None

@@ -115,8 +115,9 @@ def _end(prog: str, number: int) -> None:
         what = "interrupted" if name == "SIGINT" else f"stopped by {name}"
         before = "\x1b[?25h\n" if is_terminal else ""  # a bar has hidden the cursor
         # Past Python's own buffers, which another thread may hold; and a pipe that nobody reads is not waited for.
-        if select.select([], [2], [], 1)[1]:
-            os.write(2, f"{before}{prog}: {what}; {_GO_ON}\n".encode())
+        with contextlib.suppress(OSError):  # its reader, or the terminal, is gone
+            if select.select([], [2], [], 1)[1]:
+                os.write(2, f"{before}{prog}: {what}; {_GO_ON}\n".encode())
         if (files := sys.modules.get("mdjax.files")) is not None:  # else nothing was begun
             files.remove_unfinished()
     finally:

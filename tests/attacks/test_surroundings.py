@@ -235,7 +235,8 @@ def test_signals_that_are_ignored_or_another_s_stay_so(monkeypatch):
         signal.signal(signal.SIGINT, former)
 
 
-def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path):
+@pytest.mark.parametrize("is_read", [True, False])
+def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path, is_read):
     code = (
         "import signal, time; from pathlib import Path; from mdjax import files, processes\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # children of background jobs ignore it\n"
@@ -249,10 +250,12 @@ def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path):
     )
     process = child(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n"
+    if not is_read:
+        process.stderr.close()  # as where the interrupt ended `tee`, too
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    error = process.communicate(timeout=60)[1] if is_read else process.wait(60)
     assert process.returncode == 130
-    assert error == "mdjax: interrupted; give the same command again to go on from here\n"
+    assert error == ("mdjax: interrupted; give the same command again to go on from here\n" if is_read else 130)
     assert not list(tmp_path.iterdir())
 
 

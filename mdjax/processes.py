@@ -13,9 +13,10 @@ import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 
-from mdjax.console import ERRORS, OutputError, complain, silence
+from mdjax.console import ERRORS, OutputError, complain, silence, warn
 from mdjax.errors import InputError
 
 _STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -34,7 +35,8 @@ def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
 
         prog: what the command is called.
         command: does all of it.
-        own_process: the process is the command's: signals end it, and its standard streams are settled at the end.
+        own_process: the process is the command's: signals end it, warnings are lines of its own, and its standard
+            streams are settled at the end.
 
     Raises SystemExit: 2 for an InputError or a standard output that is full, 130 for an interrupt, 141 where the reader
     of standard output has gone.
@@ -42,6 +44,8 @@ def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
     try:
         if own_process:
             _open_missing_streams()
+            # Those of libraries may quote a file, too, and are shown like all else that is said.
+            warnings.showwarning = lambda message, *_, **__: warn(str(message))
             atexit.register(end_by_signals(lambda number: _end(prog, number)))
         _run(prog, command)
     finally:

@@ -59,6 +59,17 @@ def remove_unfinished() -> None:
         _remove(path)
 
 
+def _begin_anew() -> None:
+    """In a child that is forked: what was begun is its parent's, and so is a lock that was held just then."""
+    global _naming
+    _begun.clear()
+    _naming = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 def commit(temporary: Path, path: Path) -> None:
     """Give what was written under a temporary name its own, in one step, unless the process is ending."""
     with _naming:

@@ -76,7 +76,7 @@ def end_by_signals(end: Callable[[int], None]) -> Callable[[], None]:
 
     Also while the main thread is in native code that lets others run. Signals that are ignored, or are another's,
     stay so; nothing happens outside of the main thread, or where a system has no signals of this kind. Returns what
-    gives the signals back to the system.
+    gives the signals back to the system; a child that is forked gives them back at once.
     """
     if os.name != "posix" or threading.current_thread() is not threading.main_thread():
         return lambda: None
@@ -102,10 +102,13 @@ def end_by_signals(end: Callable[[int], None]) -> Callable[[], None]:
     threading.Thread(target=wait, name="signals", daemon=True).start()
 
     def give_back() -> None:
-        for number in ours:
+        held = [number for number in ours if signal.getsignal(number) is handle]
+        for number in held:
             signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
+        if held:
+            signal.set_wakeup_fd(-1)
 
+    os.register_at_fork(after_in_child=give_back)  # the pipe is the parent's, which a child's signals would end
     return give_back
 
 

@@ -269,6 +269,27 @@ def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path, is
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_child_that_is_forked_has_its_own_signals_and_unfinished_files(tmp_path, thread):
+    code = (
+        "import os, signal, sys, threading; from pathlib import Path; from mdjax import files, processes\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "def fork():\n"
+        f"    with files.temporary_file(Path({str(tmp_path)!r})) as file:\n"
+        "        if not (child := os.fork()):\n"
+        "            files.remove_unfinished()\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            os._exit(7)\n"
+        "        print(os.waitpid(child, 0)[1], file.exists())\n"
+        "def command():\n"
+        + ("    thread = threading.Thread(target=fork); thread.start(); thread.join()\n" if thread else "    fork()\n")
+        + "processes.run('mdjax', command, own_process=True)"
+    )
+    process = child(code, stdout=subprocess.PIPE)
+    assert process.communicate(timeout=60)[0] == f"{int(signal.SIGTERM)} True\n"
+    assert process.returncode == 0
+
+
 # Spreadsheets.
 
 

@@ -214,6 +214,11 @@ def is_stream(path: Path) -> bool:
     return _open_number(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def is_standard_output(path: Path) -> bool:
+    """Whether `path` stands for this process's standard output, by any of the names that systems give it."""
+    return _open_number(path) == 1
+
+
 def _open_number(path: Path) -> int | None:
     """The number of the open file that a path such as /dev/stdout stands for."""
     if found := re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d{1,6})", str(path)):
@@ -224,7 +229,10 @@ def _open_number(path: Path) -> int | None:
 def _stream(path: Path) -> int | None:
     """An open descriptor of a path that is no file; None for one that is to be replaced, a missing one included."""
     if (number := _open_number(path)) is not None:
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before the start
+        streams = {1: sys.stdout, 2: sys.stderr}
+        if number in streams and streams[number] is None:
+            raise OSError(errno.EBADF, "it is closed")
+        for stream in filter(None, streams.values()):
             stream.flush()
         return os.dup(number)
     try:

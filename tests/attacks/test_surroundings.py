@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,7 +203,17 @@ def test_a_process_without_streams_or_with_full_ones_ends_as_it_should():
         for body, status in (("pass", 0), ("console.tell('z')", 2)):
             assert child(code.format(body), stdout=full, stderr=full).wait(60) == status
     closing = "import os; os.closerange(0, 3); import sys; sys.stdout = sys.stderr = None\n"
-    assert child(closing + code.format("console.tell('z')")).wait(60) == 0
+    for body, status in (("pass", 0), ("console.tell('z')", 2)):
+        assert child(closing + code.format(body)).wait(60) == status
+
+
+def test_a_standard_output_that_is_closed_is_told(table, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    for arguments in (["diagnose", str(table)], ["diagnose", str(table), "--out", "/dev/stdout"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+        assert re.fullmatch(r"mdjax: error: Cannot write .*: it is closed\..*\n", capsys.readouterr().err)
 
 
 def test_warnings_of_libraries_are_shown_and_not_obeyed():

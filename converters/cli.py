@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from mdjax.processes import run
 
@@ -91,13 +90,14 @@ def _convert(arguments: Sequence[str] | None) -> None:
     options = parser.parse_args(arguments)
     # Not before, so that --help and usage errors answer at once.
     from converters.conversion import convert
+    from mdjax.arguments import fact
 
     report = convert(
         options.src,
         options.out,
         format=options.format,
         data=options.data,
-        facts=dict(map(_fact, options.fact)),
+        facts=dict(map(fact, options.fact)),
         name=options.name,
         facts_file=options.facts,
         module=_module(options.module, options.module_args),
@@ -108,16 +108,6 @@ def _convert(arguments: Sequence[str] | None) -> None:
     show(report.table())
     tell(*(note.to_text() for note in report.notes))
     sys.exit(report.exit_code)
-
-
-def _fact(text: str) -> tuple[str, Any]:
-    """NAME=VALUE as a name and a value, which is read as its name asks."""
-    from mdjax.errors import InputError
-
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
-    return name, value
 
 
 def _module(text: str | None, arguments: str) -> str | None:

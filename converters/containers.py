@@ -40,9 +40,9 @@ def read_content(path: Path, *, trust: bool = False) -> Any:
     """What a checkpoint file holds, its tensors on the CPU: a mapping, or whatever else was saved.
 
     Files of torch.save in today's (zip) format are mapped, not copied: the tensors are views that keep the mapping
-    open. Their checksums are verified first, which torch does not do. With `trust`, files that need their own classes
-    are loaded by torch, which runs what they say. Raises RefusedError, with the reason, for a file that is unreadable,
-    truncated, damaged, hostile or of another kind.
+    open. Their checksums are verified first, which torch does not do. With `trust`, files that need more than
+    plain weights do are loaded by torch, which runs what they say. Raises RefusedError, with the reason, for a file
+    that is unreadable, truncated, damaged, hostile or of another kind.
     """
     check_file(path)
     if path.suffix == ".safetensors" or safetensors_files.looks_like_one(path):
@@ -56,9 +56,9 @@ def read_content(path: Path, *, trust: bool = False) -> Any:
     except InputError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
-        if not isinstance(error, ForeignError):
+        if not isinstance(error, PickleError):
             raise RefusedError(_reason(error)) from None
-        reason = f"{error}, which plain weights do not need"
+        reason = f"{error}, which plain weights do not need" if isinstance(error, ForeignError) else str(error)
         if not trust:
             raise RefusedError(f"{reason}; nothing was run. {_TRUST}") from None
         return _trusted(path, reason)
@@ -129,7 +129,7 @@ def _exported(records: Records) -> Mapping[str, Any]:
         raise RefusedError(f"it holds {len(configs)} exported programs, not one")
     folder = configs[0].rpartition("/")[0]
     tensors, known = {}, dict[tuple[str, bool], Any]()
-    for name, entry in json.loads(records.content(configs[0]))["config"].items():
+    for name, entry in json.loads(records.content(configs[0], safetensors_files.MAX_HEADER))["config"].items():
         place, pickled = f"{folder}/{entry['path_name']}", bool(entry["use_pickle"])
         if (place, pickled) not in known:  # what is tied is stored once, and stays one
             known[place, pickled] = read_saved(records.content(place)) if pickled else records.flat(place)
@@ -155,7 +155,7 @@ def _reason(error: Exception) -> str:
     """Why a file is refused that is none of those known, or damaged."""
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
-    if isinstance(error, PickleError | ArchiveError):
+    if isinstance(error, ArchiveError):
         return str(error)
     reason = f": {error}" if isinstance(error, TensorError) else ""
     return f"it is truncated, damaged, or not written by torch.save{reason}"

@@ -8,8 +8,7 @@ import numpy as np
 
 from converters.errors import RefusedError
 from converters.tensors import QUANTIZED, Unplain
-from mdjax.archives import most_bytes
-from mdjax.memory import SETTING
+from mdjax.memory import excess
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and training frameworks put before every name."""
@@ -33,7 +32,7 @@ def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
         if len(str(name)) > _LONGEST_NAME:
             raise RefusedError(f"its entry {str(name)[:40]}... has a name of {len(str(name))} letters")
         if _QUANTIZED.search(str(name)):
-            raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+            raise _quantized(name)
     _check_claims(entries)
     known: dict[Any, np.ndarray] = {}
     stored = {str(name): _array(name, value, known) for name, value in entries.items()}
@@ -43,6 +42,10 @@ def fold(entries: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
         raise RefusedError("it holds a curve of networks (entries weight_0, weight_1, ...), not one network")
     narrowed = any(array.dtype == np.float64 for array in stored.values())
     return _fold_pruning(_fold_weight_norm(arrays, known), known), narrowed
+
+
+def _quantized(name: object) -> RefusedError:
+    return RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
 
 
 def _check_claims(entries: Mapping[str, Any]) -> None:
@@ -61,13 +64,10 @@ def _check_claims(entries: Mapping[str, Any]) -> None:
         storage, size = value.untyped_storage(), value.numel() * value.element_size()
         if size > storage.nbytes():
             raise RefusedError(f"its entry {name} claims {value.numel()} numbers, more than are stored")
-        claimed += size
+        claimed += value.numel() * max(4, value.element_size())  # short numbers become floats of four bytes
         stored[storage.data_ptr()] = storage.nbytes()
-    if claimed > most_bytes(sum(stored.values())):
-        raise RefusedError(
-            f"its {len(entries)} entries are views of {sum(stored.values())} bytes and would take {claimed}. If that "
-            f"is meant, raise the limit: {SETTING}={claimed}"
-        )
+    if reason := excess(f"its {len(entries)} entries, many views of the same numbers,", claimed, sum(stored.values())):
+        raise RefusedError(reason)
 
 
 def _once(known: dict[Any, np.ndarray], function: Callable[..., np.ndarray], name: str, *arrays: np.ndarray) -> Any:
@@ -94,14 +94,12 @@ def _array(name: object, value: Any, known: dict[Any, np.ndarray]) -> np.ndarray
 
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         value = torch.from_numpy(value)
-    if value is QUANTIZED:
-        raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
+    if value is QUANTIZED or (isinstance(value, torch.Tensor) and value.is_quantized):
+        raise _quantized(name)
     if isinstance(value, Unplain):
         raise RefusedError(f"its entry {name} is no plain array ({value.kind})")
     if not isinstance(value, torch.Tensor):
         raise RefusedError(f"its entry {name} is a {type(value).__name__}, not a tensor")
-    if value.is_quantized:
-        raise RefusedError(f"it is quantized (entry {name}), and a quantized network has no Hessian")
     try:
         if not value.is_floating_point() or value.element_size() >= 4:
             return value.detach().numpy()

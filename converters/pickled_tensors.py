@@ -1,17 +1,21 @@
 """Pickles of torch.save and of TorchScript → plain containers with tensors in them, by constructors of our own."""
 
+import functools
 import mmap
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
-from converters.tensors import QUANTIZED, Storage, TensorError, Unplain, storage_dtypes, view
-from mdjax.archives import MAX_ENTRIES, most_bytes
+from converters.tensors import MOST_NUMBERS, QUANTIZED, Storage, TensorError, Unplain, storage_dtypes, view
+from mdjax.archives import MAX_ENTRIES
 from mdjax.pickled_values import VALUES
 from mdjax.pickles import Account, Constructor, PickleError, load
 
 _TENSOR_STEPS = 10  # a tensor's own memory, in what one opcode may take
 _UNTYPED = "bytes"
+_COPIES = 4  # of a byte, from text to bytes to an array to a tensor
+_SLACK = 2**20
 _LONGEST = 40
+_LONGEST_KEY = 1000
 
 
 class Reference(NamedTuple):
@@ -43,7 +47,7 @@ def read(
     """The value of a pickle with tensors.
 
         file: at the pickle's begin, in memory or mapped.
-        size: of the whole file in bytes.
+        size: of the pickle in bytes, or of the file where it is not known.
         storage: a storage's bytes as a tensor uint8 [bytes], or None while nobody knows where they are.
         more: further names that may be referred to, as for `mdjax.pickles.load`.
 
@@ -58,13 +62,13 @@ def read(
     def persistent(identifier: Any) -> Storage:
         reference, location = _reference(identifier)
         if reference not in found:
-            flat = None if location == "meta" else storage(reference)
+            flat = None if _is_text(location, "meta") else storage(reference)
             found[reference] = Storage(flat, reference.dtype)
         if len(found) > MAX_ENTRIES:
             raise PickleError(f"it has more than {MAX_ENTRIES} storages")
         return found[reference]
 
-    return load(file, most_bytes(size), find, persistent=persistent, text=_text)
+    return load(file, _COPIES * size + _SLACK, find, persistent=persistent, text=_text)
 
 
 def _text(content: bytes) -> str | bytes:
@@ -75,17 +79,27 @@ def _text(content: bytes) -> str | bytes:
         return content
 
 
+def _is_text(value: Any, text: str) -> bool:
+    return type(value) is str and value == text
+
+
 def _reference(identifier: Any) -> tuple[Reference, Any]:
     """What a persistent id says: the storage, and the device it was on."""
     import torch
 
-    if type(identifier) is not tuple or len(identifier) not in (5, 6) or identifier[0] != "storage":
+    if type(identifier) is not tuple or len(identifier) not in (5, 6) or not _is_text(identifier[0], "storage"):
         raise PickleError("its pickle refers to something outside it that is no storage")
     _, dtype, key, location, count, *part = identifier
-    dtype = None if dtype == _UNTYPED else dtype
-    # Nothing but these is ever hashed.
-    if type(key) is not str or type(count) is not int or count < 0 or not isinstance(dtype, torch.dtype | None):
-        raise PickleError("its pickle refers to a storage without a name, a type or a size")
+    dtype = None if _is_text(dtype, _UNTYPED) else dtype
+    # Nothing but these is ever hashed, and each of them is small.
+    if (
+        type(key) is not str
+        or len(key) > _LONGEST_KEY
+        or type(count) is not int
+        or not 0 <= count <= MOST_NUMBERS
+        or not isinstance(dtype, torch.dtype | None)
+    ):
+        raise PickleError("its pickle refers to a storage without a name, a type or a size that can be")
     view = None
     if part and part[0] is not None:
         if type(part[0]) is not tuple or len(part[0]) != 3:
@@ -97,6 +111,7 @@ def _reference(identifier: Any) -> tuple[Reference, Any]:
     return Reference(key, dtype, count, view), location
 
 
+@functools.cache
 def _names() -> Mapping[str, Any]:
     """What torch's pickles refer to: full name → its `Constructor`, or what stands for it."""
     import torch
@@ -165,7 +180,7 @@ def _size(account: Account, sizes: Any = ()) -> tuple[Any, ...]:
 def _device(account: Account, kind: Any, index: Any = None) -> str:
     if type(kind) is not str or len(kind) > _LONGEST:
         return ""
-    return f"{kind}:{index % 1000}" if type(index) is int else kind
+    return f"{kind}:{index}" if type(index) is int and 0 <= index < 1000 else kind
 
 
 def _from_numpy(account: Account, array: Any, *_: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from converters.errors import RefusedError
 from converters.torch_files import Records
+from mdjax.archives import MAX_ENTRIES
 from mdjax.pickles import Account, Constructor, ForeignError, Unfinished
 
 SCRIPT = "it is TorchScript"
@@ -20,6 +21,7 @@ _NAME = re.compile(r'"([^"\\]+)"')
 _RESTORING = "__setstate__"
 _LONGEST = 1000  # letters of a weight's name
 _MOST_ATTRIBUTES = 300_000
+_MOST_CODE = 2**25  # letters
 
 
 class _Declared(NamedTuple):
@@ -77,11 +79,12 @@ _LISTS = {
 def _declared(records: Records, code: str) -> dict[str, _Declared]:
     """Full name of a module's class → the names of its parameters and buffers, from the text of its declaration."""
     found: dict[str, _Declared] = {}
+    declared = letters = 0
     for name in records.names:
         if not name.startswith(code) or not name.endswith(".py"):
             continue
         module, current = name.removeprefix(code).removesuffix(".py").replace("/", "."), None
-        for line in records.content(name).decode(errors="replace").split("\n"):
+        for line in records.lines(name):
             if _RESTORING in line:
                 raise ForeignError(f"{SCRIPT} that refers to {_RESTORING}")
             if line.startswith("class "):
@@ -90,6 +93,10 @@ def _declared(records: Records, code: str) -> dict[str, _Declared]:
             elif current is not None and (match := _LIST.fullmatch(line)):
                 names = current.parameters if match[1] == "parameters" else current.buffers
                 names.update(_NAME.findall(match[2]))
+                declared += len(names)
+            letters += len(line) + 1
+            if len(found) > MAX_ENTRIES or declared > _MOST_ATTRIBUTES or letters > _MOST_CODE:
+                raise RefusedError("its code is longer, or declares more, than that of any network")
     return found
 
 
@@ -103,7 +110,11 @@ def _state_dict(module: _Object, declared: Mapping[str, _Declared]) -> OrderedDi
         if part.kind not in declared or type(attributes) is not dict:
             raise RefusedError(f"its code declares no module {part.kind[:_LONGEST]} with attributes by name")
         seen += 1 + len(attributes)
-        if seen > _MOST_ATTRIBUTES or len(prefix) > _LONGEST:
+        if not all(type(name) is str for name in attributes):
+            raise RefusedError(f"its code declares no module {part.kind[:_LONGEST]} with attributes by name")
+        # Long names would be joined again and again.
+        longest = len(prefix) + max(map(len, attributes), default=0)
+        if seen > _MOST_ATTRIBUTES or longest > _LONGEST:
             raise RefusedError("its modules are more, or lie deeper in each other, than those of any network")
         for group in declared[part.kind]:
             found.update({f"{prefix}{name}": attributes[name] for name in attributes if name in group})

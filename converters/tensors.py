@@ -4,7 +4,8 @@ import math
 from typing import Any, NamedTuple
 
 _MOST_AXES = 64
-_MOST_NUMBERS = 2**60
+MOST_NUMBERS = 2**60
+"""Most numbers of a storage or a tensor."""
 
 
 class TensorError(ValueError):
@@ -32,7 +33,7 @@ class Storage(NamedTuple):
 
 
 def storage_dtypes() -> dict[str, Any]:
-    """The names of torch's typed storages → the type of their numbers; "quantized" where that is none."""
+    """The names of torch's typed storages → the type of their numbers, those of quantized networks included."""
     import torch
 
     plain = {
@@ -80,7 +81,8 @@ def view(storage: Storage, dtype: Any, offset: Any, sizes: Any, strides: Any) ->
         offset: of its first number, in numbers.
         sizes, strides: of its axes, in numbers.
 
-    `Unplain` where the storage is nowhere. Raises TensorError where the view leaves the storage.
+    `Unplain` where the storage is nowhere, `QUANTIZED` for such a type. Raises TensorError where the view leaves the
+    storage.
     """
     import torch
 
@@ -91,8 +93,10 @@ def view(storage: Storage, dtype: Any, offset: Any, sizes: Any, strides: Any) ->
     axes = (offset, *sizes, *strides)
     if not all(type(number) is int and number >= 0 for number in axes):
         raise TensorError("a tensor's shape is none")
-    if max(axes) > _MOST_NUMBERS or math.prod(max(size, 1) for size in sizes) > _MOST_NUMBERS:
+    if max(axes) > MOST_NUMBERS or math.prod(max(size, 1) for size in sizes) > MOST_NUMBERS:
         raise TensorError("a tensor claims more numbers than there can be")
+    if dtype in (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4):
+        return QUANTIZED
     if storage.flat is None:
         return Unplain(f"{dtype}, strided, on meta".replace("torch.", ""))
     if 0 in sizes:

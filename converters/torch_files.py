@@ -5,7 +5,7 @@ import mmap
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from converters.errors import RefusedError
 from converters.pickled_tensors import Reference, read
 from converters.tensors import TensorError, flat_bytes
-from mdjax.archives import check_archive, most_bytes
+from mdjax.archives import check_archive
 from mdjax.pickles import load
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -23,6 +23,7 @@ _PROTOCOL = 1001
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _PICKLE = "data.pkl"
+_LONGEST_LINE = 2**22
 
 
 class Records:
@@ -36,9 +37,23 @@ class Records:
         self.names = archive.namelist()
         self._archive, self._buffer = archive, buffer
 
-    def content(self, name: str) -> bytes:
-        """An entry's bytes, a copy. Raises KeyError where there is no such entry."""
+    def content(self, name: str, most: int | None = None) -> bytes:
+        """An entry's bytes, a copy. Raises KeyError where there is no such entry, RefusedError for more than `most`."""
+        size = self._archive.getinfo(name).file_size
+        if most is not None and size > most:
+            raise RefusedError(f"its entry {name} has {size} bytes, but at most {most} are expected")
         return self._archive.read(name)
+
+    def lines(self, name: str) -> Iterator[str]:
+        """The lines of an entry of text, one at a time: a list of them would take many times the entry.
+
+        Raises RefusedError where one is longer than any.
+        """
+        with self._archive.open(name) as file:
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE:
+                    raise RefusedError(f"its entry {name} has a line of more than {_LONGEST_LINE} letters")
+                yield line.decode(errors="replace").removesuffix("\n")
 
     def flat(self, name: str) -> Any:
         """An entry as a tensor uint8 [bytes]: mapped where it is stored as it is, a copy where it is compressed."""
@@ -69,33 +84,47 @@ class Records:
         `more` knows further names that it may refer to. Raises as `converters.pickled_tensors.read`.
         """
         swapped = sys.byteorder != self._byteorder(folder)
-        flats: dict[str, Any] = {}
+        flats: dict[tuple[str, int], Any] = {}
 
         def storage(reference: Reference) -> Any:
             if reference.view is not None or PurePosixPath(reference.key).name != reference.key:
                 raise TensorError("a storage has a name that is none")
-            if reference.key not in flats:
-                flats[reference.key] = self.flat(f"{folder}/data/{reference.key}")
-            flat, size = flats[reference.key], reference.size * reference.itemsize
+            # A storage is swapped once for each width, however many parts of it are named.
+            place = reference.key, _width(reference.dtype) if swapped else 1
+            if place not in flats:
+                flat = self.flat(f"{folder}/data/{reference.key}")
+                flats[place] = _swapped(flat, place[1]) if swapped else flat
+            flat, size = flats[place], reference.size * reference.itemsize
             if size > len(flat):
                 raise TensorError("a storage is shorter than its tensors say")
-            return _swapped(flat[:size], reference.dtype) if swapped else flat[:size]
+            return flat[:size]
 
         content = self.content(f"{folder}/{_PICKLE}")
-        return read(io.BytesIO(content), len(self._buffer), storage, more)
+        return read(io.BytesIO(content), len(content), storage, more)
 
     def _byteorder(self, folder: str) -> str:
         name = f"{folder}/byteorder"
-        return self.content(name).decode("ascii") if name in self.names else "little"
+        if name not in self.names:
+            return "little"
+        order = next((order for order in ("little", "big") if self.content(name) == order.encode()), None)
+        if order is None:
+            raise RefusedError("its byte order is neither little nor big")
+        return order
 
 
-def _swapped(flat: Any, dtype: Any) -> Any:
-    import torch
-
+def _width(dtype: Any) -> int:
+    """Bytes that change places in a number of the other byte order."""
     if dtype is None:
         raise RefusedError("it was written by a machine of the other byte order, without the types of its numbers")
-    width = dtype.itemsize // (2 if dtype.is_complex else 1)
-    return torch.from_numpy(flat.numpy().view(f"u{width}").byteswap().view(np.uint8))
+    return dtype.itemsize // (2 if dtype.is_complex else 1)
+
+
+def _swapped(flat: Any, width: int) -> Any:
+    """A copy of a storage in the other byte order; without what is left of a number at its end."""
+    import torch
+
+    whole = flat[: len(flat) // width * width]
+    return torch.from_numpy(whole.numpy().view(f"u{width}").byteswap().view(np.uint8))
 
 
 def read_saved(content: bytes) -> Any:
@@ -120,7 +149,7 @@ def read_old(buffer: bytearray | mmap.mmap) -> Any:
     file.seek(0)
 
     def plain() -> Any:
-        return load(file, most_bytes(size), lambda name: None, text=bytes.decode)
+        return load(file, 0, lambda name: None, text=bytes.decode)
 
     if (plain(), plain()) != (_MAGIC, _PROTOCOL):
         raise ValueError("no file of torch.save")

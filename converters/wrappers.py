@@ -1,7 +1,7 @@
 """What a file holds → the one state_dict in it, and the training facts beside it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converters.errors import RefusedError
@@ -11,6 +11,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "n
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "model_ema_state_dict")
 _OPTIMIZERS = ("optimizer_state", "optimizer_state_dict", "optimizer", "optimizer_states")
 _MOST_LISTED = 5
+_LONGEST = 40
 
 _NETWORK = re.compile(r"(?:module|_orig_mod|model|net|network|backbone|encoder|classifier)\.")
 _MEASURE = re.compile(
@@ -62,8 +63,8 @@ def without_measures(entries: Mapping[str, Any]) -> tuple[Mapping[str, Any], str
         return entries, ""
     if not _NETWORK.match(others[0]):
         return entries, ""
-    owners = ", ".join(sorted({name.partition(".")[0] for name in measures}))
-    return {name: entries[name] for name in others}, f"entries of {owners}"
+    owners = sorted({name.partition(".")[0] for name in measures})
+    return {name: entries[name] for name in others}, f"entries of {_listed(owners)}"
 
 
 def _own_state(value: Any) -> Mapping[str, Any] | None:
@@ -97,7 +98,7 @@ def _is_state_dict(value: Any) -> bool:
 
 def _missing(content: Mapping[Any, Any], found: list[str], *, ema: bool) -> str:
     if found:
-        return f"it holds {len(found)} state_dicts: {', '.join(found)}"
+        return f"it holds {len(found)} state_dicts: {_listed(found)}"
     lists = [value for value in (content, *content.values()) if isinstance(value, Mapping) and "shadow_params" in value]
     averaged = [name for name in _AVERAGES if _inner(content.get(name)) is not None]
     if lists and not averaged:
@@ -107,12 +108,22 @@ def _missing(content: Mapping[Any, Any], found: list[str], *, ema: bool) -> str:
         )
     if averaged and not ema:
         return f"it holds averaged weights alone ({averaged[0]}). Take them with --ema (in Python: ema=True)"
-    names = [str(name) for name in content]
-    listed = ", ".join(names[:_MOST_LISTED]) + (
-        f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    )
     what = f"averaged weights (none of {', '.join(_AVERAGES)})" if ema else "state_dict"
-    return f"it holds no {what}; its entries are {listed}"
+    return f"it holds no {what}; its entries are {_listed(content)}"
+
+
+def _listed(names: Iterable[Any]) -> str:
+    """The first of some names, none of them long."""
+    names = list(names)
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(map(_short, names[:_MOST_LISTED])) + more
+
+
+def _short(name: Any) -> str:
+    if isinstance(name, tuple | bytes):  # which may be far longer than what it is made of
+        return f"a {type(name).__name__}"
+    text = str(name)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,27 +4,16 @@ import unicodedata
 import zipfile
 from collections.abc import Sequence
 
-from mdjax.memory import SETTING, told_limit
+from mdjax.memory import excess
 
 MAX_ENTRIES = 100_000
 """Most entries of an archive, and of what lists tensors."""
 
-_EXPANSION = 20
-_SLACK = 2**24
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ArchiveError(ValueError):
     """An archive is not to be read; the message is the reason, without the file's name."""
-
-
-def most_bytes(size: int) -> int:
-    """How many bytes what a file of `size` bytes holds may take: 20 times as many, and 16 MiB.
-
-    The environment variable MDJAX_MEMORY, as in 8GiB, takes the place of both. Raises InputError where it is no size.
-    """
-    told = told_limit()
-    return _EXPANSION * size + _SLACK if told is None else told
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -60,16 +49,16 @@ def check_archive(archive: zipfile.ZipFile, size: int, most: int | None = None) 
 
     archive: opened.
     size: of its file in bytes.
-    most: bytes that it may unpack to; by default `most_bytes(size)`.
+    most: bytes that it may unpack to; by default what any file may hold (`mdjax.memory`).
     """
-    most = most_bytes(size) if most is None else most
     check_entries(archive)
     entries = archive.infolist()
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > most or sum(entry.compress_size for entry in entries) > size:
-        raise ArchiveError(
-            f"its {size} bytes unpack to {unpacked}, which weights never do. If that is meant, raise the limit: "
-            f"{SETTING}={unpacked}"
-        )
+    unpacked, packed = (sum(getattr(entry, part) for entry in entries) for part in ("file_size", "compress_size"))
+    if packed > size:
+        raise ArchiveError(f"its entries overlap: they take {packed} bytes, but it has {size}")
+    if most is not None and unpacked > most:
+        raise ArchiveError(f"its {size} bytes unpack to {unpacked}, but an archive in another one is not compressed")
+    if most is None and (reason := excess("what is packed in it", unpacked, size)):
+        raise ArchiveError(reason)
     if damaged := archive.testzip():
         raise ArchiveError(f"it is damaged: {damaged} does not fit its checksum")

@@ -59,8 +59,10 @@ class Stream:
     def write(self, text: str) -> int:
         """Write a text as it is, but for signs that the stream cannot take."""
         stream = self._stream
-        if stream is not None and not _muted:
+        if not _muted:
             with self._handled():
+                if stream is None:
+                    raise OSError("it is closed")
                 stream.write(encodable(text, self.encoding))
         return len(text)
 

@@ -27,7 +27,7 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def read_csv(path: Path | IO[str]) -> pd.DataFrame:
     """The frame of a CSV file with a header, one that `csv_text` made as it was; raises ValueError and OSError."""
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(path, low_memory=False)  # else a column's type depends on where the file is cut into pieces
     for position in _texts(frame):
         frame.isetitem(position, frame.iloc[:, position].map(_original))  # pyright: ignore[reportArgumentType]
     return frame.rename(columns=_original)

@@ -5,13 +5,16 @@ count, and move to their places in FOLDER; whoever comes next moves those that a
 """
 
 import contextlib
+import errno
+import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from mdjax.files import flush, remove_leftovers, temporary_folder
+from mdjax.files import commit, flush, remove_leftovers, temporary_folder
 from mdjax.inputs import open_regular
 
 T = TypeVar("T")
@@ -25,18 +28,20 @@ def changing(folder: Path) -> Iterator[Path]:
     """Yields a folder to fill with files; when the block ends well they become those of `folder`, all at once.
 
     Files of other names stay. Several processes may do so at a time: the set is that of the last. Raises OSError where
-    the folder cannot be written.
+    the folder cannot be written, or has a folder where a file of the set would go.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     with temporary_folder(folder) as filled:
         yield filled
         for file in filled.iterdir():
+            if _is_folder(folder / file.name):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / file.name))
             flush(file)
         for attempt in range(_TRIES):
             _settle(folder)
             try:
-                filled.rename(folder / PENDING)
+                commit(filled, folder / PENDING)
                 break
             except OSError:  # another writer's set is there by now: it goes first
                 if attempt == _TRIES - 1 or not (folder / PENDING).is_dir():
@@ -45,7 +50,10 @@ def changing(folder: Path) -> Iterator[Path]:
 
 
 def _settle(folder: Path) -> None:
-    """Move the files of a committed set to their places. Each step may be another process's."""
+    """Move the files of a committed set to their places, and remove what cannot be of one and would stay in the way.
+
+    Each step may be another process's.
+    """
     pending = folder / PENDING
     try:
         if not stat.S_ISDIR(pending.lstat().st_mode):
@@ -55,10 +63,20 @@ def _settle(folder: Path) -> None:
     except FileNotFoundError:
         return
     for name in names:
+        file = pending / name
         with contextlib.suppress(FileNotFoundError):
-            (pending / name).replace(folder / name)
+            if _is_folder(file):
+                shutil.rmtree(file, ignore_errors=True)
+            elif not stat.S_ISREG(file.lstat().st_mode) or _is_folder(folder / name):
+                file.unlink()
+            else:
+                file.replace(folder / name)
     with contextlib.suppress(OSError):
         pending.rmdir()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def open_newest(folder: Path, name: str) -> BinaryIO:

@@ -5,7 +5,6 @@ Whoever looks at a file sees its old content or its new one, whole. What is bein
 with `TEMPORARY` and is locked; what a killed writer left there is removed by the next one that writes beside it.
 """
 
-import collections
 import contextlib
 import errno
 import hashlib
@@ -16,6 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -38,14 +38,42 @@ MAY_WRITE = "Choose a folder that you may write to."
 """The remedy where nothing better is known."""
 
 
-_begun: collections.deque[Path] = collections.deque(maxlen=64)
-"""The newest temporary names, which may be there still."""
+_begun: set[Path] = set()
+"""The temporary names that this process is writing under."""
+
+_naming = threading.RLock()
+"""Held while a temporary name is made or becomes a lasting one; who ends the process keeps it."""
+
+_NAMING_SECONDS = 10
+"""How long the end of the process waits for such a step, which a file system may keep from returning."""
 
 
 def remove_unfinished() -> None:
-    """Remove what this process has begun to write and not finished, because it ends here."""
+    """Remove what this process has begun to write and not finished, because it ends here.
+
+    From then on no thread of it can give anything a name: half of what was begun is never taken for the whole.
+    """
+    if not _naming.acquire(timeout=_NAMING_SECONDS):
+        return  # the next writer beside it removes it
     for path in list(_begun):
         _remove(path)
+
+
+def _begin_anew() -> None:
+    """In a child that is forked: what was begun is its parent's, and so is a lock that was held just then."""
+    global _naming
+    _begun.clear()
+    _naming = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Give what was written under a temporary name its own, in one step, unless the process is ending."""
+    with _naming:
+        temporary.replace(path)
 
 
 def place(out: str | PathLike[str]) -> Path:
@@ -79,6 +107,7 @@ def _temporary(folder: Path, *, is_folder: bool, mode: int = 0o666) -> Iterator[
         yield path
     finally:
         _remove(path)
+        _begun.discard(path.absolute())
         if descriptor is not None:
             os.close(descriptor)
 
@@ -87,11 +116,12 @@ def _created(folder: Path, *, is_folder: bool, mode: int) -> tuple[Path, int | N
     """A new file or folder, and the descriptor that holds its lock, where there are locks."""
     while True:
         path = folder / f"{TEMPORARY}{_HOST}-{uuid.uuid4().hex}"
-        _begun.append(path.absolute())
-        if is_folder:
-            path.mkdir(mode)
-        else:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        with _naming:
+            if is_folder:
+                path.mkdir(mode)
+            else:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            _begun.add(path.absolute())
         if not HAS_LOCKS:
             return path, None
         with contextlib.suppress(FileNotFoundError):
@@ -103,6 +133,7 @@ def _created(folder: Path, *, is_folder: bool, mode: int) -> tuple[Path, int | N
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+        _begun.discard(path.absolute())
         # Another process took it for abandoned before it was locked: once more.
 
 
@@ -118,7 +149,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with temporary_file(path.parent) as temporary:
         yield temporary
         flush(temporary)
-        temporary.replace(path)
+        commit(temporary, path)
 
 
 @contextlib.contextmanager
@@ -131,7 +162,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     with temporary_folder(path.parent) as temporary:
         yield temporary
         try:
-            temporary.rename(path)
+            commit(temporary, path)
         except OSError:
             if path.exists():  # systems name this in several ways
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
@@ -183,6 +214,11 @@ def is_stream(path: Path) -> bool:
     return _open_number(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def is_standard_output(path: Path) -> bool:
+    """Whether `path` stands for this process's standard output, by any of the names that systems give it."""
+    return _open_number(path) == 1
+
+
 def _open_number(path: Path) -> int | None:
     """The number of the open file that a path such as /dev/stdout stands for."""
     if found := re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d{1,6})", str(path)):
@@ -193,7 +229,10 @@ def _open_number(path: Path) -> int | None:
 def _stream(path: Path) -> int | None:
     """An open descriptor of a path that is no file; None for one that is to be replaced, a missing one included."""
     if (number := _open_number(path)) is not None:
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before the start
+        streams = {1: sys.stdout, 2: sys.stderr}
+        if number in streams and streams[number] is None:
+            raise OSError(errno.EBADF, "it is closed")
+        for stream in filter(None, streams.values()):
             stream.flush()
         return os.dup(number)
     try:

@@ -3,8 +3,9 @@
 A file of a few kilobytes can stand for gigabytes: archives and tables are compressed, and arrays that were never
 written count as zeros. What a file holds is known from its header, and compared with two bounds before it is expanded:
 half of the memory that this process may use, and 1 GiB and a hundred times the size of the file (numbers that were
-measured or trained shrink by a few times, hardly ever by a hundred). `MDJAX_MEMORY`, as in MDJAX_MEMORY=16GiB, takes
-the place of both.
+measured or trained shrink by a few times, hardly ever by a hundred). `MDJAX_MEMORY`, as in MDJAX_MEMORY=16GiB, raises
+both: a file that needs it is read, and others are as they were. What is trained may take the setting, less too, in
+place of half of the memory.
 """
 
 import math
@@ -24,7 +25,7 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 
 
 def limit() -> int:
-    """Most bytes at a time: the setting, or else half of the memory that this process may use.
+    """Most bytes of what is trained, at a time: the setting, or else half of the memory that this process may use.
 
     Raises InputError for a setting that is no size.
     """
@@ -33,19 +34,27 @@ def limit() -> int:
 
 
 def check_content(what: str, needed: int, size: int) -> None:
-    """InputError where the content of a file takes more than the limit.
+    """InputError where the content of a file takes more than it may, as `excess` says."""
+    if reason := excess(what, needed, size):
+        raise InputError(f"{reason}.")
+
+
+def excess(what: str, needed: int, size: int) -> str:
+    """Why the content of a file takes more than it may, without a full stop; "" where it does not.
 
     what: the content, as the sentence begins: "The arrays of data.npz".
     needed: its bytes in memory.
     size: bytes of the file.
+
+    Raises InputError for a setting that is no size.
     """
-    told = told_limit()
-    most = min(limit(), _SLACK + _RATIO * size) if told is None else told
-    if needed > most:
-        raise InputError(
-            f"{what} would take {readable(needed)} of memory from a file of {readable(size)}, but at most "
-            f"{readable(most)} are read. If that is meant, raise the limit: {SETTING}={readable(needed, up=True)}."
-        )
+    most = max(min(_usable() // 2, _SLACK + _RATIO * size), told_limit() or 0)
+    if needed <= most:
+        return ""
+    return (
+        f"{what} would take {readable(needed)} of memory from a file of {readable(size)}, but at most "
+        f"{readable(most)} are read. If that is meant, raise the limit: {SETTING}={readable(needed, up=True)}"
+    )
 
 
 def check_needed(what: str, needed: int, remedy: str) -> None:
@@ -64,7 +73,7 @@ def readable(size: float, *, up: bool = False) -> str:
         units, size = units[1:], size / 1024
     if up:
         return f"{math.ceil(size)}{'B' if units[0] == 'bytes' else units[0]}"
-    return f"{size:.3g} {units[0]}"
+    return f"{size:.3g} {units[0]}" if size < 100 else f"{size:.0f} {units[0]}"
 
 
 def told_limit() -> int | None:

@@ -15,9 +15,10 @@ from mdjax.pickles import Account, Constructor, PickleError, Unfinished, checked
 _CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
 """The types of numbers, as numpy writes them; there are no others here."""
 
-_ORDERS: dict[Any, Literal["<", ">", "="]] = {"<": "<", ">": ">", "|": "=", "=": "="}
+_ORDERS: dict[str, Literal["<", ">", "="]] = {"<": "<", ">": ">", "|": "=", "=": "="}
 _MOST_AXES = 32
 _MOST_NUMBERS = 2**60
+_LONGEST_WORD = 20  # of what is compared with names that are known
 
 
 class _Type(Unfinished):
@@ -29,7 +30,8 @@ class _Type(Unfinished):
     def finished(self, account: Account, state: Any) -> np.dtype:
         # (version, byte order, then nothing but None, -1 and 0 for a plain type: no fields, no objects, no flags)
         order = _as_text(state[1]) if type(state) is tuple and 2 < len(state) < 10 else None
-        if order not in _ORDERS or any(part not in (None, -1, 0) for part in state[2:]):
+        # Nothing but text is looked up: the hash of a tuple in tuples goes as deep as they do.
+        if type(order) is not str or order not in _ORDERS or not all(_is_nothing(part) for part in state[2:]):
             raise PickleError("its pickle has a numpy type that is none of plain numbers")
         return self.dtype.newbyteorder(_ORDERS[order])
 
@@ -44,8 +46,17 @@ class _Array(Unfinished):
         return _array(account, content, dtype, shape, "F" if fortran is True else "C")
 
 
+def _is_nothing(part: Any) -> bool:
+    return part is None or (type(part) is int and part in (-1, 0))
+
+
 def _as_text(value: Any) -> Any:
-    return value.decode("latin-1") if type(value) is bytes else value
+    return value.decode("latin-1") if type(value) is bytes and len(value) <= _LONGEST_WORD else value
+
+
+def _is_word(value: Any, *words: str) -> bool:
+    text = _as_text(value)
+    return type(text) is str and text in words
 
 
 def _type(account: Account, code: Any, *_: Any) -> _Type:
@@ -69,7 +80,19 @@ def _array(account: Account, content: Any, dtype: Any, shape: Any, order: str = 
     ):
         raise PickleError("its pickle has a numpy array whose shape and type do not fit its bytes")
     account.copy(len(content))
-    return np.ndarray(shape, dtype, bytearray(content), order="F" if _as_text(order) == "F" else "C")
+    return np.ndarray(shape, dtype, bytearray(content), order="F" if _is_word(order, "F") else "C")
+
+
+def _buffered(account: Account, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    """How protocol 5 writes arrays; those whose axes changed places by the order in which their numbers lie, "K"."""
+    if not _is_word(order, "C", "F", "K"):
+        raise PickleError("its pickle has a numpy array whose numbers lie in no known order")
+    if axes is None or not _is_word(order, "K"):
+        return _array(account, content, dtype, shape, order)
+    array = _array(account, content, dtype, shape)
+    if type(axes) is not tuple or not all(type(axis) is int for axis in axes) or sorted(axes) != [*range(array.ndim)]:
+        raise PickleError("its pickle has a numpy array whose axes change places with none of its own")
+    return array.transpose(axes)
 
 
 def _scalar(account: Account, dtype: Any, content: Any) -> Any:
@@ -82,7 +105,7 @@ def _unfilled(account: Account, *_: Any) -> _Array:
 
 def _encoded(account: Account, text: Any, encoding: Any = "latin1") -> bytes:
     """How Python 3 writes bytes by protocol 2."""
-    if type(text) is not str or _as_text(encoding) not in ("latin1", "latin-1"):
+    if type(text) is not str or not _is_word(encoding, "latin1", "latin-1"):
         raise PickleError("its pickle has bytes that are written as no text of latin-1")
     account.copy(len(text))
     return text.encode("latin-1")
@@ -143,7 +166,7 @@ VALUES: Mapping[str, Any] = {
     "numpy.ndarray": "numpy.ndarray",  # named beside _reconstruct, never called
     **{f"{module}.multiarray._reconstruct": Constructor(_unfilled) for module in _MODULES},
     **{f"{module}.multiarray.scalar": Constructor(_scalar) for module in _MODULES},
-    **{f"{module}.numeric._frombuffer": Constructor(_array) for module in _MODULES},
+    **{f"{module}.numeric._frombuffer": Constructor(_buffered) for module in _MODULES},
     "_codecs.encode": Constructor(_encoded),
     "collections.OrderedDict": Constructor(_ordered),
     "collections.Counter": Constructor(_counted),

@@ -21,8 +21,12 @@ _CONTAINER_STEPS = 4
 
 _KEYS = (str, bytes, int, float, type(None), np.bool_, np.integer, np.floating)
 _KEY_BITS = 64  # beyond, whole numbers of one hash are without end
-_TUPLE_STEPS = 1000  # nor are the hashes of tuples secret: few of them can be keys
+_KEY_DEPTH = 4  # of tuples in tuples
+_TUPLE_STEPS = 20
+_ALIKE = 32  # the hashes of tuples are no secret: so many may have one
+_LETTERS = 1000  # of a key that are compared within what one opcode may take
 _MOST_TOLD = 5
+_MOST_FOREIGN = 1000
 _LONGEST_TOLD = 100
 _LONGEST_NAME = 1000
 
@@ -47,6 +51,7 @@ class Account:
 
     def __init__(self, most_bytes: int):
         self._steps, self._bytes = _MOST_STEPS, most_bytes
+        self._tuples: dict[int, set[Any]] = {}
 
     def step(self, count: int = 1) -> None:
         """Count opcodes. Raises PickleError where there are too many."""
@@ -59,6 +64,13 @@ class Account:
         self._bytes -= count
         if self._bytes < 0:
             raise PickleError("its pickle copies the same bytes again and again, which weights never do")
+
+    def key(self, value: tuple[Any, ...]) -> None:
+        """Count a tuple that becomes a key. Raises PickleError where too many have one hash, so that each is slow."""
+        alike = self._tuples.setdefault(hash(value), set())
+        alike.add(value)
+        if len(alike) > _ALIKE:
+            raise PickleError(f"its pickle has more than {_ALIKE} keys of one hash, which weights never have")
 
 
 class Constructor(NamedTuple):
@@ -118,20 +130,26 @@ def load(
 def checked_key(account: Account, key: Any) -> Any:
     """A key of a dictionary or an item of a set, whose hash costs little.
 
-    Raises PickleError for one that is neither text nor number, nor a tuple of some of these.
+    Raises PickleError for one that is neither text nor number, nor a tuple of some of these and of such tuples.
     """
+    _check_key(account, key, _KEY_DEPTH)
     if type(key) is tuple:
-        account.step(_TUPLE_STEPS)
-        account.step(len(key))
-        parts = key
-    else:
-        parts = (key,)
-    for part in parts:
-        if not isinstance(part, _KEYS):
-            raise PickleError(f"its pickle has a {type(part).__name__} in a key, where weights have names")
-        if isinstance(part, int) and part.bit_length() > _KEY_BITS:
-            raise PickleError(f"its pickle has a whole number of {part.bit_length()} bits as a key")
+        account.key(key)
     return key
+
+
+def _check_key(account: Account, part: Any, depth: int) -> None:
+    if type(part) is tuple and depth > 0:
+        account.step(_TUPLE_STEPS + len(part))
+        for inner in part:
+            _check_key(account, inner, depth - 1)
+        return
+    if not isinstance(part, _KEYS):
+        raise PickleError(f"its pickle has a {type(part).__name__} in a key, where weights have names")
+    if isinstance(part, int) and part.bit_length() > _KEY_BITS:
+        raise PickleError(f"its pickle has a whole number of {part.bit_length()} bits as a key")
+    if isinstance(part, str | bytes):
+        account.step(len(part) // _LETTERS)
 
 
 class _Machine:
@@ -159,11 +177,11 @@ class _Machine:
         """Do what one opcode says."""
         self._account.step()
         if name in _PLAIN:
-            self._stack.append(argument)
+            self._push(argument)
             return
         match name:
             case "BINGET" | "LONG_BINGET" | "GET":
-                self._stack.append(self._memo[argument])
+                self._push(self._memo[argument])
             case "BINPUT" | "LONG_BINPUT" | "PUT":
                 self._remember(argument)
             case "MEMOIZE":
@@ -172,13 +190,13 @@ class _Machine:
                 self._marked.append(self._stack)
                 self._stack = []
             case "STRING" | "BINSTRING" | "SHORT_BINSTRING":
-                self._stack.append(self._text(argument.encode("latin-1")))
+                self._push(self._text(argument.encode("latin-1")))
             case "NONE":
-                self._stack.append(None)
+                self._push(None)
             case "NEWTRUE" | "NEWFALSE":
-                self._stack.append(name == "NEWTRUE")
+                self._push(name == "NEWTRUE")
             case "EMPTY_TUPLE":
-                self._stack.append(())
+                self._push(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 self._push(tuple(self._last(int(name[-1]))))
             case "TUPLE":
@@ -201,23 +219,29 @@ class _Machine:
                 self._add(self._items())
             case "POP":
                 # Pickle's own rule: where nothing lies above it, the mark goes.
-                self._items() if not self._stack and self._marked else self.pop()
+                if self._stack or not self._marked:
+                    self.pop()
+                else:
+                    self._items()
             case "POP_MARK":
                 self._items()
             case "DUP":
-                self._stack.append(self._stack[-1])
+                self._push(self._stack[-1])
             case "GLOBAL":
                 self._refer(argument.replace(" ", ".", 1))
             case "STACK_GLOBAL":
                 module, attribute = self._last(2)
-                if len(module) + len(attribute) > _LONGEST_NAME:  # remembered texts could be joined again and again
+                # Tuples of tuples would be spelled out, and remembered texts joined, again and again.
+                if type(module) is not str or type(attribute) is not str:
+                    raise PickleError("its pickle refers to a name that is no text")
+                if len(module) + len(attribute) > _LONGEST_NAME:
                     raise PickleError("its pickle refers to a name that is longer than any")
                 self._refer(f"{module}.{attribute}")
             case "REDUCE" | "NEWOBJ":
                 self._construct(*self._last(2))
             case "NEWOBJ_EX":
                 made, arguments, keywords = self._last(3)
-                self._construct(made, arguments if keywords == {} else None)
+                self._construct(made, arguments if type(keywords) is dict and not keywords else None)
             case "OBJ":
                 made, *arguments = self._items()
                 self._construct(made, tuple(arguments))
@@ -283,7 +307,9 @@ class _Machine:
     def _refer(self, name: str) -> None:
         found = self._find(name)
         if found is None:
-            self.foreign.add(name)
+            self.foreign.add(name[:_LONGEST_NAME])
+            if len(self.foreign) > _MOST_FOREIGN:
+                raise PickleError("its pickle refers to more classes and functions than any")  # load() names them
         self._push(_FOREIGN if found is None else found)
 
     def _construct(self, made: Any, arguments: Any) -> None:

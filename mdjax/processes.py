@@ -13,9 +13,10 @@ import select
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 
-from mdjax.console import ERRORS, OutputError, complain, silence
+from mdjax.console import ERRORS, OutputError, complain, silence, warn
 from mdjax.errors import InputError
 
 _STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -34,7 +35,8 @@ def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
 
         prog: what the command is called.
         command: does all of it.
-        own_process: the process is the command's: signals end it, and its standard streams are settled at the end.
+        own_process: the process is the command's: signals end it, warnings are lines of its own, and its standard
+            streams are settled at the end.
 
     Raises SystemExit: 2 for an InputError or a standard output that is full, 130 for an interrupt, 141 where the reader
     of standard output has gone.
@@ -42,6 +44,8 @@ def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
     try:
         if own_process:
             _open_missing_streams()
+            # Those of libraries may quote a file, too, and are shown like all else that is said.
+            warnings.showwarning = lambda message, *_, **__: warn(str(message))
             atexit.register(end_by_signals(lambda number: _end(prog, number)))
         _run(prog, command)
     finally:
@@ -72,7 +76,7 @@ def end_by_signals(end: Callable[[int], None]) -> Callable[[], None]:
 
     Also while the main thread is in native code that lets others run. Signals that are ignored, or are another's,
     stay so; nothing happens outside of the main thread, or where a system has no signals of this kind. Returns what
-    gives the signals back to the system.
+    gives the signals back to the system; a child that is forked gives them back at once.
     """
     if os.name != "posix" or threading.current_thread() is not threading.main_thread():
         return lambda: None
@@ -98,10 +102,13 @@ def end_by_signals(end: Callable[[int], None]) -> Callable[[], None]:
     threading.Thread(target=wait, name="signals", daemon=True).start()
 
     def give_back() -> None:
-        for number in ours:
+        held = [number for number in ours if signal.getsignal(number) is handle]
+        for number in held:
             signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
+        if held:
+            signal.set_wakeup_fd(-1)
 
+    os.register_at_fork(after_in_child=give_back)  # the pipe is the parent's, which a child's signals would end
     return give_back
 
 
@@ -115,8 +122,9 @@ def _end(prog: str, number: int) -> None:
         what = "interrupted" if name == "SIGINT" else f"stopped by {name}"
         before = "\x1b[?25h\n" if is_terminal else ""  # a bar has hidden the cursor
         # Past Python's own buffers, which another thread may hold; and a pipe that nobody reads is not waited for.
-        if select.select([], [2], [], 1)[1]:
-            os.write(2, f"{before}{prog}: {what}; {_GO_ON}\n".encode())
+        with contextlib.suppress(OSError):  # its reader, or the terminal, is gone
+            if select.select([], [2], [], 1)[1]:
+                os.write(2, f"{before}{prog}: {what}; {_GO_ON}\n".encode())
         if (files := sys.modules.get("mdjax.files")) is not None:  # else nothing was begun
             files.remove_unfinished()
     finally:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from mdjax.arguments import output
+from mdjax.arguments import output, tell_beside
 from mdjax.console import complain, tell
 from mdjax.csv_files import csv_text
 from mdjax.errors import InputError
@@ -81,7 +81,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     # Before anything is said: who reads that may stop after a line.
     if options.out is not None:
         _write_frame(diagnosis.frame_with_sweep(), options.out)
-    tell(*lines)
+    tell_beside(options.out, *lines)
 
 
 def _grow(options: argparse.Namespace) -> None:
@@ -99,7 +99,7 @@ def _grow(options: argparse.Namespace) -> None:
         min_width=options.min_width,
     )
     save_trees(grown.trees.values(), options.out)
-    tell(f"{grown.to_text()}\n", str(options.out))
+    tell_beside(options.out, f"{grown.to_text()}\n", *([] if is_stream(options.out) else [str(options.out)]))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -152,6 +152,7 @@ def _write_frame(frame, path: Path) -> None:
         ".json": lambda: frame.to_json(orient="records", indent=1),
         ".parquet": lambda: frame.to_parquet(index=False),
     }
-    if path.suffix not in writers:
+    kind = ".csv" if path.suffix not in writers and is_stream(path) else path.suffix
+    if kind not in writers:
         raise InputError(f"Cannot write {path}: its ending is {path.suffix!r}. Use .csv, .json or .parquet.")
-    write_file(path, writers[path.suffix]())
+    write_file(path, writers[kind]())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdjax.arguments import output
+from mdjax.arguments import fact, output, tell_beside
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
@@ -185,7 +185,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _check(options: argparse.Namespace) -> None:
     from mdjax.checking import check
 
-    facts = dict(map(_fact, options.fact))
+    facts = dict(map(fact, options.fact))
     if options.nonlinearity is not None:
         facts["nonlinearity"] = options.nonlinearity
     found = check(
@@ -204,23 +204,16 @@ def _check(options: argparse.Namespace) -> None:
         seed=options.seed,
         calibrate=options.calibrate,
     )
-    tell(found.to_text())
+    tell_beside(options.report, found.to_text())
     if found.refused:
         sys.exit(1)
-
-
-def _fact(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise InputError(f"Cannot read the fact {text!r}. Write name=value, like nonlinearity=relu.")
-    return name, value
 
 
 def _calibrate(options: argparse.Namespace) -> None:
     from mdjax.calibration.growing import calibrate
     from mdjax.calibration.targets import parse_recipe
 
-    like, recipe, facts = options.like, parse_recipe(options.recipe), dict(map(_fact, options.fact))
+    like, recipe, facts = options.like, parse_recipe(options.recipe), dict(map(fact, options.fact))
     if Path(like).is_file():
         from mdjax.checking import like_checkpoint
 

@@ -1,5 +1,6 @@
 """Files that change together: old or new, never some of each, whatever becomes of the writers."""
 
+import os
 import threading
 
 import pytest
@@ -115,6 +116,29 @@ def test_a_link_in_the_place_of_a_pending_set_is_not_followed(tmp_path):
     write(table, "new")
     assert read(table) == ["new"] * 3
     assert [path.name for path in outside.iterdir()] == ["a"]
+
+
+def test_what_is_no_file_of_a_set_blocks_no_writer(tmp_path):
+    outside, table = tmp_path / "outside", tmp_path / "table"
+    outside.write_text("precious")
+    write(table, "old")
+    pending = table / file_sets.PENDING
+    (table / "shards").mkdir()
+    (pending / "a" / "deep").mkdir(parents=True)
+    os.mkfifo(pending / "b")
+    (pending / "c").symlink_to(outside)
+    (pending / "shards").touch()
+    write(table, "new")
+    assert read(table) == ["new"] * 3 and outside.read_text() == "precious"
+    assert sorted(path.name for path in table.iterdir()) == [*NAMES, "shards"]
+    assert (table / "shards").is_dir() and not (table / "c").is_symlink()
+
+
+def test_a_set_that_a_folder_is_in_the_way_of_is_refused_whole(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_what_never_agrees_is_given_up(monkeypatch):

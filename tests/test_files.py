@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from killed_writers import leftover_of_a_killed_writer
 
-from mdjax import files, locks
+from mdjax import file_sets, files, locks
 from mdjax.errors import InputError
 
 
@@ -179,3 +179,52 @@ def test_temporary_folders_are_for_this_user_alone_and_cleared_by_the_next(tmp_p
         assert list(tmp_path.iterdir()) == [folder] and not dead.exists()
         assert folder.stat().st_mode & 0o77 == 0
     assert not list(tmp_path.iterdir())
+
+
+class Ended(BaseException):
+    """In the place of waiting for the end of the process."""
+
+
+class Kept:
+    """A lock of another thread, which it keeps from the first `acquire` on."""
+
+    is_taken = False
+
+    def acquire(self, timeout):
+        self.is_taken = True
+        return True
+
+    def __enter__(self):
+        if self.is_taken:
+            raise Ended
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.mark.parametrize("write", [files.new_folder, files.replacing, file_sets.changing])
+def test_what_the_end_of_the_process_removes_under_its_writer_gets_no_name(tmp_path, write, monkeypatch):
+    """Another thread ends the process; the one that writes goes on meanwhile, and may make again what was removed."""
+    monkeypatch.setattr(files, "_naming", Kept(), raising=False)
+    place = tmp_path if write is file_sets.changing else tmp_path / "place"
+    with pytest.raises(Ended), write(place) as temporary:
+        if is_folder := temporary.is_dir():
+            (temporary / "first").touch()
+        files.remove_unfinished()
+        assert not temporary.exists()
+        if is_folder:
+            temporary.mkdir()
+        (temporary / "second" if is_folder else temporary).write_text("half")
+    with pytest.raises(Ended), files.temporary_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_that_is_begun_is_removed_however_much_was_begun_since(tmp_path):
+    before = set(files._begun)
+    with files.temporary_folder(tmp_path) as old:
+        for _ in range(70):
+            with files.temporary_file(tmp_path):
+                pass
+        assert set(files._begun) == {*before, old}
+    assert set(files._begun) == before

@@ -83,9 +83,8 @@ def shape_on(text: str, data_shape: tuple[int, ...]) -> tuple[int, ...]:
     return data_shape
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -149,7 +148,8 @@ class Zoo:
         with one_writer(path / _LOCK, f"the zoo {path}"), files.writing(f"the zoo {path}"):
             if not (path / "zoo.json").exists():
                 header = {"format": FORMAT, "version": VERSION, "data": data, "fingerprint": fingerprint}
-                _write_json(path / "zoo.json", header)
+                with files.replacing(path / "zoo.json") as temporary:
+                    temporary.write_text(_json(header))
         zoo = cls(path)
         if zoo.data != data:
             raise InputError(
@@ -261,7 +261,7 @@ class Zoo:
                 with files.new_folder(self.path / "groups" / group) as folder:
                     save(folder / "arrays", params, state)
                     write_frame(frame, folder / "models.parquet")
-                    _write_json(folder / "group.json", {"architecture": fields})
+                    (folder / "group.json").write_text(_json({"architecture": fields}))
             except FileExistsError:
                 self._expect_same(group, frame)
             self.manifest = _concatenate([others, frame])

@@ -15,6 +15,7 @@ from torch import nn
 from torch_checkpoints import Network, assert_same
 
 import converters
+from converters import scripts
 from mdjax.errors import InputError
 from mdjax.zoo.data import load
 
@@ -242,6 +243,33 @@ def test_crafted_modules_are_refused(tmp_path, pickled, reason):
     pickletools.dis(PROTOCOL + pickled + b".", io.StringIO())  # a sound pickle
     with pytest.raises(converters.RefusedError, match=reason):
         converters.read_state_dict(write(tmp_path / "model.pt", modules(PROTOCOL + pickled + b".", CODE)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["a" * 2**22, "class A(Module):\n" + '  __parameters__ = ["w", ]\n' * 2_000, CODE + "\n" * 2**17],
+)
+def test_code_that_would_take_many_times_its_length_is_refused(tmp_path, code, monkeypatch):
+    monkeypatch.setattr(scripts, "_MOST_CODE", 2**16)
+    monkeypatch.setattr(scripts, "_MOST_ATTRIBUTES", 1000)
+    with pytest.raises(converters.RefusedError, match="a line of more than|its code is longer, or declares more"):
+        converters.read_state_dict(write(tmp_path / "model.pt", modules(PROTOCOL + module() + b".", code)))
+
+
+def test_long_names_of_attributes_are_not_joined_again_and_again(tmp_path):
+    content = modules(PROTOCOL + module(text("w" * 1001) + b"N") + b".", CODE)
+    with pytest.raises(converters.RefusedError, match="its modules are more, or lie deeper"):
+        converters.read_state_dict(write(tmp_path / "model.pt", content))
+    content = modules(PROTOCOL + module(b"K\x01N") + b".", CODE)
+    with pytest.raises(converters.RefusedError, match="declares no module __torch__.A with attributes by name"):
+        converters.read_state_dict(write(tmp_path / "model.pt", content))
+
+
+def test_a_list_of_tensors_that_is_longer_than_any_is_not_read(tmp_path):
+    config = b'{"config":{},"x":[' + b" " * 2**25 + b"]}"
+    content = zipped([("m/data/weights/model_weights_config.json", config)], zipfile.ZIP_DEFLATED)
+    with pytest.raises(converters.RefusedError, match="has 33554452 bytes, but at most 33554432 are expected"):
+        converters.read_state_dict(write(tmp_path / "model.pt2", content))
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def test_an_archive_whose_arrays_exceed_the_limit_is_refused_before_they_are_exp
             InputError, match=rf"data\.npz would take 13\.7 MiB .*at most .* are read\. {LIMIT[-16:]}14MiB"
         ):
             load(path)
-    monkeypatch.setenv("MDJAX_MEMORY", "13MiB")
-    with pytest.raises(InputError, match=LIMIT):
-        load(path)
+        patch.setenv("MDJAX_MEMORY", "13MiB")
+        with pytest.raises(InputError, match=LIMIT):
+            load(path)
 
 
 def test_of_a_file_of_a_megabyte_about_a_gigabyte_is_read_unless_the_user_says_more(monkeypatch):
@@ -57,6 +57,8 @@ def test_of_a_file_of_a_megabyte_about_a_gigabyte_is_read_unless_the_user_says_m
         memory.check_content("It", int(9.3 * 2**30), 2**20)
     monkeypatch.setenv("MDJAX_MEMORY", "10 GiB")
     memory.check_content("It", int(9.3 * 2**30), 2**20)
+    monkeypatch.setenv("MDJAX_MEMORY", "1KiB")  # never less than without it
+    memory.check_content("It", 2**30, 2**20)
     for text in ("x", "0", "-1GiB", "1e9", "9" * 400):
         monkeypatch.setenv("MDJAX_MEMORY", text)
         with pytest.raises(InputError, match="MDJAX_MEMORY is .* Give a size such as 8GiB"):

@@ -1,5 +1,6 @@
 """Small files of large tensors, and names without end: refused before the memory is taken, above a limit to raise."""
 
+import io
 import json
 import struct
 import zipfile
@@ -12,6 +13,7 @@ from torch import nn
 from torch_checkpoints import assert_same
 
 import converters
+from mdjax import memory
 from mdjax.errors import InputError
 from mdjax.memory import SETTING
 
@@ -37,13 +39,21 @@ def arrays(count: int) -> dict[str, object]:
     return tensors | {f"{number}.weight": array for number in range(count)}
 
 
+@pytest.fixture
+def low(monkeypatch):
+    """A limit that small files reach."""
+    monkeypatch.setattr(memory, "_SLACK", _MIB)
+    monkeypatch.setattr(memory, "_RATIO", 20)
+
+
 @pytest.mark.parametrize("made", [views, shifted, arrays])
 @pytest.mark.parametrize("old", [False, True])
+@pytest.mark.usefixtures("low")
 def test_many_views_of_one_storage_are_refused_above_a_limit_that_can_be_raised(tmp_path, monkeypatch, made, old):
     torch.save(made(60), tmp_path / "model.pt", _use_new_zipfile_serialization=not old)
     assert (tmp_path / "model.pt").stat().st_size < 2 * _MIB
     with pytest.raises(
-        converters.RefusedError, match=rf"\d+ entries are views of \d+ bytes .* raise the limit: {SETTING}="
+        converters.RefusedError, match=rf"\d+ entries, many views of .* would take .* raise the limit: {SETTING}="
     ):
         converters.read_state_dict(tmp_path / "model.pt")
     monkeypatch.setenv(SETTING, "90 MiB")
@@ -51,9 +61,35 @@ def test_many_views_of_one_storage_are_refused_above_a_limit_that_can_be_raised(
 
 
 def test_layers_that_are_tied_as_often_as_networks_tie_them_are_read(tmp_path):
-    network = nn.Sequential(*[nn.Linear(512, 512)] * 12)
+    network = nn.Sequential(*[nn.Linear(512, 512)] * 60)
     torch.save(network.state_dict(), tmp_path / "model.pt")
-    assert len(converters.read_state_dict(tmp_path / "model.pt")) == 24
+    assert len(converters.read_state_dict(tmp_path / "model.pt")) == 120
+
+
+def test_short_numbers_count_as_the_floats_that_they_become(tmp_path, low):
+    torch.save({"w": torch.zeros(2 * _MIB, dtype=torch.float8_e4m3fn)}, tmp_path / "model.pt")
+    assert len(converters.read_state_dict(tmp_path / "model.pt")["w"]) == 2 * _MIB
+    stored = torch.zeros(_MIB + 8, dtype=torch.float8_e4m3fn)
+    torch.save({f"w{k}": stored[k : _MIB + k] for k in range(8)}, tmp_path / "model.pt")
+    with pytest.raises(converters.RefusedError, match="would take 32 MiB of memory from a file of 1 MiB"):
+        converters.read_state_dict(tmp_path / "model.pt")
+
+
+def test_a_setting_never_makes_less_of_other_files(tmp_path, monkeypatch):
+    monkeypatch.setenv(SETTING, "1KiB")
+    torch.save(views(1), tmp_path / "model.pt")
+    assert len(converters.read_state_dict(tmp_path / "model.pt")) == 1
+
+
+def test_entries_that_overlap_are_told_as_such(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("m/data.pkl", b"x" * 500)
+        archive.writestr("m/other", b"1")
+        archive.filelist[1].file_size = archive.filelist[1].compress_size = 900
+    (tmp_path / "model.pt").write_bytes(file.getvalue())
+    with pytest.raises(converters.RefusedError, match="its entries overlap: they take 1400 bytes, but it has"):
+        converters.read_state_dict(tmp_path / "model.pt")
 
 
 def test_the_limit_is_a_size(tmp_path, monkeypatch):
@@ -70,10 +106,11 @@ def safetensors(count: int, metadata: dict[str, str]) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(4 * count)
 
 
+@pytest.mark.usefixtures("low")
 def test_names_that_stand_for_others_are_refused_where_they_make_much_of_little(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors(_MIB // 4, {f"other{number}": "first" for number in range(60)}))
-    with pytest.raises(converters.RefusedError, match="61 entries are views of"):
+    with pytest.raises(converters.RefusedError, match="its 61 entries, many views of"):
         converters.read_state_dict(path)
 
 
@@ -138,3 +175,33 @@ def test_an_archive_in_an_archive_is_not_unpacked_twice(tmp_path):
     (tmp_path / "model.pt2").write_bytes(zipped([("serialized_state_dict.pt", inner)]))
     with pytest.raises(converters.RefusedError, match="bytes unpack to 200000"):
         converters.read_state_dict(tmp_path / "model.pt2")
+
+
+def of_order(order: str, counts: tuple[int, ...]) -> bytes:
+    """Tensors of the first numbers of one storage, which the file names once for each of them."""
+    made = [text(f"w{k}") + rebuilt("0", k, b"K\x00", b"K\x02", b"K\x01") + b"s" for k in counts]
+    pickled = PROTOCOL + b"}" + b"".join(made) + b"."
+    numbers = np.arange(4, dtype=">f4" if order == "big" else "<f4").tobytes()
+    return zipped([("m/data.pkl", pickled), ("m/data/0", numbers), ("m/byteorder", order.encode())])
+
+
+def test_a_storage_of_the_other_byte_order_is_swapped_once(tmp_path):
+    (tmp_path / "model.pt").write_bytes(of_order("big", (2, 3, 4)))
+    found = converters.read_state_dict(tmp_path / "model.pt")
+    assert_same(found, {name: np.arange(2, dtype=np.float32) for name in ("w2", "w3", "w4")})
+    assert np.shares_memory(found["w2"], found["w4"])
+
+
+@pytest.mark.parametrize("order", ["little\n", "Big", "", "middle"])
+def test_a_byte_order_that_is_none_is_refused(tmp_path, order):
+    (tmp_path / "model.pt").write_bytes(of_order(order, (2,)))
+    with pytest.raises(converters.RefusedError, match="its byte order is neither little nor big"):
+        converters.read_state_dict(tmp_path / "model.pt")
+
+
+def test_a_storage_of_quantized_numbers_is_told_as_such(tmp_path):
+    made = rebuilt("0", 4, b"K\x00", b"K\x02", b"K\x01").replace(b"FloatStorage", b"QInt8Storage")
+    pickled = PROTOCOL + b"}" + text("w") + made + b"s."
+    (tmp_path / "model.pt").write_bytes(zipped([("m/data.pkl", pickled), ("m/data/0", bytes(4))]))
+    with pytest.raises(converters.RefusedError, match=r"it is quantized \(entry w\)"):
+        converters.read_state_dict(tmp_path / "model.pt")

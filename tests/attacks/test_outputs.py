@@ -101,6 +101,17 @@ def test_devices_and_open_files_are_written_to_and_stay(folder, capfd):
         write_report("/dev/full", SMALL)
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_goes_to_standard_output_is_alone_there(folder, name, capfd):
+    arguments, out, content = WRITERS[name]
+    main([*arguments, out])
+    capfd.readouterr()
+    main([*arguments, "/dev/stdout"])
+    printed, said = capfd.readouterr()
+    assert printed == (folder / out).read_text(encoding="utf-8") and content in printed
+    assert "/dev/stdout" not in said and len(said) > 20
+
+
 def test_sockets_folders_and_links_without_end_are_refused(folder, capsys):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.html")

@@ -1,5 +1,6 @@
 """Hostile pickles, as checkpoints and as CIFAR-10 batches: refused one by one, the good file beside them taken."""
 
+import contextlib
 import io
 import json
 import os
@@ -11,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile_pickles import HOSTILE, PROTOCOL, saved
+from hostile_pickles import HOSTILE, PROTOCOL, saved, text
 
 import converters
 from mdjax import pickles
 from mdjax.pickled_values import VALUES
-from mdjax.pickles import PickleError, load
+from mdjax.pickles import Account, ForeignError, PickleError, load
 
 _OLD = ("pointer", "key-deep", "system")
 """Those that are also put into a file of before torch 1.6."""
@@ -99,8 +100,15 @@ def test_plain_values_are_read_as_pickle_reads_them(protocol):
     content = {
         "numbers": [1, -2, 3.5, True, None, 2**70, 1 + 2j],
         "texts": ("a", "ü", b"\x00\xff", bytearray(b"a"), ""),
-        ("key", 1): {"in": {"side": ({1, 2}, frozenset({3}))}},
-        "arrays": [array, array.T, array.astype(">f4"), np.zeros((0, 3)), np.array(2, np.int8)],
+        ("key", 1, ((1, 2), 3)): {"in": {"side": ({1, 2}, frozenset({3}))}},
+        "arrays": [
+            array,
+            array.T,
+            np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
+            array.astype(">f4"),
+            np.zeros((0, 3)),
+            np.array(2, np.int8),
+        ],
         "scalars": [np.float64(1.5), np.int16(-3), np.bool_(True), np.complex64(1j)],
     }
     content["again"] = content["arrays"]
@@ -115,3 +123,43 @@ def test_plain_values_are_read_as_pickle_reads_them(protocol):
     assert {name: found[name] for name in found if name != "again"} == {
         name: value for name, value in content.items() if name not in ("arrays", "scalars", "again")
     }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["Q"], [("C",)], ["K", (0, 0)], ["K", (0, 2)], ["K", (0,)], ["K", [1, 0]], ["K", (True, 0)], [b"F", 3]],
+)
+def test_arrays_of_no_known_order_are_refused(arguments):
+    fine = isinstance(arguments[0], bytes)  # axes count with "K" alone
+    made = VALUES["numpy._core.numeric._frombuffer"].function
+    with contextlib.nullcontext() if fine else pytest.raises(PickleError, match="no known order|change places"):
+        made(Account(100), bytes(6), np.dtype("i1"), (2, 3), *arguments)
+
+
+def test_many_tuples_are_keys_unless_their_hashes_are_alike():
+    content = {("a", str(number)): number for number in range(6000)} | {((1, 2), 3): 4}
+    assert load(io.BytesIO(pickle.dumps(content, 2)), 10**6, VALUES.get) == content
+    alike = {tuple(-1 - (number >> place & 1) for place in range(6)): None for number in range(64)}
+    assert len({hash(key) for key in alike}) == 1
+    with pytest.raises(PickleError, match="more than 32 keys of one hash"):
+        load(io.BytesIO(pickle.dumps(alike, 2)), 10**6, VALUES.get)
+
+
+def test_a_long_text_is_no_key_again_and_again():
+    pickled = b"}" + text("a" * 10**6) + b"q\x00Ns" + text("a" * 10**6) + b"q\x010" + b"h\x01Ns" * 10**4 + b"."
+    with pytest.raises(PickleError, match="takes more than"):
+        load(io.BytesIO(PROTOCOL + pickled), 10**6, VALUES.get)
+
+
+def test_what_is_refused_is_loaded_where_it_is_trusted(tmp_path):
+    many = {"weights": {"w": torch.ones(2)}, "size": complex(1, 2), "keys": {(((((1,),),),),): 2}}
+    torch.save(many, tmp_path / "model.pth")
+    with pytest.raises(converters.RefusedError, match=r"has a tuple in a key.*; nothing was run\. Pass --trust"):
+        converters.read_state_dict(tmp_path / "model.pth")
+    assert list(converters.read_state_dict(tmp_path / "model.pth", trust=True)) == ["w"]
+
+
+def test_of_many_foreign_names_few_are_kept():
+    names = b"".join(f"cmodule\nname{number}\n0".encode() for number in range(3000))
+    with pytest.raises(ForeignError, match="it refers to module.name0, .* and 996 more"):
+        load(io.BytesIO(PROTOCOL + names + b"N."), 0, VALUES.get)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,7 +203,26 @@ def test_a_process_without_streams_or_with_full_ones_ends_as_it_should():
         for body, status in (("pass", 0), ("console.tell('z')", 2)):
             assert child(code.format(body), stdout=full, stderr=full).wait(60) == status
     closing = "import os; os.closerange(0, 3); import sys; sys.stdout = sys.stderr = None\n"
-    assert child(closing + code.format("console.tell('z')")).wait(60) == 0
+    for body, status in (("pass", 0), ("console.tell('z')", 2)):
+        assert child(closing + code.format(body)).wait(60) == status
+
+
+def test_a_standard_output_that_is_closed_is_told(table, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    for arguments in (["diagnose", str(table)], ["diagnose", str(table), "--out", "/dev/stdout"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+        assert re.fullmatch(r"mdjax: error: Cannot write .*: it is closed\..*\n", capsys.readouterr().err)
+
+
+def test_warnings_of_libraries_are_shown_and_not_obeyed():
+    code = (
+        "import warnings; from mdjax import processes\n"
+        f"processes.run('mdjax', lambda: warnings.warn({HOSTILE!r}, RuntimeWarning), own_process=True)"
+    )
+    _, error = child(code, stderr=subprocess.PIPE, encoding="utf-8").communicate(timeout=60)
+    assert error == f"warning: {SHOWN}\n"
 
 
 # Signals.
@@ -237,7 +257,8 @@ def test_signals_that_are_ignored_or_another_s_stay_so(monkeypatch):
         signal.signal(signal.SIGINT, former)
 
 
-def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path):
+@pytest.mark.parametrize("is_read", [True, False])
+def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path, is_read):
     code = (
         "import signal, time; from pathlib import Path; from mdjax import files, processes\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # children of background jobs ignore it\n"
@@ -251,11 +272,35 @@ def test_an_interrupted_process_says_so_clears_up_and_ends_with_130(tmp_path):
     )
     process = child(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n"
+    if not is_read:
+        process.stderr.close()  # as where the interrupt ended `tee`, too
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error == "mdjax: interrupted; give the same command again to go on from here\n"
+    if is_read:
+        _, error = process.communicate(timeout=60)
+        assert error == "mdjax: interrupted; give the same command again to go on from here\n"
+    assert process.wait(60) == 130
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_child_that_is_forked_has_its_own_signals_and_unfinished_files(tmp_path, thread):
+    code = (
+        "import os, signal, sys, threading; from pathlib import Path; from mdjax import files, processes\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "def fork():\n"
+        f"    with files.temporary_file(Path({str(tmp_path)!r})) as file:\n"
+        "        if not (child := os.fork()):\n"
+        "            files.remove_unfinished()\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            os._exit(7)\n"
+        "        print(os.waitpid(child, 0)[1], file.exists())\n"
+        "def command():\n"
+        + ("    thread = threading.Thread(target=fork); thread.start(); thread.join()\n" if thread else "    fork()\n")
+        + "processes.run('mdjax', command, own_process=True)"
+    )
+    process = child(code, stdout=subprocess.PIPE)
+    assert process.communicate(timeout=60)[0] == f"{int(signal.SIGTERM)} True\n"
+    assert process.returncode == 0
 
 
 # Spreadsheets.

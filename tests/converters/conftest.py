@@ -9,7 +9,7 @@ from torch_resnet import TorchResNet18, random_resnet
 
 import converters
 from converters import safetensors_files
-from mdjax import archives
+from mdjax import archives, memory
 from mdjax.zoo.store import Zoo
 
 
@@ -48,4 +48,5 @@ def converted(published, tmp_path_factory) -> tuple[converters.Report, Zoo]:
 @pytest.fixture
 def low_limits(monkeypatch):
     monkeypatch.setattr(archives, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(memory, "_SLACK", 2**20)
     monkeypatch.setattr(safetensors_files, "MAX_HEADER", 2048)

@@ -6,7 +6,7 @@ import torch
 from torch_checkpoints import OTHER, OTHERS, STATE, Network, assert_same, prefixed
 
 import converters
-from converters import state_dicts
+from converters import state_dicts, wrappers
 
 WRAPPERS = {
     "net": lambda: {"net": STATE, "acc": 93.1, "epoch": 3},
@@ -95,3 +95,12 @@ def test_what_else_lies_beside_a_network_is_kept(tmp_path):
     assert "teacher.weight" in converters.read_state_dict(tmp_path / "model.ckpt")
     torch.save({**STATE, "accuracy.weight": torch.ones(2)}, tmp_path / "model.pt")
     assert "accuracy.weight" in converters.read_state_dict(tmp_path / "model.pt")
+
+
+def test_long_names_and_many_of_them_are_not_told_whole():
+    long = "x" * 10**6
+    weights = {"w": torch.ones(2)}
+    for content in ({long: 1, (long,) * 1000: 2}, {f"{long}{k}": weights for k in range(9)}):
+        with pytest.raises(converters.RefusedError) as told:
+            wrappers.unwrap(content)
+        assert len(str(told.value)) < 400

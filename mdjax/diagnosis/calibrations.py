@@ -31,7 +31,7 @@ FILE, TREES = "calibration.json", "trees.json"
 SHARED = ("family", "depth", "num_classes", "label_noise", "optimizer", "schedule", "augmentation")
 """What a row has to have in common with a calibration's networks, where both are known: of others it does not speak."""
 
-STEPS = {"temperature": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 2, 4, 8, 16), "width": (2, 4), "data": (2, 4)}
+STEPS = {"temperature": tuple(2.0**k for k in range(-8, 9) if k), "width": (2, 4), "data": (2, 4)}
 """Factors of what a configuration has, to which it could change; the nearest ones are one step."""
 
 NAMES = {

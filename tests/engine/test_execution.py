@@ -74,7 +74,8 @@ def rows_of(metric, family, form):
 def cases():
     """All forms for the MLP and what is measured by default; else those that hold vmap, map, chunks, padding, a mesh.
 
-    The published recipes share their programs' parts with the others, so that larger networks are left to those. A
+    The published recipes share their programs' parts with the others, so that larger networks and vmap alone are left to
+    those. A
     small network with BatchNorm is measured by the metrics that are measured by default, a ResNet by their losses.
 
     MDJAX_EXHAUSTIVE=1 crosses everything with everything.
@@ -83,6 +84,8 @@ def cases():
     for metric in [*SMALL.values(), *PUBLISHED.values()]:
         exhaustive, published = bool(os.environ.get("MDJAX_EXHAUSTIVE")), metric in PUBLISHED.values()
         forms_of = {"mlp": FORMS if exhaustive or (metric.by_default and not published) else both}
+        if published and not exhaustive:
+            forms_of["mlp"] = both[1:]
         if exhaustive or not published:
             forms_of["cnn"] = both if exhaustive or metric.by_default else both[1:]
         if exhaustive or (metric.by_default and not published):

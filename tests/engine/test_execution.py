@@ -74,9 +74,9 @@ def rows_of(metric, family, form):
 def cases():
     """All forms for the MLP and what is measured by default; else those that hold vmap, map, chunks, padding, a mesh.
 
-    The published recipes share their programs' parts with the others, so that larger networks and vmap alone are left to
-    those. A
-    small network with BatchNorm is measured by the metrics that are measured by default, a ResNet by their losses.
+    The published recipes share their programs' parts with the others, so that larger networks, and vmap alone, are left
+    to those. A small network with BatchNorm is measured by the metrics that are measured by default, a ResNet by their
+    losses.
 
     MDJAX_EXHAUSTIVE=1 crosses everything with everything.
     """

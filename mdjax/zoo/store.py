@@ -24,7 +24,7 @@ import pandas as pd
 
 from mdjax import files
 from mdjax.errors import InputError, brief, first_line
-from mdjax.inputs import read_json
+from mdjax.inputs import expect_damage, read_json
 from mdjax.locks import one_writer
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
@@ -273,7 +273,8 @@ class Zoo:
         try:
             winner = read_frame(self.path / "groups" / group / "models.parquet")
             same = winner[identity].to_numpy().tolist() == frame[identity].to_numpy().tolist()
-        except Exception:  # pyarrow raises many types for a cut file
+        except Exception as error:  # pyarrow raises many types for a cut file
+            expect_damage(error, f"group {group} of {self.path}")
             same = False
         if same:
             return
@@ -293,18 +294,21 @@ class Zoo:
             fields = _read_json(path)["architecture"]
             return Architecture(**fields)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            expect_damage(error, str(path))
             raise self._damaged(group, f"{path.name}: {first_line(error)}") from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
 
-        Raises DamagedGroupError, which names the group, where files are missing, truncated or altered.
+        Raises DamagedGroupError, which names the group, where files are missing, truncated or altered; MemoryError or
+        InputError where it would take too much memory or cannot be read just now.
         """
         architecture = self.architecture(group)
         rows = self.manifest.loc[self.manifest["group"] == group].sort_values("position", ignore_index=True)
         try:
             own = self._rows(group).sort_values("position", ignore_index=True)
         except Exception as error:  # pyarrow raises many types for a cut file
+            expect_damage(error, f"group {group} of {self.path}")
             raise self._damaged(group, f"models.parquet: {first_line(error)}") from None
         if (name := differing(rows, own)) is not None:
             raise self._damaged(group, f"its models.parquet and the zoo's manifest.parquet differ in {name}")
@@ -312,9 +316,8 @@ class Zoo:
             raise self._damaged(group, f"its models.parquet and group.json differ in {name}")
         try:
             params, state = restored(self.path / "groups" / group / "arrays", architecture, len(own))
-        except MemoryError:
-            raise  # the group is sound
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
+            expect_damage(error, f"group {group} of {self.path}")
             raise self._damaged(group, first_line(error)) from None
         if weights_hash(params, state) != own["weights_hash"].tolist():
             raise self._damaged(group, "its weights do not fit their hashes")
@@ -334,14 +337,15 @@ class Zoo:
             manifest = _completed(read_frame(path))
             check_rows(manifest)
             if sorted(set(manifest["group"])) == groups:
-                return self._checked_ids(manifest)
-        except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
-            pass
+                return manifest
+        except Exception as error:  # missing, or cut by a crash of the machine: the groups hold everything it says
+            expect_damage(error, str(path))
         frames = []
         for group in groups:
             try:
                 frames.append(self._rows(group))
             except Exception as error:  # pyarrow raises many types for a cut file
+                expect_damage(error, f"group {group} of {self.path}")
                 self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}"))
         return self._checked_ids(_concatenate(frames))
 

@@ -20,6 +20,7 @@ except ImportError:  # of Unix alone
 HAS_LOCKS = fcntl is not None
 """Whether this system has such locks; a file system may still lack them."""
 
+LOCK = ".lock"  # the file that stands for a zoo or a calibration in `one_writer`
 _PATIENCE = 1.0
 """Seconds that a lock is waited for: its owner may have been killed just now, and take a moment to be gone."""
 

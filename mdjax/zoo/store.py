@@ -25,7 +25,7 @@ import pandas as pd
 from mdjax import files
 from mdjax.errors import InputError, brief, first_line
 from mdjax.inputs import expect_damage, read_json
-from mdjax.locks import one_writer
+from mdjax.locks import LOCK, one_writer
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.models.sequences import layers_of
@@ -38,7 +38,6 @@ PyTree = Any
 
 FORMAT = "mdjax-zoo"
 VERSION = 1
-_LOCK = ".lock"
 _REMEDY = "Restore its folder from a copy, or delete the folder and run the command that made it again."
 
 
@@ -146,7 +145,7 @@ class Zoo:
         with files.writing(f"the zoo {path}"):
             for folder in (path, path / "groups"):
                 files.make_writable(folder)
-        with one_writer(path / _LOCK, f"the zoo {path}"), files.writing(f"the zoo {path}"):
+        with one_writer(path / LOCK, f"the zoo {path}"), files.writing(f"the zoo {path}"):
             if not (path / "zoo.json").exists():
                 header = {"format": FORMAT, "version": VERSION, "data": data, "fingerprint": fingerprint}
                 _write_json(path / "zoo.json", header)
@@ -185,7 +184,7 @@ class Zoo:
         if self._is_held:
             yield
             return
-        with one_writer(self.path / _LOCK, f"the zoo {self.path}"):
+        with one_writer(self.path / LOCK, f"the zoo {self.path}"):
             if {*self.manifest.get("group", ()), *self.damaged} != set(self.groups):
                 self.damaged = {}
                 self.manifest = self._load_manifest()
@@ -338,7 +337,7 @@ class Zoo:
             check_rows(manifest)
             if sorted(set(manifest["group"])) == groups:
                 return manifest
-        except Exception as error:  # missing, or cut by a crash of the machine: the groups hold everything it says
+        except Exception as error:  # missing, or cut by a crash: the groups hold everything it says
             expect_damage(error, str(path))
         frames = []
         for group in groups:

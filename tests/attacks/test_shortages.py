@@ -4,10 +4,15 @@ import errno
 import os
 
 import jax
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from mdjax.calibration import growing
+from mdjax.calibration.design import Cell
 from mdjax.errors import InputError
 from mdjax.models import Architecture
+from mdjax.table_commands import _write_frame
 from mdjax.zoo import store
 from mdjax.zoo.store import DamagedGroupError, Zoo
 
@@ -27,6 +32,14 @@ def raising(error):
         raise error
 
     return fail
+
+
+def damage(path):
+    """Another value in the last row of the last column."""
+    column = pq.read_metadata(path).row_group(0).column(pq.read_metadata(path).num_columns - 1)
+    content = bytearray(path.read_bytes())
+    content[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("manifest", [True, False], ids=["manifest", "groups"])
@@ -65,3 +78,28 @@ def test_what_is_missing_or_cut_is_damage_still(zoo):
     assert "is damaged: models.parquet" in Zoo(zoo.path).damaged["g"]
     path.unlink()
     assert "is damaged: models.parquet" in Zoo(zoo.path).damaged["g"]
+
+
+def test_a_calibrations_cells_have_checksums_and_outlive_a_shortage(tmp_path, monkeypatch):
+    kept = object.__new__(growing._Kept)
+    kept._folder = tmp_path
+    rows = pd.DataFrame({"width": [4] * 50, "data_share": 1.0, "value": range(50)})
+    kept.write(Cell(4, 1.0), rows)
+    pd.testing.assert_frame_equal(kept.read()[Cell(4, 1.0)], rows)
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="Cannot read .*: Too many open files"):
+        patched.setattr(growing, "read_frame", raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+        kept.read()
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="MDJAX_MEMORY="):
+        patched.setenv("MDJAX_MEMORY", "64B")
+        kept.read()
+    path = next(tmp_path.glob("*.parquet"))
+    damage(path)
+    assert kept.read() == {}
+
+
+def test_verdicts_in_parquet_have_checksums(tmp_path):
+    path = tmp_path / "verdicts.parquet"
+    _write_frame(pd.DataFrame({"value": range(500)}), path)
+    damage(path)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(path, page_checksum_verification=True)

@@ -51,7 +51,7 @@ def test_an_archive_whose_arrays_exceed_the_limit_is_refused_before_they_are_exp
 
 
 def test_of_a_file_of_a_megabyte_about_a_gigabyte_is_read_unless_the_user_says_more(monkeypatch):
-    monkeypatch.setattr(memory, "_usable", lambda: 2**40)
+    monkeypatch.setattr(memory, "usable", lambda: 2**40)
     memory.check_content("It", 2**30, 2**20)
     with pytest.raises(InputError, match="from a file of 1 MiB, but at most 1.1 GiB are read. .* MDJAX_MEMORY=10GiB"):
         memory.check_content("It", int(9.3 * 2**30), 2**20)

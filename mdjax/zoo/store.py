@@ -116,6 +116,7 @@ class Zoo:
                 "with 'mdjax-convert'."
             ) from None
         except (ValueError, OSError) as error:
+            expect_damage(error, str(header))
             raise InputError(f"Cannot read {header}: {first_line(error)}. Restore it from a copy of the zoo.") from None
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             found = [brief(content.get(name)) for name in ("format", "version")]
@@ -293,8 +294,8 @@ class Zoo:
             fields = _read_json(path)["architecture"]
             return Architecture(**fields)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            expect_damage(error, str(path))
-            raise self._damaged(group, f"{path.name}: {first_line(error)}") from None
+            system = error if isinstance(error, OSError) else None
+            raise self._damaged(group, f"{path.name}: {first_line(error)}", system) from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
@@ -307,8 +308,7 @@ class Zoo:
         try:
             own = self._rows(group).sort_values("position", ignore_index=True)
         except Exception as error:  # pyarrow raises many types for a cut file
-            expect_damage(error, f"group {group} of {self.path}")
-            raise self._damaged(group, f"models.parquet: {first_line(error)}") from None
+            raise self._damaged(group, f"models.parquet: {first_line(error)}", error) from None
         if (name := differing(rows, own)) is not None:
             raise self._damaged(group, f"its models.parquet and the zoo's manifest.parquet differ in {name}")
         if (name := _other_fact(architecture, own)) is not None:
@@ -316,8 +316,7 @@ class Zoo:
         try:
             params, state = restored(self.path / "groups" / group / "arrays", architecture, len(own))
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
-            expect_damage(error, f"group {group} of {self.path}")
-            raise self._damaged(group, first_line(error)) from None
+            raise self._damaged(group, first_line(error), error) from None
         if weights_hash(params, state) != own["weights_hash"].tolist():
             raise self._damaged(group, "its weights do not fit their hashes")
         return params, state
@@ -330,8 +329,7 @@ class Zoo:
         return rows
 
     def _load_manifest(self) -> pd.DataFrame:
-        groups = self.groups
-        path = self.path / "manifest.parquet"
+        groups, path = self.groups, self.path / "manifest.parquet"
         try:
             manifest = _completed(read_frame(path))
             check_rows(manifest)
@@ -344,8 +342,7 @@ class Zoo:
             try:
                 frames.append(self._rows(group))
             except Exception as error:  # pyarrow raises many types for a cut file
-                expect_damage(error, f"group {group} of {self.path}")
-                self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}"))
+                self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}", error))
         return self._checked_ids(_concatenate(frames))
 
     def _checked_ids(self, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -360,7 +357,9 @@ class Zoo:
             )
         return manifest
 
-    def _damaged(self, group: str, reason: str) -> DamagedGroupError:
+    def _damaged(self, group: str, reason: str, error: Exception | None = None) -> DamagedGroupError:
+        if error is not None:
+            expect_damage(error, f"group {group} of {self.path}")
         return DamagedGroupError(f"Group {group} of {self.path} is damaged: {reason}. {_REMEDY}")
 
     def _save_manifest(self) -> None:

@@ -76,7 +76,10 @@ def restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyTr
 
 
 def _restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyTree, PyTree]:
-    params, state = architecture.abstract
+    try:
+        params, state = architecture.abstract
+    except InputError as error:  # of the group's own file, not of what the user has given
+        raise ValueError(str(error)) from None
     tree = {"params": params, "state": state}
     size = size_of(folder)
     with _quiet(), _checkpointer() as checkpointer:

@@ -12,6 +12,7 @@ from mdjax.calibration import growing
 from mdjax.calibration.design import Cell
 from mdjax.errors import InputError
 from mdjax.models import Architecture
+from mdjax.parquet import read_frame, write_frame
 from mdjax.table_commands import _write_frame
 from mdjax.zoo import store
 from mdjax.zoo.store import DamagedGroupError, Zoo
@@ -103,3 +104,14 @@ def test_verdicts_in_parquet_have_checksums(tmp_path):
     damage(path)
     with pytest.raises(OSError, match="CRC"):
         pq.read_table(path, page_checksum_verification=True)
+
+
+def test_a_network_that_cannot_be_is_damage_to_its_group(zoo):
+    path = zoo.path / "groups" / "g" / "models.parquet"
+    write_frame(read_frame(path).assign(family="transformer"), path)
+    (zoo.path / "manifest.parquet").unlink()
+    assert "is damaged: models.parquet: Unknown architecture" in Zoo(zoo.path).damaged["g"]
+    told = zoo.path / "groups" / "g" / "group.json"
+    told.write_text(told.read_text().replace('"mlp"', '"transformer"'))
+    with pytest.raises(DamagedGroupError, match="Unknown architecture"):
+        zoo.read_group("g")

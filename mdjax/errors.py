@@ -22,11 +22,12 @@ def first_line(error: BaseException) -> str:
     """What an error says, for use inside a sentence: its first line, at most 200 characters, no full stop.
 
     The reason alone for errors of the operating system, whose path the sentence names anyway; the type's name for an
-    error that says nothing.
+    error that says nothing. An InputError is told whole, since its remedy comes last.
     """
     text = getattr(error, "strerror", None) or str(error)
     lines = str(text).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")
+    line = lines[0] if lines else type(error).__name__
+    return (line if isinstance(error, InputError) else line[:200]).rstrip(". ")
 
 
 def brief(value: Any) -> str:

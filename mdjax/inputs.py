@@ -9,11 +9,40 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Any, BinaryIO
 
+from mdjax.errors import InputError, first_line
+
 MOST_TEXT = 2**26
 """Most bytes of a file of text; the largest that mdjax writes, of trees with their population, has a few hundred kB."""
 
 _DEEPEST = 64
 """How deep values may lie in each other; those that mdjax writes lie 8 deep."""
+
+
+_OF_THE_FILE = {errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.ENOENT, errno.ENOTDIR, errno.ENXIO}
+"""Errors of the system that say that something else stands where a file is expected, or nothing."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error of reading says nothing of the file: memory or descriptors ran out, a right is missing.
+
+    Of errors of the system those with a number: pyarrow's for damaged bytes are OSErrors without one.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _OF_THE_FILE
+    return isinstance(error, MemoryError)
+
+
+def expect_damage(error: Exception, what: str) -> None:
+    """Raises an error of reading that is none of `what` itself: MemoryError, and InputError with the system's reason.
+
+    An InputError, as of the memory limit, which holds its own remedy, is raised as it is.
+    """
+    if isinstance(error, InputError | MemoryError):
+        raise error
+    if is_passing(error):
+        raise InputError(
+            f"Cannot read {what}: {first_line(error)}. It may be sound: see to that, then run the same command again."
+        ) from None
 
 
 def open_regular(path: str | PathLike[str]) -> BinaryIO:

@@ -22,6 +22,7 @@ except ImportError:  # of Unix alone
 HAS_LOCKS = fcntl is not None
 """Whether this system has such locks; a file system may still lack them."""
 
+LOCK = ".lock"  # the file that stands for a zoo or a calibration in `one_writer`
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 _PATIENCE = 1.0

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from mdjax.errors import InputError
 
@@ -30,7 +31,7 @@ def limit() -> int:
     Raises InputError for a setting that is no size.
     """
     told = told_limit()
-    return _usable() // 2 if told is None else told
+    return usable() // 2 if told is None else told
 
 
 def check_content(what: str, needed: int, size: int) -> None:
@@ -48,7 +49,7 @@ def excess(what: str, needed: int, size: int) -> str:
 
     Raises InputError for a setting that is no size.
     """
-    most = max(min(_usable() // 2, _SLACK + _RATIO * size), told_limit() or 0)
+    most = max(min(usable() // 2, _SLACK + _RATIO * size), told_limit() or 0)
     if needed <= most:
         return ""
     return (
@@ -88,7 +89,7 @@ def told_limit() -> int | None:
     return size
 
 
-def _usable() -> int:
+def usable() -> int:
     """Bytes of the machine's memory, or of what this process is limited to."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [2**33]
     for name in _CGROUPS:
@@ -97,3 +98,30 @@ def _usable() -> int:
         except (OSError, ValueError):  # another system, or "max"
             continue
     return min(found)
+
+
+def free_memory() -> int:
+    """Bytes of the host's memory that are free now, at most what this process may use; half of that if nobody tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) * 1024, usable())
+    except OSError:
+        pass
+    return usable() // 2
+
+
+class ProcessMemory(NamedTuple):
+    """Bytes of memory that this process holds now, and the most that it has held."""
+
+    now: int
+    most: int
+
+
+def process_memory() -> ProcessMemory:
+    """What this process takes of the host's memory, by the system's account (zeros where it gives none)."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return ProcessMemory(*(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
+    except (OSError, KeyError):
+        return ProcessMemory(0, 0)

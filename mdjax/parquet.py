@@ -13,6 +13,13 @@ from mdjax.errors import InputError
 from mdjax.inputs import open_regular
 from mdjax.memory import check_content
 
+_DEEPEST = 8
+"""How deep lists may lie in each other; those that mdjax writes, of a loss surface, lie 2 deep."""
+
+_OBJECT, _LIST = 160, 256
+"""Most bytes of a value that pandas holds as an object, such as a decimal, and of a list or a structure without what is
+in it."""
+
 CHECKSUMS: Any = {"write_page_checksum": True}
 """What every writer of Parquet files passes: files without are read too, but a changed byte in them may go unseen."""
 
@@ -29,7 +36,8 @@ def read_frame(source: Path | BinaryIO, name: str = "") -> pd.DataFrame:
     name: as errors call it (default: the path).
 
     Raises OSError where it cannot be read, InputError where it would take more memory than the limit
-    (`mdjax.memory`), and, as pyarrow raises many types for a damaged file, anything else.
+    (`mdjax.memory`), ValueError for columns of other than numbers, times, texts, and lists and structures of them, and,
+    as pyarrow raises many types for a damaged file, anything else.
     """
     if isinstance(source, Path):
         with open_regular(source) as file:
@@ -38,6 +46,11 @@ def read_frame(source: Path | BinaryIO, name: str = "") -> pd.DataFrame:
     source.seek(0)
     metadata: Any = pq.read_metadata(source)
     _check_names(metadata)
+    for field in metadata.schema.to_arrow_schema():
+        if not _is_counted(field.type):
+            raise ValueError(
+                f"its column {field.name[:40]} is of the type {str(field.type)[:40]}, not numbers or texts"
+            )
     _check_size(source, metadata, size, name)
     source.seek(0)
     return pd.read_parquet(source, page_checksum_verification=True)
@@ -63,35 +76,77 @@ def _check_names(metadata: Any) -> None:
         raise ValueError("its columns are not those that it says it was written with")
 
 
+def _is_counted(kind: pa.DataType, depth: int = 0) -> bool:
+    """Whether `_bytes_taken` knows what values of a type take."""
+    if depth > _DEEPEST:
+        return False
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type) or pa.types.is_primitive(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_counted(kind.value_type, depth + 1)
+    if pa.types.is_struct(kind):
+        return all(_is_counted(kind.field(k).type, depth + 1) for k in range(kind.num_fields))
+    return _is_text(kind) or _is_plain(kind) or _is_object(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return pa.types.is_null(kind) or (pa.types.is_primitive(kind) and not _is_object(kind))
+
+
+def _is_object(kind: pa.DataType) -> bool:
+    return pa.types.is_decimal(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
+
+
 def _check_size(source: BinaryIO, metadata: Any, size: int, name: str) -> None:
     """InputError where the values take more than the limit; a value in a dictionary counts as often as it stands."""
+    schema = metadata.schema.to_arrow_schema()
+    simple = {field.name for field in schema if _is_plain(field.type)}
     least = most = 0
     for group in range(metadata.num_row_groups):
         for k in range(metadata.row_group(group).num_columns):
             column = metadata.row_group(group).column(k)
             count, expanded = max(column.num_values, 0), max(column.total_uncompressed_size, 0)
-            is_text = column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
             least += max(8 * count, expanded)
-            most += max(8 * count, expanded) if not is_text else count * max(expanded, 64)
+            most += max(8 * count, expanded)
+            if metadata.schema.column(k).path not in simple:
+                is_text = column.physical_type == "BYTE_ARRAY"
+                nested = _LIST * metadata.schema.column(k).path.count(".")
+                most += count * (nested + (max(expanded, 64) if is_text else _OBJECT))
     what = f"The rows of {name}"
     check_content(what, least, size)
     try:
         check_content(what, most, size)
-    except InputError:  # it may be less: the texts are looked at, each once
-        check_content(what, least + _text_bytes(source, metadata), size)
+    except InputError:  # it may be less: the values are looked at, each text once
+        others = [field.name for field in schema if field.name not in simple]
+        columns = [metadata.schema.column(k) for k in range(metadata.num_columns)]
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        source.seek(0)
+        table = pq.read_table(source, columns=others, read_dictionary=texts, page_checksum_verification=True)
+        taken = sum(_bytes_taken(chunk) for column in table.columns for chunk in column.chunks)
+        check_content(what, least + taken, size)
 
 
-def _text_bytes(source: BinaryIO, metadata: Any) -> int:
-    """At most how many bytes the texts of a file take."""
-    schema = metadata.schema.to_arrow_schema()
-    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    source.seek(0)
-    table = pq.read_table(source, columns=texts, read_dictionary=texts, page_checksum_verification=True)
+def _bytes_taken(values: Any) -> int:
+    """At most how many bytes values take in a frame; texts are entries of dictionaries."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return len(values) * _longest(values.dictionary)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _LIST * len(values) + _bytes_taken(values.flatten())
+    if pa.types.is_struct(kind):
+        return _LIST * len(values) + sum(_bytes_taken(field) for field in values.flatten())
+    if _is_text(kind):
+        return len(values) * _longest(values)
+    return len(values) * (_OBJECT if _is_object(kind) else 8)
+
+
+def _longest(values: Any) -> int:
+    """Bytes of the longest text, and what Python takes for each."""
+    if not _is_text(values.type):
+        return _OBJECT
     compute: Any = pc
-    total = 0
-    for column in table.columns:
-        for chunk in column.chunks:
-            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-            longest = compute.max(compute.binary_length(values)).as_py() if len(values) else 0
-            total += len(chunk) * (64 + (longest or 0))
-    return total
+    return 64 + ((compute.max(compute.binary_length(values)).as_py() if len(values) else 0) or 0)

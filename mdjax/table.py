@@ -47,18 +47,25 @@ def write_table(path: Path, table: Table) -> Table:
     """Write the three Parquet files, all or none; returns the table as it is read there.
 
     Several processes may write one table at a time: it is then whole that of the last. InputError where the folder
-    cannot be written.
+    cannot be written, and, once it is, where the table takes more memory than the limit (`mdjax.memory`).
     """
     remedy = "Free space or choose a folder that you may write to, then run the same command again."
     contents = {name: getattr(table, name).to_parquet(index=False) for name in FRAMES}
     digest = hashlib.blake2b(b"".join(contents.values()), digest_size=16).hexdigest().encode()
+    refusal = InputError()
     with writing(f"the table {path}", remedy), file_sets.changing(path) as folder:
         for name, content in contents.items():
             # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
             arrays = pq.read_table(pa.BufferReader(content))
             metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
             pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet", **CHECKSUMS)
-        return Table(*(read_frame(folder / f"{name}.parquet") for name in FRAMES))
+        try:
+            written = Table(*(read_frame(folder / f"{name}.parquet", str(path / f"{name}.parquet")) for name in FRAMES))
+        except InputError as error:  # of the memory limit, which is told once they are there
+            written, refusal = None, error
+    if written is None:
+        raise refusal
+    return written
 
 
 def read_table(path: str | Path) -> Table:

@@ -15,6 +15,7 @@ from mdjax.errors import InputError, first_line
         (KeyError(), "KeyError"),
         (ValueError(3), "3"),
         (ValueError("x" * 300), "x" * 200),
+        (InputError("x" * 300 + ". Mend it."), "x" * 300 + ". Mend it"),
         (ValueError("and so on... "), "and so on"),
         (PermissionError(13, "Permission denied", "/some/path"), "Permission denied"),
         (OSError("no number"), "no number"),

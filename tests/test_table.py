@@ -38,6 +38,15 @@ def test_a_table_comes_out_as_it_went_in_and_is_the_same_bytes_again(tmp_path):
     assert sorted(before) == ["configurations.parquet", "models.parquet", "pairs.parquet"]
 
 
+def test_a_table_beyond_the_memory_limit_is_written_and_told_by_its_own_name(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setenv("MDJAX_MEMORY", "8B")
+        with pytest.raises(InputError, match=r"t/models\.parquet would take .*MDJAX_MEMORY=") as told:
+            table.write_table(tmp_path / "t", a_table(1.0))
+    assert ".writing" not in str(told.value)
+    assert len(table.read_table(tmp_path / "t").models) == 1
+
+
 def test_files_of_different_tables_are_not_taken_for_one(tmp_path, monkeypatch):
     monkeypatch.setattr(file_sets.time, "sleep", lambda seconds: None)
     for name, value in (("t", 1.0), ("u", 2.0)):

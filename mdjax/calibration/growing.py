@@ -25,8 +25,10 @@ from mdjax.engine import is_shortage
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_operations
 from mdjax.errors import InputError, check_options, check_whole
 from mdjax.files import make_writable, place, replacing, writing
-from mdjax.locks import one_writer
+from mdjax.inputs import expect_damage
+from mdjax.locks import LOCK, one_writer
 from mdjax.models import Architecture
+from mdjax.parquet import read_frame, write_frame
 from mdjax.progress import progress
 from mdjax.statuses import StatusCode
 from mdjax.sweeps.local import measure
@@ -124,7 +126,7 @@ def calibrate(
     out = place(out)
     with writing(f"the calibration {out}", "Choose a folder that you may write."):
         make_writable(out)
-    with one_writer(out / ".lock", f"the calibration {out}"):
+    with one_writer(out / LOCK, f"the calibration {out}"):
         kept = _Kept(out, target, dataset, (vary, seeds, landscape))
         grower = _Grower(target, dataset, vary, seeds, landscape, kept)
         return grower.run(limit, plan_only=options.get("plan_only", False), show=options.get("show_progress", True))
@@ -151,20 +153,20 @@ class _Kept:
             )
 
     def read(self) -> dict[Cell, pd.DataFrame]:
-        """The cells that are there; a damaged file counts as missing."""
+        """The cells that are there, without damaged ones; InputError where one cannot be read just now."""
         found = {}
         for path in sorted(self._folder.glob("*.parquet")):
             try:
-                rows = pd.read_parquet(path)
+                rows = read_frame(path)
                 found[Cell(int(rows["width"].iloc[0]), float(rows["data_share"].iloc[0]))] = rows
-            except Exception:  # pyarrow raises many types for a cut file
-                continue
+            except Exception as error:  # pyarrow raises many types for a cut file
+                expect_damage(error, str(path))
         return found
 
     def write(self, cell: Cell, rows: pd.DataFrame) -> None:
         path = self._folder / f"w{cell.width}-data{cell.data_share:g}.parquet"
         with writing(str(path), "Free space, then run the same command again."), replacing(path) as temporary:
-            rows.to_parquet(temporary, index=False)
+            write_frame(rows, temporary)
 
 
 class _Grower:
@@ -306,7 +308,7 @@ class _Grower:
         table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
         path = self._kept.out / "zoo.parquet"
         with writing(str(path), "Free space, then run the same command again."), replacing(path) as temporary:
-            table.to_parquet(temporary, index=False)
+            write_frame(table, temporary)
         network = self._network(self._target.width)
         facts = self._target.facts() | {
             "depth": network.depth if isinstance(network, Architecture) else None,

@@ -103,9 +103,9 @@ def _results(
         members = range(len(raws), min(len(raws) + size, len(runs)))
         # The last one fills the places that are left, so that every call has the same shape.
         places = [min(place, len(runs) - 1) for place in range(members.start, members.start + size)]
-        start = time.perf_counter()
         try:
             weights = _weights(stack, [runs[place] for place in places])
+            start = time.perf_counter()
             found = jax.tree.map(np.asarray, _call(program, (weights, keys[np.asarray(places)]), shared))
             del weights  # before the next ones are copied
         except (jax.errors.JaxRuntimeError, MemoryError) as error:

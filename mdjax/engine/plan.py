@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import math
-import os
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -13,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from mdjax.errors import InputError, brief
 from mdjax.landscape.limits import USUAL_LIMITS, ProductLimits
+from mdjax.memory import free_memory
 from mdjax.models.layers import Convolution
 
 MODELS, DATA = "models", "data"
@@ -131,34 +130,8 @@ def memory_budget(plan: Plan) -> int:
     if statistics and "bytes_limit" in statistics:
         return int(_MEMORY_SHARE * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
     # Devices of a CPU backend share the host's memory.
-    return int(_MEMORY_SHARE * _host_memory()) // (1 if plan.mesh is None else plan.mesh.size)
-
-
-class ProcessMemory(NamedTuple):
-    """Bytes of memory that this process holds now, and the most that it has held."""
-
-    now: int
-    most: int
-
-
-def process_memory() -> ProcessMemory:
-    """What this process takes of the host's memory, by the system's account (zeros where it gives none)."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return ProcessMemory(*(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")))
-    except (OSError, KeyError):
-        return ProcessMemory(0, 0)
+    return int(_MEMORY_SHARE * free_memory()) // (1 if plan.mesh is None else plan.mesh.size)
 
 
 def _device(mesh: Mesh | None) -> Any:
     return jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
-
-
-def _host_memory() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

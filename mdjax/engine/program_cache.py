@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mdjax.console import warn
+
 _MAPPINGS = Path("/proc/self/maps")
 _MOST_MAPPINGS = Path("/proc/sys/vm/max_map_count")
 _USUAL_MOST = 65_530
@@ -19,6 +21,8 @@ _FRACTION = 4
 """One in so many mappings may be taken before programs are given back: others need theirs, and the next program its."""
 
 _MOST_BYTES = 2**30
+_MOST_PROGRAMS = 256
+"""Kept at a time where the system does not tell a process's mappings."""
 
 
 class Room(NamedTuple):
@@ -36,9 +40,10 @@ class ProgramCache:
     """
 
     def __init__(self, limits: Room | None = None):
-        self.limits = limits or Room(_most_mappings() // _FRACTION, _MOST_BYTES)
+        self._usual = self.limits = limits or Room(_most_mappings() // _FRACTION, _MOST_BYTES)
         self.num_compiled = 0
         self._programs: dict[Hashable, Any] = {}
+        self._has_warned = False
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
@@ -61,14 +66,34 @@ class ProgramCache:
             return program
 
     def make_room(self) -> None:
-        """Give programs back until the process is within its limits; at last those that JAX itself keeps."""
+        """Give programs back until the process is within its limits; at last those that JAX itself keeps.
+
+        What is taken then is others', and stays: the limits count from there on.
+        """
         with self._lock:
             while self._is_short():
                 if not self._programs:
                     jax.clear_caches()
                     gc.collect()
+                    self._count_from_here()
                     return
                 del self._programs[next(iter(self._programs))]
+
+    def _count_from_here(self) -> None:
+        if not self._is_short():
+            return
+        taken = room_taken(())
+        self.limits = Room(
+            max(self.limits.mappings, taken.mappings + self._usual.mappings),
+            max(self.limits.code_bytes, taken.code_bytes + self._usual.code_bytes),
+        )
+        if not self._has_warned:
+            self._has_warned = True
+            warn(
+                f"What else runs in this process holds {taken.mappings:,} mappings of memory and "
+                f"{taken.code_bytes / 2**20:,.0f} MiB of code, which leaves little room for compiled programs. Where "
+                "allocations fail, measure in a process of its own."
+            )
 
     def clear(self) -> None:
         """Give all programs back."""
@@ -77,6 +102,8 @@ class ProgramCache:
 
     def _is_short(self) -> bool:
         taken = room_taken(self._programs.values())
+        if taken.mappings == 0 and len(self._programs) >= _MOST_PROGRAMS:
+            return True
         return taken.mappings > self.limits.mappings or taken.code_bytes > self.limits.code_bytes
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from mdjax.errors import InputError
 from mdjax.files import flush, make_writable, temporary_file, writing
+from mdjax.inputs import is_passing
 from mdjax.parquet import read_frame, write_frame
 from mdjax.statuses import TRANSIENT
 
@@ -31,7 +33,10 @@ class Commits:
             make_writable(folder)
 
     def read(self, name: str) -> pd.DataFrame | None:
-        """The rows of a finished unit, or None where it has still to be done."""
+        """The rows of a finished unit, or None where it has still to be done, or cannot be read just now.
+
+        InputError where it would take more memory than the limit (`mdjax.memory`).
+        """
         path = self.folder / f"{name}.parquet"
         if not path.exists() and not path.is_symlink():
             return None
@@ -40,8 +45,11 @@ class Commits:
             is_its_own = rows.attrs.pop(_NAME, name) == name and rows.attrs.pop(_COLUMNS, [*rows]) == [*rows]
             if is_its_own and is_finished(rows):
                 return rows
-        except Exception:  # pyarrow raises many types for a cut file; the unit is simply done again
-            pass
+        except InputError:
+            raise
+        except Exception as error:  # pyarrow raises many types for a cut file; the unit is simply done again
+            if is_passing(error):
+                return None
         self.discard(name)
         return None
 

@@ -14,9 +14,9 @@ from mdjax.console import warn
 from mdjax.engine import Need, Plan, Programs, default_plan, is_shortage
 from mdjax.engine import measure as measure_stack
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
-from mdjax.engine.plan import process_memory
 from mdjax.errors import InputError, check_options, check_whole, first_line
 from mdjax.files import place
+from mdjax.memory import process_memory
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import progress

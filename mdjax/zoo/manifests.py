@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mdjax.columns import LIMITS, RECIPE, TRAINING
+from mdjax.errors import InputError
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape
 from mdjax.statuses import StatusCode
@@ -48,11 +49,14 @@ def check_rows(rows: pd.DataFrame) -> None:
 
 def architecture_of(fields: Mapping[str, Any]) -> Architecture:
     """The architecture of a row whose input shape is known; ValueError for what none has."""
-    shape = parse_shape(fields["input_shape"])
     whole = {name: int(fields[name]) for name in ("width", "num_classes", "depth")}
-    return Architecture(
-        fields["family"], whole["width"], shape, whole["num_classes"], whole["depth"], fields["variant"]
-    )
+    try:
+        shape = parse_shape(fields["input_shape"])
+        return Architecture(
+            fields["family"], whole["width"], shape, whole["num_classes"], whole["depth"], fields["variant"]
+        )
+    except InputError as error:  # of a file here, not of what the user has given
+        raise ValueError(str(error)) from None
 
 
 def _check_known(rows: pd.DataFrame) -> None:

@@ -24,8 +24,8 @@ import pandas as pd
 
 from mdjax import files
 from mdjax.errors import InputError, brief, first_line
-from mdjax.inputs import read_json
-from mdjax.locks import one_writer
+from mdjax.inputs import expect_damage, read_json
+from mdjax.locks import LOCK, one_writer
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.models.sequences import layers_of
@@ -38,7 +38,6 @@ PyTree = Any
 
 FORMAT = "mdjax-zoo"
 VERSION = 1
-_LOCK = ".lock"
 _REMEDY = "Restore its folder from a copy, or delete the folder and run the command that made it again."
 
 
@@ -116,6 +115,7 @@ class Zoo:
                 "with 'mdjax-convert'."
             ) from None
         except (ValueError, OSError) as error:
+            expect_damage(error, str(header))
             raise InputError(f"Cannot read {header}: {first_line(error)}. Restore it from a copy of the zoo.") from None
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             found = [brief(content.get(name)) for name in ("format", "version")]
@@ -145,7 +145,7 @@ class Zoo:
         with files.writing(f"the zoo {path}"):
             for folder in (path, path / "groups"):
                 files.make_writable(folder)
-        with one_writer(path / _LOCK, f"the zoo {path}"), files.writing(f"the zoo {path}"):
+        with one_writer(path / LOCK, f"the zoo {path}"), files.writing(f"the zoo {path}"):
             if not (path / "zoo.json").exists():
                 header = {"format": FORMAT, "version": VERSION, "data": data, "fingerprint": fingerprint}
                 with files.replacing(path / "zoo.json") as temporary:
@@ -185,7 +185,7 @@ class Zoo:
         if self._is_held:
             yield
             return
-        with one_writer(self.path / _LOCK, f"the zoo {self.path}"):
+        with one_writer(self.path / LOCK, f"the zoo {self.path}"):
             if {*self.manifest.get("group", ()), *self.damaged} != set(self.groups):
                 self.damaged = {}
                 self.manifest = self._load_manifest()
@@ -273,7 +273,8 @@ class Zoo:
         try:
             winner = read_frame(self.path / "groups" / group / "models.parquet")
             same = winner[identity].to_numpy().tolist() == frame[identity].to_numpy().tolist()
-        except Exception:  # pyarrow raises many types for a cut file
+        except Exception as error:  # pyarrow raises many types for a cut file
+            expect_damage(error, f"group {group} of {self.path}")
             same = False
         if same:
             return
@@ -293,29 +294,29 @@ class Zoo:
             fields = _read_json(path)["architecture"]
             return Architecture(**fields)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise self._damaged(group, f"{path.name}: {first_line(error)}") from None
+            system = error if isinstance(error, OSError) else None
+            raise self._damaged(group, f"{path.name}: {first_line(error)}", system) from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
 
-        Raises DamagedGroupError, which names the group, where files are missing, truncated or altered.
+        Raises DamagedGroupError, which names the group, where files are missing, truncated or altered; MemoryError or
+        InputError where it would take too much memory or cannot be read just now.
         """
         architecture = self.architecture(group)
         rows = self.manifest.loc[self.manifest["group"] == group].sort_values("position", ignore_index=True)
         try:
             own = self._rows(group).sort_values("position", ignore_index=True)
         except Exception as error:  # pyarrow raises many types for a cut file
-            raise self._damaged(group, f"models.parquet: {first_line(error)}") from None
+            raise self._damaged(group, f"models.parquet: {first_line(error)}", error) from None
         if (name := differing(rows, own)) is not None:
             raise self._damaged(group, f"its models.parquet and the zoo's manifest.parquet differ in {name}")
         if (name := _other_fact(architecture, own)) is not None:
             raise self._damaged(group, f"its models.parquet and group.json differ in {name}")
         try:
             params, state = restored(self.path / "groups" / group / "arrays", architecture, len(own))
-        except MemoryError:
-            raise  # the group is sound
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
-            raise self._damaged(group, first_line(error)) from None
+            raise self._damaged(group, first_line(error), error) from None
         if weights_hash(params, state) != own["weights_hash"].tolist():
             raise self._damaged(group, "its weights do not fit their hashes")
         return params, state
@@ -328,21 +329,20 @@ class Zoo:
         return rows
 
     def _load_manifest(self) -> pd.DataFrame:
-        groups = self.groups
-        path = self.path / "manifest.parquet"
+        groups, path = self.groups, self.path / "manifest.parquet"
         try:
             manifest = _completed(read_frame(path))
             check_rows(manifest)
             if sorted(set(manifest["group"])) == groups:
-                return self._checked_ids(manifest)
-        except Exception:  # missing, or cut by a crash of the machine: the groups hold everything it says
-            pass
+                return manifest
+        except Exception as error:  # missing, or cut by a crash: the groups hold everything it says
+            expect_damage(error, str(path))
         frames = []
         for group in groups:
             try:
                 frames.append(self._rows(group))
             except Exception as error:  # pyarrow raises many types for a cut file
-                self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}"))
+                self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}", error))
         return self._checked_ids(_concatenate(frames))
 
     def _checked_ids(self, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -357,7 +357,9 @@ class Zoo:
             )
         return manifest
 
-    def _damaged(self, group: str, reason: str) -> DamagedGroupError:
+    def _damaged(self, group: str, reason: str, error: Exception | None = None) -> DamagedGroupError:
+        if error is not None:
+            expect_damage(error, f"group {group} of {self.path}")
         return DamagedGroupError(f"Group {group} of {self.path} is damaged: {reason}. {_REMEDY}")
 
     def _save_manifest(self) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mdjax.errors import InputError, first_line
+from mdjax.inputs import is_passing
 from mdjax.memory import check_content
 from mdjax.models import Architecture
 
@@ -50,20 +51,35 @@ def save(folder: Path, params: PyTree, state: PyTree) -> None:
     except OSError:
         raise
     except Exception as error:  # TensorStore's are ValueErrors whose text holds the system's code, if any
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is not None:
-            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
-        raise OSError(errno.EIO, first_line(error)) from None
+        raise _told_by_the_system(error) or OSError(errno.EIO, first_line(error)) from None
+
+
+def _told_by_the_system(error: Exception) -> OSError | None:
+    """The error of the system that an error of TensorStore's tells of, if any."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return None if code is None else OSError(int(code[1]), os.strerror(int(code[1])))
 
 
 def restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyTree, PyTree]:
     """The (params, state) in a folder as numpy arrays of `count` models.
 
     Their names, shapes and types are compared with the architecture's before any is read. Raises ValueError, with the
-    reason, where they are others or would take more memory than the limit (`mdjax.memory`), and any error of Orbax
-    where files are cut or missing.
+    reason, where they are others, InputError where they would take more memory than the limit (`mdjax.memory`), the
+    system's own OSError for a shortage, and any error of Orbax where files are cut or missing.
     """
-    params, state = architecture.abstract
+    try:
+        return _restored(folder, architecture, count)
+    except Exception as error:
+        if (system := _told_by_the_system(error)) is not None and is_passing(system):
+            raise system from None
+        raise
+
+
+def _restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyTree, PyTree]:
+    try:
+        params, state = architecture.abstract
+    except InputError as error:  # of the group's own file, not of what the user has given
+        raise ValueError(str(error)) from None
     tree = {"params": params, "state": state}
     size = size_of(folder)
     with _quiet(), _checkpointer() as checkpointer:

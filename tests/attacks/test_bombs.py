@@ -51,7 +51,7 @@ def test_an_archive_whose_arrays_exceed_the_limit_is_refused_before_they_are_exp
 
 
 def test_of_a_file_of_a_megabyte_about_a_gigabyte_is_read_unless_the_user_says_more(monkeypatch):
-    monkeypatch.setattr(memory, "_usable", lambda: 2**40)
+    monkeypatch.setattr(memory, "usable", lambda: 2**40)
     memory.check_content("It", 2**30, 2**20)
     with pytest.raises(InputError, match="from a file of 1 MiB, but at most 1.1 GiB are read. .* MDJAX_MEMORY=10GiB"):
         memory.check_content("It", int(9.3 * 2**30), 2**20)
@@ -157,3 +157,70 @@ def test_a_table_of_a_few_kilobytes_for_a_billion_rows_is_refused_by_its_footer(
         read_frame(path)
     monkeypatch.setenv("MDJAX_MEMORY", "10MiB")
     assert len(read_frame(path)) == 2001
+
+
+def often(text, count=3000):
+    """One text as often as there are rows, in a dictionary."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, "i4")), pa.array([text]))
+
+
+def lists(values):
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1), pa.int32()), values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lists(often("x" * 10_000)),
+        lists(lists(often("x" * 10_000))),
+        pa.StructArray.from_arrays([often("x" * 10_000)], ["a"]),
+        lists(lists(pa.array(np.zeros(40_000)))),
+    ],
+    ids=["list", "list of lists", "structure", "lists of nothing much"],
+)
+def test_texts_and_lists_within_lists_count_as_often_as_they_stand(tmp_path, monkeypatch, values):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"a": values}), path)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setenv("MDJAX_MEMORY", "15MiB")
+    with pytest.raises(InputError, match=LIMIT):
+        read_frame(path)
+    monkeypatch.setenv("MDJAX_MEMORY", "60MiB")
+    assert len(read_frame(path)) == len(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        often(b"x" * 10_000),
+        lists(often(b"x" * 10_000)),
+        pa.array([b"xy"] * 9, pa.binary(2)),
+        pa.array([[1.0]] * 9, pa.list_(pa.float64(), 1)),
+        pa.array([[("a", 1)]] * 9, pa.map_(pa.string(), pa.int64())),
+    ],
+    ids=["bytes", "list", "fixed", "fixed list", "map"],
+)
+def test_types_whose_size_no_schema_tells_are_refused(tmp_path, values):
+    pq.write_table(pa.table({"a": values}), tmp_path / "table.parquet")
+    with pytest.raises(InputError, match="its column a is of the type .*, not numbers or texts"):
+        read_configurations(tmp_path / "table.parquet")
+
+
+def test_what_tables_hold_is_read(tmp_path, monkeypatch):
+    frame = pd.DataFrame(
+        {
+            "layers": [["conv1", "linear"], None],
+            "surface_loss": [[[1.0, 2.0], [3.0]], []],
+            "group": pd.Categorical(["a", "b"]),
+            "day": pd.to_datetime(["2020-01-01", "2020-01-02"]),
+            "known": [True, None],
+            "count": pd.array([1, None], "Int64"),
+            "nothing": [None, None],
+            "price": pa.array([1, 2], pa.decimal128(9, 2)).to_pylist(),
+        }
+    )
+    write_frame(frame, tmp_path / "table.parquet")
+    whole = read_frame(tmp_path / "table.parquet")
+    assert [*whole] == [*frame] and list(whole["layers"][0]) == ["conv1", "linear"]
+    monkeypatch.setenv("MDJAX_MEMORY", "8KiB")  # by what its values take, not by the most that they could
+    assert list(read_frame(tmp_path / "table.parquet")["layers"][0]) == ["conv1", "linear"]

@@ -1,5 +1,7 @@
 """The engine: company, padding, batching, broken models, compilations; and the registry of metrics."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -114,6 +116,20 @@ def test_backs_off_when_the_device_refuses(monkeypatch, fits):
             assert row == pytest.approx(other, rel=1e-5)
         else:
             assert row == {"status": measuring.TOO_LARGE}
+
+
+def test_the_seconds_of_a_metric_are_those_of_its_calls(monkeypatch):
+    architecture, params, state = trained("cnn", 3)
+    now, copied = [0.0], measuring._weights
+
+    def copying(*given):
+        now[0] += 1000
+        return copied(*given)
+
+    monkeypatch.setattr(measuring, "_weights", copying)
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    rows = measure_any(Losses(), architecture.model(), params, state, timed=True)
+    assert now[0] >= 1000 and [row["losses_seconds"] for row in rows] == [0, 0, 0]
 
 
 def single_shapes(stacked):

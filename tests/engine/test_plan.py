@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from mdjax import memory
 from mdjax.engine import plan
 from mdjax.errors import InputError
 
@@ -46,3 +47,11 @@ def test_models_batched_together_share_what_may_be_kept():
     together = plan.Plan("vmap", 8, residual_bytes=800, vectors_at_once=4)
     assert together.limits_of(8) == (100, 4)
     assert plan.Plan("map", 8, residual_bytes=800).limits_of(8) == (800, 1)
+
+
+def test_a_process_that_is_limited_plans_with_its_limit(monkeypatch):
+    whole = memory.free_memory()
+    assert 0 < whole <= memory.usable()
+    monkeypatch.setattr(memory, "usable", lambda: 2**27)
+    assert memory.free_memory() == 2**27 or whole < 2**27
+    assert 0 < plan.memory_budget(plan.Plan("map", 1)) < 2**27

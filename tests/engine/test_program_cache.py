@@ -71,14 +71,31 @@ def test_the_programs_used_last_are_kept(monkeypatch, room):
     assert get("a") is first
 
 
-def test_where_that_is_not_enough_what_jax_keeps_goes_too(monkeypatch):
-    monkeypatch.setattr(program_cache, "room_taken", lambda programs: Room(10, 0))
-    cleared = []
+def test_where_that_is_not_enough_what_jax_keeps_goes_too_once_and_the_limits_count_from_there(monkeypatch, capsys):
+    cleared, others, own = [], [10], []
     monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    monkeypatch.setattr(program_cache, "room_taken", lambda programs: Room(others[0] + len(programs), 0))
     cache = ProgramCache(Room(5, 5))
-    cache.get("a", object)
-    cache.get("b", object)
-    assert len(cleared) == 2 and len(cache) == 1
+    for _ in range(3):
+        for key in "abc":
+            cache.get(key, lambda: own.append(1) or object())
+    assert len(cleared) == 1 and len(own) == len(cache) == 3
+    assert cache.limits == Room(15, 5)
+    others[0] = 100  # others have taken more since
+    cache.get("d", object)
+    cache.get("e", object)
+    assert len(cleared) == 2 and len(cache) == 2
+    assert capsys.readouterr().err.count("leaves little room") == 1
+
+
+def test_where_the_system_does_not_tell_their_number_is_bounded(monkeypatch, tmp_path):
+    monkeypatch.setattr(program_cache, "_MAPPINGS", tmp_path / "nothing")
+    monkeypatch.setattr(program_cache, "_generated_bytes", lambda program: 0)
+    cache = ProgramCache()
+    for number in range(300):
+        cache.get(number, object)
+    assert len(cache) == 256
+    cache.get(299, lambda: pytest.fail("the one used last had gone"))
 
 
 def test_code_on_other_devices_counts_by_the_compilers_account(monkeypatch, tmp_path):

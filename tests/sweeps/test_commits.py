@@ -1,5 +1,6 @@
 """Finished units of work survive anything."""
 
+import errno
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ from killed_writers import leftover_of_a_killed_writer
 from mdjax.errors import InputError
 from mdjax.files import temporary_file
 from mdjax.statuses import TRANSIENT
+from mdjax.sweeps import commits as module
 from mdjax.sweeps.commits import Commits
 
 
@@ -58,6 +60,24 @@ def test_a_cut_unit_is_done_again(commits):
     path.write_bytes(path.read_bytes()[:20])
     assert commits.read("x") is None
     commits.commit("x", FRAME)
+    pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+
+
+@pytest.mark.parametrize("error", [OSError(code, "") for code in (errno.EMFILE, errno.EIO)] + [MemoryError()], ids=repr)
+def test_what_cannot_be_read_just_now_is_kept(commits, monkeypatch, error):
+    commits.commit("x", FRAME)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_frame", lambda path: (_ for _ in ()).throw(error))
+        assert commits.read("x") is None
+        commits.commit("x", FRAME.assign(value=7.0))
+    pd.testing.assert_frame_equal(commits.read("x"), FRAME)
+
+
+def test_a_unit_beyond_the_memory_limit_is_told_and_kept(commits, monkeypatch):
+    commits.commit("x", FRAME)
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="MDJAX_MEMORY="):
+        patched.setenv("MDJAX_MEMORY", "8B")
+        commits.read("x")
     pd.testing.assert_frame_equal(commits.read("x"), FRAME)
 
 

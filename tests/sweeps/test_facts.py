@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import mdjax
-from mdjax.engine.plan import ProcessMemory
 from mdjax.errors import InputError
+from mdjax.memory import ProcessMemory
 from mdjax.sweeps import local
 from mdjax.sweeps.facts import KNOWN, checked_facts
 from mdjax.zoo.data import Dataset

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mdjax import file_sets, table
+from mdjax import file_sets, memory, table
 from mdjax.columns import Feature, describe, described
 from mdjax.errors import InputError
 
@@ -40,7 +40,7 @@ def test_a_table_comes_out_as_it_went_in_and_is_the_same_bytes_again(tmp_path):
 
 def test_a_table_beyond_the_memory_limit_is_written_and_told_by_its_own_name(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setenv("MDJAX_MEMORY", "8B")
+        patched.setattr(memory, "usable", lambda: 16)
         with pytest.raises(InputError, match=r"t/models\.parquet would take .*MDJAX_MEMORY=") as told:
             table.write_table(tmp_path / "t", a_table(1.0))
     assert ".writing" not in str(told.value)

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from mdjax import memory
 from mdjax.calibration import growing
 from mdjax.calibration.design import Cell
 from mdjax.errors import InputError
@@ -47,7 +48,7 @@ def damage(path):
 def test_a_zoo_beyond_the_memory_limit_is_told_with_its_remedy(zoo, monkeypatch, manifest):
     if not manifest:
         (zoo.path / "manifest.parquet").unlink()
-    monkeypatch.setenv("MDJAX_MEMORY", "64B")
+    monkeypatch.setattr(memory, "usable", lambda: 128)
     with pytest.raises(InputError, match=r"would take .* raise the limit: MDJAX_MEMORY=\d+KiB\.$") as told:
         Zoo(zoo.path)
     assert not isinstance(told.value, DamagedGroupError)
@@ -91,7 +92,7 @@ def test_a_calibrations_cells_have_checksums_and_outlive_a_shortage(tmp_path, mo
         patched.setattr(growing, "read_frame", raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
         kept.read()
     with monkeypatch.context() as patched, pytest.raises(InputError, match="MDJAX_MEMORY="):
-        patched.setenv("MDJAX_MEMORY", "64B")
+        patched.setattr(memory, "usable", lambda: 128)
         kept.read()
     path = next(tmp_path.glob("*.parquet"))
     damage(path)

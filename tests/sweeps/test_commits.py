@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from killed_writers import leftover_of_a_killed_writer
 
+from mdjax import memory
 from mdjax.errors import InputError
 from mdjax.files import temporary_file
 from mdjax.statuses import TRANSIENT
@@ -76,7 +77,7 @@ def test_what_cannot_be_read_just_now_is_kept(commits, monkeypatch, error):
 def test_a_unit_beyond_the_memory_limit_is_told_and_kept(commits, monkeypatch):
     commits.commit("x", FRAME)
     with monkeypatch.context() as patched, pytest.raises(InputError, match="MDJAX_MEMORY="):
-        patched.setenv("MDJAX_MEMORY", "8B")
+        patched.setattr(memory, "usable", lambda: 16)
         commits.read("x")
     pd.testing.assert_frame_equal(commits.read("x"), FRAME)
 

@@ -70,7 +70,7 @@ def test_the_folder_says_what_was_grown_and_how_far_to_trust_it(calibrated):
 
 
 @pytest.mark.slow
-def test_trees_are_grown_for_networks_whose_settings_are_not_known(table, tmp_path, capsys):
+def test_trees_are_grown_for_networks_whose_settings_are_not_known(table, two_amounts, tmp_path, capsys):
     main(["calibrate", "--like", "mlp-w2", "--out", str(tmp_path / "cal"), *COMMAND[:4], "--recipe", "epochs=2"])
     trees = load_trees(tmp_path / "cal/trees.json")
     assert trees and trees.keys() <= {"optimizer", "width", "data"}

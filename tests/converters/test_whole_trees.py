@@ -56,7 +56,7 @@ TREES = {
     "modelzoos": (
         modelzoos_tree,
         (28, 28, 1),
-        "losses,hessian,cka",
+        "losses,cka",
         {"bs": [32] * 4, "width": [6, 6, 8, 8], "data": [10.0] * 4, "epochs": [5, 20, 5, 20]},
     ),
 }
@@ -71,20 +71,17 @@ def test_a_tree_is_converted_measured_and_diagnosed(layout, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "src"), "--out", str(tmp_path / "zoo"), "--data", str(data)])
     assert stopped.value.code == 0
-    small = ["hessian.num_samples=32", "hessian.max_probes=16", "cka.num_batches=1"]
-    settings = [word for text in small if text.split(".")[0] in metrics for word in ("--set", text)]
+    settings = ["--set", "cka.num_batches=1"]
     arguments = ["--out", str(tmp_path / "table"), "--preset", "fast", "--metrics", metrics]
     mdjax_main(["measure", str(tmp_path / "zoo"), *arguments, *settings])
     table = read_table(tmp_path / "table")
-    # The curvature of networks that nobody trained is not known to the accuracy asked for; nothing else went wrong.
-    assert table.models["status"].str.match("ok$|hessian (trace|eigenvalue)").all(), table.models["status"]
+    assert (table.models["status"] == "ok").all(), table.models["status"]
     rows = table.configurations.sort_values(["width", "epochs"], ignore_index=True)
     assert len(table.pairs) == len(rows) == len(facts["bs"])
     assert rows["num_models"].tolist() == [2] * len(rows)
     for name, values in facts.items():
         assert rows[name].dropna().tolist() == values
     features = ["train_error", "test_error", "CKA"]
-    features += ["hessian_e", "hessian_t"] if "hessian" in metrics else []
     assert rows[features].notna().all(axis=None)
     capsys.readouterr()
     mdjax_main(["diagnose", str(tmp_path / "table"), "--out", str(tmp_path / "verdicts.csv")])

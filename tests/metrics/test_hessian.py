@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
 from mdjax.landscape.curvature import parameter_groups
-from mdjax.metrics import Examples
 from mdjax.metrics.hessian import Hessian, PublishedHessian
 from mdjax.statuses import Status, StatusCode
 
@@ -178,36 +177,3 @@ def test_published_oddities_a_negative_matrix():
     # The largest |λ| keeps its sign; a negative mean ends the trace at its second probe.
     assert float(found["eigenvalue"]) == pytest.approx(-100, rel=0.05)
     assert int(found["probes"]) == 2
-
-
-@pytest.mark.slow
-def test_published_agrees_with_pyhessian():
-    pyhessian = pytest.importorskip("pyhessian")
-    torch = pytest.importorskip("torch")
-    from torch_zoo import config, network
-
-    from converters.families import recognise, to_flax
-
-    module = network(config(model__nlin="tanh"), seed=0).eval()
-    rng = np.random.default_rng(0)
-    images, labels = rng.normal(size=(NUM_SAMPLES, 28, 28, 1)).astype(np.float32), rng.integers(10, size=NUM_SAMPLES)
-    stored = (torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels))
-    theirs = pyhessian.hessian(module, torch.nn.CrossEntropyLoss(), data=stored, cuda=False)
-    torch.manual_seed(0)
-    their_eigenvalue = theirs.eigenvalues()[0][0]
-    their_forms = theirs.trace(maxIter=80, tol=0.0)
-    assert len(their_forms) == 80
-
-    arrays = {name: value.numpy() for name, value in module.state_dict().items()}
-    architecture = recognise(arrays, {"nonlinearity": "tanh"})
-    params, state = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], to_flax(arrays, architecture))
-    data = Examples(*map(jnp.asarray, (images, labels, NUM_SAMPLES, images, labels)))
-    model = architecture.model("patches")
-    row = helpers.measured(PublishedHessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
-    # Both stop where a step moves the value by 0.1 %, each on its own way there.
-    assert row["hessian_eigenvalue"] == pytest.approx(their_eigenvalue, rel=0.02)
-    their_error = np.std(their_forms, ddof=1) / len(their_forms) ** 0.5
-    error = np.hypot(row["hessian_trace_se"], their_error)
-    assert row["hessian_trace"] == pytest.approx(np.mean(their_forms), abs=4 * error)
-    exact = helpers.measured(Hessian(num_samples=NUM_SAMPLES), model, params, state, data, ["a"])[0]
-    assert exact["hessian_trace"] == pytest.approx(np.mean(their_forms), abs=4 * their_error)

@@ -5,6 +5,7 @@ that the caller gives, or refused. Its stack is a list and no container is hashe
 exhaust the process's own stack; steps and copied bytes are counted, so that no file can take more than its share.
 """
 
+import abc
 import mmap
 import pickletools
 from collections import OrderedDict
@@ -79,12 +80,12 @@ class Constructor(NamedTuple):
     function: Callable[..., Any]
 
 
-class Unfinished:
+class Unfinished(abc.ABC):
     """What a constructor returns where the value follows as its state."""
 
+    @abc.abstractmethod
     def finished(self, account: Account, state: Any) -> Any:
         """The value that takes the place of this one."""
-        raise NotImplementedError
 
 
 class _Foreign:

@@ -9,6 +9,7 @@ from mdjax.calibration.design import Cell, cells
 from mdjax.calibration.trust import accuracies, surface_of
 from mdjax.diagnosis.calibrations import SHARED, Calibration
 from mdjax.diagnosis.mdtree import MDTree
+from mdjax.diagnosis.sweep_axes import with_accuracy
 from mdjax.errors import InputError
 
 SETTINGS = ("batch_size", "learning_rate", "width", "data_share", "epochs", "num_params", "num_models")
@@ -16,7 +17,12 @@ SETTINGS = ("batch_size", "learning_rate", "width", "data_share", "epochs", "num
 
 
 def training_costs(table: pd.DataFrame) -> np.ndarray:
-    """What training each configuration cost, [rows]: networks × fraction of the data × parameters × epochs."""
+    """What training each configuration cost, [rows]: networks × fraction of the data × parameters × epochs.
+
+    Raises InputError for a table that lacks one of `SETTINGS`.
+    """
+    if missing := [name for name in SETTINGS if name not in table]:
+        raise InputError(f"The table has no {missing[0]}. Calibrate on a table of a zoo, with {', '.join(SETTINGS)}.")
     return table[["num_models", "data_share", "num_params", "epochs"]].to_numpy(float).prod(axis=1)
 
 
@@ -25,7 +31,8 @@ def smaller_cells(table: pd.DataFrame, fraction: float) -> np.ndarray:
 
     table: a row per configuration, with the columns `SETTINGS`. Where not even four cells fit, those are the smallest.
     """
-    costs, places = training_costs(table), pd.MultiIndex.from_frame(table[["width", "data_share"]])
+    costs = training_costs(table)
+    places = pd.MultiIndex.from_frame(table[["width", "data_share"]])
     cost = pd.Series(costs).groupby(places.to_numpy()).sum()
     widths, shares = (table[name].unique().tolist() for name in ("width", "data_share"))
     try:
@@ -42,13 +49,10 @@ def calibration_of_sweep(table: pd.DataFrame, trees: Mapping[str, MDTree]) -> Ca
             `smaller_cells`.
         trees: for rows whose settings are not known.
 
-    Raises InputError for fewer than four rows with a test accuracy.
+    Raises InputError for a table that lacks a column, and for fewer than four rows with a test accuracy.
     """
-    rows = table.assign(
-        temperature=table["learning_rate"] / table["batch_size"],
-        cost=training_costs(table),
-        test_acc=table["test_acc"] if "test_acc" in table else 100 - table["test_error"],
-    )
+    table = with_accuracy(table.assign(cost=training_costs(table)))
+    rows = table.assign(temperature=table["learning_rate"] / table["batch_size"])
     rows = rows[rows["test_acc"].notna()]
     shared = {name: table[name].iloc[0] for name in SHARED if name in table and table[name].nunique(dropna=False) == 1}
     facts = {name: value.item() if isinstance(value, np.generic) else value for name, value in shared.items()}

@@ -25,7 +25,7 @@ from mdjax.errors import InputError, first_line
 from mdjax.files import place, writing
 from mdjax.inputs import parse_json, text_of
 
-FORMAT, VERSION = "mdjax-calibration", 1
+FORMAT, VERSION = "mdjax-calibration", 2
 FILE, TREES = "calibration.json", "trees.json"
 
 SHARED = ("family", "depth", "num_classes", "label_noise", "optimizer", "schedule", "augmentation")

@@ -217,55 +217,47 @@ class Zoo:
         architecture.
         """
         with self.writing():
-            self._append(group, architecture, rows, params, state)
-
-    def _append(
-        self,
-        group: str,
-        architecture: Architecture,
-        rows: Sequence[Mapping[str, Any]],
-        params: PyTree,
-        state: PyTree,
-    ) -> None:
-        if "/" in group or group.startswith(".") or not group:
-            raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
-        params, state = jax.tree.map(np.asarray, (params, state))
-        check_shapes(group, architecture, len(rows), params, state)
-        frame = pd.DataFrame(list(rows))
-        others = self.manifest[self.manifest["group"] != group]
-        taken = set(frame["model_id"]) & set(others["model_id"])
-        taken |= set(frame["model_id"][frame["model_id"].duplicated()])
-        if taken:
-            raise InputError(f"Model ids occur twice in {self.path}: {sorted(taken)[:3]}. Give each model its own id.")
-        frame["group"] = group
-        frame["position"] = np.arange(len(frame))
-        fields = dataclasses.asdict(architecture)
-        for name, value in fields.items():
-            texts = [row.get("input_shape", shape_text(architecture.input_shape)) for row in rows]
-            frame[name] = texts if name == "input_shape" else value
-        frame["num_params"] = architecture.num_params
-        frame["weights_hash"] = weights_hash(params, state)
-        finite = finite_models(params, state)
-        frame["status"] = np.where(finite, "ok", "weights are not finite")
-        frame["status_code"] = np.where(finite, StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
-        try:
-            check_rows(frame)
-        except ValueError as error:  # it would be refused when it is read
-            raise InputError(f"Cannot add the group {group}: {first_line(error)}. Correct its rows.") from None
-
-        remedy = "Free space or choose a folder that you may write to, then run the same command again."
-        with files.writing(f"group {group} of the zoo {self.path}", remedy):
+            if "/" in group or group.startswith(".") or not group:
+                raise InputError(f"Group name {group!r} is no plain folder name. Leave out slashes and leading dots.")
+            params, state = jax.tree.map(np.asarray, (params, state))
+            check_shapes(group, architecture, len(rows), params, state)
+            frame = pd.DataFrame(list(rows))
+            others = self.manifest[self.manifest["group"] != group]
+            taken = set(frame["model_id"]) & set(others["model_id"])
+            taken |= set(frame["model_id"][frame["model_id"].duplicated()])
+            if taken:
+                raise InputError(
+                    f"Model ids occur twice in {self.path}: {sorted(taken)[:3]}. Give each model its own id."
+                )
+            frame["group"] = group
+            frame["position"] = np.arange(len(frame))
+            fields = dataclasses.asdict(architecture)
+            for name, value in fields.items():
+                texts = [row.get("input_shape", shape_text(architecture.input_shape)) for row in rows]
+                frame[name] = texts if name == "input_shape" else value
+            frame["num_params"] = architecture.num_params
+            frame["weights_hash"] = weights_hash(params, state)
+            finite = finite_models(params, state)
+            frame["status"] = np.where(finite, "ok", "weights are not finite")
+            frame["status_code"] = np.where(finite, StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
             try:
-                if group in self.groups:
-                    raise FileExistsError
-                with files.new_folder(self.path / "groups" / group) as folder:
-                    save(folder / "arrays", params, state)
-                    write_frame(frame, folder / "models.parquet")
-                    (folder / "group.json").write_text(_json({"architecture": fields}))
-            except FileExistsError:
-                self._expect_same(group, frame)
-            self.manifest = _concatenate([others, frame])
-            self._save_manifest()
+                check_rows(frame)
+            except ValueError as error:  # it would be refused when it is read
+                raise InputError(f"Cannot add the group {group}: {first_line(error)}. Correct its rows.") from None
+
+            remedy = "Free space or choose a folder that you may write to, then run the same command again."
+            with files.writing(f"group {group} of the zoo {self.path}", remedy):
+                try:
+                    if group in self.groups:
+                        raise FileExistsError
+                    with files.new_folder(self.path / "groups" / group) as folder:
+                        save(folder / "arrays", params, state)
+                        write_frame(frame, folder / "models.parquet")
+                        (folder / "group.json").write_text(_json({"architecture": fields}))
+                except FileExistsError:
+                    self._expect_same(group, frame)
+                self.manifest = _concatenate([others, frame])
+                self._save_manifest()
 
     def _expect_same(self, group: str, frame: pd.DataFrame) -> None:
         """Of a group that is there: it must be what was about to be written."""

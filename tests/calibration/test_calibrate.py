@@ -1,5 +1,6 @@
 """From a task to what small networks say of larger ones: by the command line and from Python, killed and resumed."""
 
+import json
 import os
 import re
 import shlex
@@ -331,7 +332,9 @@ def test_a_recipe_that_cannot_be_read_is_told(text):
         parse_recipe(text)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"format": "mdjax-calibration", "version": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", *(json.dumps({"format": "mdjax-calibration", "version": version}) for version in (1, 2))]
+)
 def test_a_damaged_calibration_is_told(tmp_path, content):
     (tmp_path / "calibration.json").write_text(content)
     with pytest.raises(InputError, match="Run mdjax calibrate again"):

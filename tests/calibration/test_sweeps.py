@@ -8,6 +8,7 @@ from mdjax.calibration.sweeps import calibration_of_sweep, smaller_cells
 from mdjax.diagnosis.calibrations import likeliest_changes
 from mdjax.diagnosis.sweep_axes import labelled
 from mdjax.diagnosis.verdicts import Diagnosis
+from mdjax.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,12 @@ def test_larger_networks_are_answered_and_the_rows_it_learnt_from_do_not_count(s
     assert found.loc["optimizer", "rows"] == (table["bs_failure"].isin(["small", "large"]) & ~small).sum()
     assert found.loc["optimizer", "balanced_accuracy"] > 90
     assert diagnosis.sweep_lines()[-1] == "The configurations that the calibration was learnt from are not counted."
+
+
+@pytest.mark.parametrize("missing", ["epochs", "learning_rate", "test_error"])
+def test_a_table_that_lacks_a_column_is_told(sweep, missing):
+    with pytest.raises(InputError, match=missing):
+        calibration_of_sweep(sweep.drop(columns=missing), {})
 
 
 @pytest.mark.parametrize(

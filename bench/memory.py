@@ -25,7 +25,7 @@ from environment import environment
 from mdjax.engine import Plan
 from mdjax.files import write_file
 from mdjax.models import Architecture
-from mdjax.sweeps import local
+from mdjax.sweeps import local, preparation, previews
 from mdjax.zoo.store import Zoo
 
 SETTINGS = {
@@ -58,10 +58,10 @@ def write_zoo(folder: Path, architecture: Architecture) -> None:
 
 def here(command: str, folder: Path, data: Path, metrics: str, chunk: int) -> dict:
     """Plan or measure in this process, models of a call one after another: batched they wait for each other on CPUs."""
-    local.default_plan = lambda mesh: Plan("map", chunk, "patches", mesh)
+    preparation.default_plan = lambda mesh: Plan("map", chunk, "patches", mesh)
     settings = [text for name in metrics.split(",") for text in SETTINGS[name]]
     if command == "plan":
-        plan = local.preview(folder, data=data, metrics=metrics, settings=settings)
+        plan = previews.preview(folder, data=data, metrics=metrics, settings=settings)
         return {"planned": int(plan["process_memory"].max()), "compiler": int(plan["memory"].max())}
     local.measure(folder, data=data, metrics=metrics, settings=settings, show_progress=False)
     return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

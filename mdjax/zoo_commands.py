@@ -243,7 +243,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     from mdjax.engine import device_mesh
-    from mdjax.sweeps.local import measure, preview
+    from mdjax.sweeps.local import measure
+    from mdjax.sweeps.previews import preview
 
     arguments: dict[str, Any] = {
         "data": options.data,

@@ -9,7 +9,7 @@ import pytest
 import mdjax
 from mdjax.errors import InputError
 from mdjax.memory import ProcessMemory
-from mdjax.sweeps import local
+from mdjax.sweeps import previews
 from mdjax.sweeps.facts import KNOWN, checked_facts
 from mdjax.zoo.data import Dataset
 
@@ -69,8 +69,8 @@ def test_tables_of_given_models_join_to_a_sweep():
 
 
 def test_a_plan_takes_facts_too_and_tells_what_the_process_takes(monkeypatch):
-    monkeypatch.setattr(local, "process_memory", lambda: ProcessMemory(10**9, 10**9 + 5))
-    plan = local.preview(MODELS, model=logits, data=DATA, metrics="losses", preset="fast", facts=FACTS)
+    monkeypatch.setattr(previews, "process_memory", lambda: ProcessMemory(10**9, 10**9 + 5))
+    plan = previews.preview(MODELS, model=logits, data=DATA, metrics="losses", preset="fast", facts=FACTS)
     assert plan["members"].tolist() == [3]
     data = sum(array.nbytes for array in (DATA.x_train, DATA.y_train, DATA.x_test, DATA.y_test)) + 4  # how many count
     unit = sum(leaf.nbytes for leaf in jax.tree.leaves(MODELS))

@@ -21,7 +21,7 @@ from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
 from mdjax.models import FunctionModel
 from mdjax.statuses import StatusCode
-from mdjax.sweeps import local
+from mdjax.sweeps import local, preparation
 from mdjax.table import read_configurations, read_table
 from mdjax.zoo.data import load
 from mdjax.zoo.grids import Grid
@@ -192,8 +192,8 @@ def test_what_lacked_memory_is_tried_again(grown, measured, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("plan", [Plan("vmap", 1, "patches"), Plan("vmap", 4, "patches"), Plan("map", 16, "patches")])
 def test_the_plan_changes_nothing(grown, measured, monkeypatch, plan):
-    monkeypatch.setattr(local, "default_plan", lambda mesh: plan)
-    monkeypatch.setattr(local, "_UNIT_SIZE", 3)
+    monkeypatch.setattr(preparation, "default_plan", lambda mesh: plan)
+    monkeypatch.setattr(preparation, "_UNIT_SIZE", 3)
     table = local.measure(grown, preset="fast")
     if plan.chunk_size == 1:
         for name in ("models", "configurations"):

@@ -1,0 +1,106 @@
+"""Arguments of a measurement → what is to be measured, on what, in which units: the same for a run and for its plan."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, TypedDict
+
+import pandas as pd
+from jax.sharding import Mesh
+
+from mdjax.engine import Plan, default_plan
+from mdjax.errors import InputError
+from mdjax.metrics import Metric
+from mdjax.statuses import StatusCode
+from mdjax.sweeps.aggregation import APPLIED_NOISE
+from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice
+from mdjax.sweeps.sources import GivenModels, Source, fitting, opened, runner, with_copies_named
+from mdjax.sweeps.units import Unit, units
+from mdjax.zoo.data import Data, Dataset, dataset_of
+from mdjax.zoo.recorded import recorded_data
+from mdjax.zoo.store import Zoo
+
+_UNIT_SIZE = 16
+"""Models loaded together and kept as one unit of work, where a device takes no more at a time."""
+
+
+class PlanOptions(TypedDict, total=False):
+    """On what devices and data a measurement runs.
+
+    `mesh` spreads the models over its axis "models" and, where it has one, the examples of every batch over its axis
+    "data". `layout` says what the inputs of the data are (`mdjax.zoo.data.load`). `label_noise` is "known" (the
+    default): training labels are redrawn with the noise that each model was trained with, which is said where the data
+    may be others than those it was trained on; or 0: the labels of the data are taken as they are. `facts` says of a
+    list of models how they were trained, by the names of `mdjax.sweeps.facts.KNOWN`: they become columns of the table.
+    With `data_share` they count as trained on that first part of the data, with `label_noise` on labels redrawn so,
+    as those of a zoo do.
+    """
+
+    mesh: Mesh | None
+    layout: str | None
+    label_noise: LabelNoise | None
+    facts: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is to be measured, on what, in which order and how."""
+
+    collection: Zoo | GivenModels
+    dataset: Dataset
+    manifest: pd.DataFrame
+    metrics: tuple[Metric, ...]
+    units: list[Unit]
+    plan: Plan
+    is_certain: bool  # that the models were trained on these labels, with the noise that is known of them
+    notes: tuple[str, ...]  # what is to be said of the data
+
+
+def prepared(source: Source, data: Data | None, metrics: tuple[Metric, ...], model: Any, options: PlanOptions) -> Work:
+    plan, noise = default_plan(options.get("mesh")), label_noise_of(options.get("label_noise"))
+    collection = opened(source, model, metrics, options.get("facts"))
+    if data is None and not collection.data:
+        raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
+    layout = options.get("layout")
+    if data is None and isinstance(collection, Zoo):
+        dataset = recorded_data(collection, layout)
+    else:
+        dataset = dataset_of(collection.data if data is None else data, layout)
+    manifest = with_copies_named(collection.manifest)
+    if manifest.empty:
+        raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
+    called = runner(None, model, plan) if isinstance(collection, GivenModels) else None
+    dataset, notes = fitting(collection, called, dataset)
+    applied = applied_noise(manifest, noise)
+    known = is_certain(collection, data, dataset)
+    if not known and (text := notice(applied, noise, dataset)) is not None:
+        notes = (*notes, text)
+    limit = max(_UNIT_SIZE, plan.models_per_call)
+    members = list(units(manifest.assign(label_noise=applied), dataset, limit))
+    manifest = manifest.assign(**{APPLIED_NOISE: applied})
+    return Work(collection, dataset, manifest, metrics, members, plan, known, notes)
+
+
+def copies(manifest: pd.DataFrame) -> Iterator[str]:
+    """Which models have the weights of others of their configuration."""
+    copies = manifest[manifest["status_code"] == StatusCode.COPY]
+    if len(copies):
+        listed = "; ".join(f"{name} is {text}" for name, text in zip(copies["model_id"][:3], copies["status"]))
+        more = f"; and {len(copies) - 3} more" if len(copies) > 3 else ""
+        yield f"Models with the same weights count once, not as seeds: {listed}{more}."
+
+
+def left_out(work: Work) -> Iterator[str]:
+    """Which configurations have more pairs of models than are compared."""
+    for unit in work.units:
+        for name, count in unit.rows["configuration"].value_counts(sort=False).items():
+            hit = [metric.name for metric in work.metrics if metric.leaves_out_pairs(count)]
+            if hit:
+                yield (
+                    f"{name} has {count:,} models, which make {math.comb(count, 2):,} pairs: {', '.join(hit)} compares "
+                    "each model with the next ones only. If they are no seeds of each other, name their configurations."
+                )
+
+
+def members_of(metric: Metric, rows: pd.DataFrame) -> list[tuple[int, ...]]:
+    return metric.members(rows["configuration"].tolist(), rows["seed_index"].tolist())

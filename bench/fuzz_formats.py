@@ -25,8 +25,11 @@ from mdjax.diagnosis.calibrations import Accuracy, Calibration
 from mdjax.diagnosis.surface import Points, Surface
 from mdjax.diagnosis.treefiles import NAMED
 from mdjax.diagnosis.trees import load_trees
+from mdjax.metrics.losses import Losses
 from mdjax.models import Architecture
+from mdjax.stores import LocalStore
 from mdjax.sweeps.commits import Commits
+from mdjax.sweeps.units import Cell, Unit
 from mdjax.table import FRAMES, Table, read_configurations, read_table, write_table
 from mdjax.zoo import cifar, data, grids
 from mdjax.zoo.store import Zoo
@@ -285,14 +288,21 @@ def read_grid(folder: Path) -> Any:
 def _shard(folder: Path) -> None:
     make_table(folder)
     rows = read_table(folder / "table").models[["model_id", "train_loss", "status", "status_code"]]
-    Commits(folder / "shards").commit("losses-0", rows.astype({"train_loss": float}))
+    rows = rows.assign(key=rows["model_id"]).astype({"train_loss": float})
+    Commits(LocalStore(folder)).commit(_unit(rows["key"]), rows)
 
 
 def _read_shard(folder: Path) -> Any:
-    found = Commits(folder / "shards").read("losses-0")
-    if found is None:
+    keys = pd.Series([f"m{number}" for number in range(len(_configurations()))], name="model_id")
+    found = Commits(LocalStore(folder)).rows([_unit(keys)], lambda unit, rows: True)
+    if not len(found):
         raise data.InputError("The shard is measured again.")
     return found
+
+
+def _unit(keys: pd.Series) -> Unit:
+    members = tuple((index,) for index in range(len(keys)))
+    return Unit(Losses(), Cell(keys.to_frame(), None, 1.0, 0.0), members, tuple(keys), "losses-0-0")
 
 
 def _tensors(name: str) -> Callable[[Path], Any]:

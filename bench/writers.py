@@ -17,9 +17,12 @@ from converters import convert, groups
 from mdjax.errors import InputError
 from mdjax.file_sets import PENDING
 from mdjax.files import TEMPORARY
+from mdjax.metrics.losses import Losses
 from mdjax.models import Architecture
+from mdjax.stores import LocalStore
 from mdjax.sweeps.commits import Commits
 from mdjax.sweeps.local import measure
+from mdjax.sweeps.units import Cell, Unit
 from mdjax.table import FRAMES, Table, read_table, write_table
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.store import Zoo
@@ -113,9 +116,11 @@ def appended(group: int) -> tuple[list[dict], dict, dict]:
 
 def _write(source: Path, out: Path, number: int) -> None:
     """Tables of this writer, one after another, and units that all writers finish."""
-    commits = Commits(out / "shards")
+    commits = Commits(LocalStore(out))
     for turn in range(10):
-        commits.commit(f"unit-{turn}", pd.DataFrame({"unit": [turn]}))
+        rows = pd.DataFrame({"unit": [turn], "status_code": ["ok"], "key": [f"key-{turn}"]})
+        unit = Unit(Losses(), Cell(rows, None, 1.0, 0.0), ((0,),), (f"key-{turn}",), f"losses-0-{turn}")
+        commits.commit(unit, rows)
         frame = pd.DataFrame({"writer": [number] * 50, "turn": [turn] * 50})
         write_table(out, Table(frame, frame, frame))
 
@@ -156,7 +161,7 @@ def trouble_of_table(out: Path, expected: Table) -> Trouble:
 def trouble_of_written(out: Path) -> Trouble:
     """What a table that `_write` wrote holds beside one writer's last frames and all units."""
     units = sorted(path.name for path in (out / "shards").iterdir())
-    trouble = _trouble(units, [f"unit-{turn}.parquet" for turn in range(10)])
+    trouble = _trouble(units, [f"losses-0-{turn}.parquet" for turn in range(10)])
     table = read_table(out)
     rows = {tuple(row) for name in FRAMES for row in getattr(table, name).to_numpy().tolist()}
     last = len(rows) == 1 and next(iter(rows))[1] == 9

@@ -24,8 +24,8 @@ CHECKSUMS: Any = {"write_page_checksum": True}
 """What every writer of Parquet files passes: files without are read too, but a changed byte in them may go unseen."""
 
 
-def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as it is, without its index."""
+def write_frame(frame: pd.DataFrame, path: Path | BinaryIO) -> None:
+    """Write a frame as it is, without its index, to a path or an open file."""
     frame.to_parquet(path, index=False, **CHECKSUMS)
 
 

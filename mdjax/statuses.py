@@ -18,6 +18,7 @@ class StatusCode(enum.StrEnum):
     NOT_CONVERGED = "not_converged"  # an iteration, before its limit
     UNCERTAIN = "uncertain"  # a standard error out of all proportion
     FAILED = "failed"  # the metric itself, by an error
+    DIED = "died"  # the process that measured it, time and again
     UNDEFINED = "undefined"  # the quantity itself, for this model
     FEATURES_MISSING = "features_missing"  # in a table that is diagnosed
     OTHER = "other"  # in a diagnosis: a problem that the table tells in words alone
@@ -30,7 +31,7 @@ class Status(NamedTuple):
     sentence: str
 
 
-TRANSIENT = frozenset({StatusCode.TOO_LARGE, StatusCode.FAILED, StatusCode.GROUP_DAMAGED})
+TRANSIENT = frozenset({StatusCode.TOO_LARGE, StatusCode.FAILED, StatusCode.DIED, StatusCode.GROUP_DAMAGED})
 """What may go otherwise the next time, with more memory or a mended file: shown, but never kept as a result."""
 
 OK = Status(StatusCode.OK, "ok")

@@ -7,6 +7,7 @@ that create one name the first wins, on whatever machines they run.
 import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -98,8 +99,12 @@ class LocalStore:
             commit(temporary, path)
 
     def delete(self, name: str) -> None:
+        path = self.folder / name
+        if path.is_dir() and not path.is_symlink():  # of others: nothing here makes one
+            shutil.rmtree(path, ignore_errors=True)
+            return
         with contextlib.suppress(FileNotFoundError):
-            (self.folder / name).unlink()
+            path.unlink()
 
     def names(self, folder: str) -> list[str]:
         try:

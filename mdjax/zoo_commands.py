@@ -179,6 +179,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     measure.add_argument(
         "--plan", action="store_true", help="print how it would run and how much memory it takes, and stop"
     )
+    measure.add_argument(
+        "--workers",
+        default="auto",
+        metavar="N",
+        help="measure in N processes, each of which may die alone; 0: in this one (default: auto, one for each GPU, "
+        "else one, for zoos of more than 64 models)",
+    )
     measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
 
@@ -251,19 +258,19 @@ def _measure(options: argparse.Namespace) -> None:
         "preset": options.preset,
         "metrics": options.metrics,
         "settings": options.set,
-        "mesh": device_mesh(options.devices),
         "layout": options.layout,
         "label_noise": options.label_noise,
     }
     if options.plan:
-        plan = preview(options.zoo, **arguments)
+        plan = preview(options.zoo, mesh=device_mesh(options.devices), **arguments)
         for name in ("memory", "process_memory"):
             plan[name] = [f"{size / 2**20:.1f} MiB" for size in plan[name]]
         tell(plan.to_string(index=False))
         return
     if options.out is None:
         raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
-    table = measure(options.zoo, out=options.out, seed=options.seed, **arguments)
+    running: Any = {"devices": options.devices, "workers": options.workers, "seed": options.seed}
+    table = measure(options.zoo, out=options.out, **running, **arguments)
     bad = int((table.models["status_code"] != StatusCode.OK).sum())
     tell(
         f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "

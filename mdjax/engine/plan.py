@@ -96,12 +96,8 @@ def default_plan(mesh: Mesh | None = None) -> Plan:
     return Plan("vmap", 32, "lax", mesh, residual_bytes=limit // 4, vectors_at_once=4)
 
 
-def device_mesh(devices: str | int) -> Mesh | None:
-    """A mesh from "N" (N devices share the models) or "NxM" (each of N groups of M splits its batches); None for 1.
-
-    On a CPU backend that has not started yet, as many host devices as asked for are made. InputError where the
-    text is no such number or there are not that many devices.
-    """
+def device_shape(devices: str | int) -> tuple[int, ...]:
+    """(models,) from "N", (models, data) from "NxM"; InputError for other texts."""
     parts = str(devices).lower().split("x")
     try:
         shape = tuple(int(part) for part in parts)
@@ -109,6 +105,16 @@ def device_mesh(devices: str | int) -> Mesh | None:
             raise ValueError
     except ValueError:
         raise InputError(f"Cannot use devices {brief(devices)}. Give a number, or models x data like '4x2'.") from None
+    return shape
+
+
+def device_mesh(devices: str | int) -> Mesh | None:
+    """A mesh from "N" (N devices share the models) or "NxM" (each of N groups of M splits its batches); None for 1.
+
+    On a CPU backend that has not started yet, as many host devices as asked for are made. InputError where the
+    text is no such number or there are not that many devices.
+    """
+    shape = device_shape(devices)
     count = math.prod(shape)
     if count == 1:
         return None

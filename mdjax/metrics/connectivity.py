@@ -41,6 +41,7 @@ class ModeConnectivity(PairMetric):
     """
 
     name: ClassVar[str] = "mode_connectivity"
+    weight: ClassVar[float] = 100.0
     description: ClassVar[str] = "loss and error along a trained Bézier curve or chain between two models"
     features: ClassVar[tuple[Feature, ...]] = (
         Feature("mode_connectivity", "Mode connectivity", "points of error"),

@@ -73,6 +73,9 @@ class Metric(abc.ABC):
     frame: ClassVar[Literal["models", "pairs"]]
     """Which of the table's frames its rows stand in."""
 
+    weight: ClassVar[float] = 1.0
+    """About how many times as long as the losses of a model one run takes: for the order of work, nothing else."""
+
     by_default: ClassVar[bool] = False
     """Whether it is measured where no metrics are named."""
 

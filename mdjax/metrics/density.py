@@ -39,6 +39,7 @@ class Density(ModelMetric):
     """
 
     name: ClassVar[str] = "density"
+    weight: ClassVar[float] = 60.0
     description: ClassVar[str] = "spectral density by stochastic Lanczos quadrature"
 
     num_samples: int = 1024

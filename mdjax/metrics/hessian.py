@@ -92,6 +92,7 @@ class Hessian(ModelMetric):
     """
 
     name: ClassVar[str] = "hessian"
+    weight: ClassVar[float] = 60.0
     description: ClassVar[str] = "extreme eigenvalues, trace and Frobenius norm of the Hessian or Gauss–Newton matrix"
     features: ClassVar[tuple[Feature, ...]] = (
         *_FEATURES,
@@ -265,6 +266,7 @@ class PublishedHessian(ModelMetric):
     """
 
     name: ClassVar[str] = "hessian"
+    weight: ClassVar[float] = 60.0
     description: ClassVar[str] = Hessian.description
     features: ClassVar[tuple[Feature, ...]] = _FEATURES
 

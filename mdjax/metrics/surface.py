@@ -38,6 +38,7 @@ class Surface(ModelMetric):
     """
 
     name: ClassVar[str] = "surface"
+    weight: ClassVar[float] = 30.0
     description: ClassVar[str] = "loss and error on a line or plane through the model"
 
     directions: Literal["filter", "random", "hessian"] = "filter"

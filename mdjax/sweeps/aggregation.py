@@ -31,21 +31,21 @@ def member_row(models: pd.DataFrame, member: Member) -> dict[str, Any]:
     return {"configuration": models["configuration"].iloc[member[0]], "model_a": names[0], "model_b": names[1]}
 
 
-def are_rows_of(rows: pd.DataFrame, metric: Metric, models: pd.DataFrame, members: Sequence[Member]) -> bool:
-    """Whether rows that were kept can be a metric's of these members of these models, each once."""
+def are_rows_of(rows: pd.DataFrame, metric: Metric, models: pd.DataFrame, members: Mapping[str, Member]) -> bool:
+    """Whether rows that were kept can be a metric's of these members of these models, each once.
 
-    def identities(frame: pd.DataFrame) -> list[list[str]]:
-        return sorted(sorted(map(str, names)) for names in frame[[*_KEYS[metric.frame]]].to_numpy().tolist())
-
-    if not len(members):
-        return not len(rows)
-    expected = pd.DataFrame([member_row(models, member) for member in members])
-    needed = {*_KEYS[metric.frame], "status", "status_code", f"{metric.name}_seconds"}
+    rows: with the column `key`.
+    members: by the key of their row.
+    """
+    names = _KEYS[metric.frame]
+    needed = {*names, "key", "status", "status_code", f"{metric.name}_seconds"}
     if not needed <= set(rows.columns) or not rows["status"].map(lambda value: isinstance(value, str)).all():
         return False
     if not rows["status_code"].isin([code.value for code in StatusCode]).all():
         return False
-    return identities(rows) == identities(expected)
+    found = {str(key): [str(name) for name in own] for key, *own in rows[["key", *names]].to_numpy().tolist()}
+    expected = {key: list(member_row(models, member).values()) for key, member in members.items()}
+    return len(rows) == len(expected) and found == expected
 
 
 def with_status(columns: Mapping[str, Any]) -> dict[str, Any]:

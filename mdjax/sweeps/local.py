@@ -1,38 +1,54 @@
 """A zoo × metrics → a table, in this process: work split into units, each done once and kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-import pandas as pd
-
 from mdjax.console import warn
-from mdjax.engine import Programs, is_shortage
-from mdjax.engine import measure as measure_stack
+from mdjax.engine import device_mesh, device_shape
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
-from mdjax.errors import InputError, check_options, check_whole, first_line
+from mdjax.errors import InputError, check_options, check_whole
 from mdjax.files import place
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import progress
-from mdjax.statuses import Status, StatusCode
-from mdjax.sweeps.aggregation import are_rows_of, compose, member_row, with_status
+from mdjax.stores import store_of
+from mdjax.sweeps.aggregation import compose
+from mdjax.sweeps.claims import Claims
 from mdjax.sweeps.commits import Commits
-from mdjax.sweeps.noise import rise
-from mdjax.sweeps.preparation import PlanOptions, copies, left_out, members_of, prepared
-from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded, Source, loaded, one_at_a_time, runner
-from mdjax.sweeps.units import Unit, unit_name
+from mdjax.sweeps.preparation import PlanOptions, prepared
+from mdjax.sweeps.results import Results, collected
+from mdjax.sweeps.running import Runner
+from mdjax.sweeps.sources import GivenModels, Source
+from mdjax.sweeps.units import Unit
+from mdjax.sweeps.worker import Assignment
+from mdjax.sweeps.workers import leave_accelerators_alone, num_workers, supervise
+from mdjax.sweeps.working import Sharing, work_through
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data
+from mdjax.zoo.store import Zoo
 
 
 class RunOptions(PlanOptions, total=False):
     """How a measurement runs: on what (`PlanOptions`); `seed` moves every random number (default 0); `show_progress`
-    (default True) draws a bar."""
+    (default True) draws a bar.
+
+    `workers` are processes of their own that measure, each of which may die alone (default 0: this one measures;
+    "auto": one for each GPU, else one, where the zoo has more than a few dozen models). They need a zoo and data by
+    name or path, metrics by name, `out`, and `devices` in place of `mesh`: what each of them measures on, as the
+    command line calls it (default "1").
+    """
 
     seed: int
     show_progress: bool
+    workers: int | str
+    devices: str | int
 
+
+_MOST_ROUNDS = 5
+"""So many times what was damaged is measured again before it is collected."""
 
 MOST_SEED = 2**32 - 1
 """The greatest seed: JAX takes 32 bits of it, so that larger ones would be others in disguise."""
@@ -76,54 +92,36 @@ def measure(
     seed = options.get("seed", 0)
     check_whole("seed", seed, 0, MOST_SEED)
     out = None if out is None else place(out)
+    count, assignment = num_workers(options.get("workers", 0), source), None
+    if count:
+        assignment = _assignment(source, out, data, preset, metrics, settings, options)
+        leave_accelerators_alone()
+    elif "devices" in options:
+        options["mesh"] = device_mesh(options["devices"])
     keep_compiled_programs()
-    work = prepared(source, data, select(preset, metrics, settings), model, options)
+    work = prepared(source, data, select(preset, metrics, settings), model, options, seed)
+    if assignment is not None:
+        work = dataclasses.replace(work, num_shards=device_shape(assignment.devices)[0])
     # The folder is tried before anything is computed.
-    commits = Commits(out / "shards") if out is not None else None
-    if isinstance(work.collection, GivenModels):
-        commits = None
-    for reason in work.collection.damaged.values():
-        warn(f"{reason} Its models are left out.")
-    if work.collection.fingerprint not in (None, work.dataset.fingerprint) and data is None:
-        warn(f"The data {work.collection.data} has changed since the models were trained on it.")
-    for text in (*work.notes, *copies(work.manifest), *left_out(work)):
+    commits = None if out is None else Commits(store_of(out))
+    for text in work.notices():
         warn(text)
-    read_group = one_at_a_time(work.collection.read_group)
-    programs, device_data = Programs(work.plan), DeviceData(work.dataset, work.plan)
-    noisy = next((unit for unit in work.units if unit.label_noise > 0), None)
-    if noisy is not None and not work.is_certain:
-        models = loaded(noisy, runner(noisy.architecture, model, work.plan), read_group)
-        if (text := rise(noisy, models, device_data, programs, seed)) is not None:
-            warn(text)
-    results: dict[Metric, list[pd.DataFrame]] = {metric: [] for metric in work.metrics}
-    problems: dict[str, Status] = {}
-    failures = _Failures()
-    total, show = len(work.manifest) * len(work.metrics), options.get("show_progress", True)
-    with progress("measuring", total, show=show) as advance:
-        for unit in work.units:
-            members: Loaded | None = None
-            for metric in work.metrics:
-                advance(0, title=f"measuring {metric.name}")
-                name = unit_name(metric, unit, work.dataset, seed)
-                rows = commits.read(name) if commits else None
-                if commits and rows is not None and not _are_kept(rows, metric, unit):
-                    commits.discard(name)
-                    rows = None
-                if rows is None:
-                    try:
-                        members = members or loaded(unit, runner(unit.architecture, model, work.plan), read_group)
-                        problems.update(members.problems)
-                        rows = _measured(metric, members, device_data, unit, programs, seed)
-                    except Exception as error:  # of one metric, which must not cost the others
-                        rows = failures.rows(metric, unit.rows if members is None else members.rows, error)
-                    # What a damaged group hides may be there next time, as may what failed or did not fit.
-                    if commits and members is not None and not members.problems:
-                        commits.commit(name, rows)
-                results[metric].append(rows)
-                advance(len(unit.rows))
-    failures.tell(results)
+    runner = Runner(work, model)
+    if (text := runner.doubts()) is not None:
+        warn(text)
+    units = [unit for metric in work.metrics for unit in work.units(metric)]
+    show = options.get("show_progress", True)
+    if commits is None or isinstance(work.collection, GivenModels):
+        results = _kept_in_memory(work.metrics, units, runner, show)
+    else:
+        run = functools.partial(work_through, runner)
+        if assignment is not None:
+            run = functools.partial(supervise, assignment, count)
+        results = _shared(work.metrics, units, run, commits, show)
+    for text in results.warnings(runner.errors):
+        warn(text)
     recipe = {"preset": preset, "measure_seed": seed}
-    table = compose(work.manifest, results, problems, recipe, num_train=len(work.dataset.x_train))
+    table = compose(work.manifest, results.rows, results.problems, recipe, num_train=len(work.dataset.x_train))
     if out is not None:
         for text in _narrowed(out, table):
             warn(text)
@@ -131,41 +129,77 @@ def measure(
     return table
 
 
-class _Failures:
-    """Metrics that raised: their rows say so, and where nothing else was measured the error is the user's."""
+def _kept_in_memory(metrics: Sequence[Metric], units: Sequence[Unit], runner: Runner, show: bool) -> Results:
+    results = Results(metrics)
+    with progress("measuring", sum(len(unit.keys) for unit in units), show=show) as advance:
+        for unit in units:
+            advance(0, title=f"measuring {unit.metric.name}")
+            results.add(unit.metric, *runner.run(unit))
+            advance(len(unit.keys))
+    return results
 
-    def __init__(self) -> None:
-        self._errors: dict[Metric, Exception] = {}
 
-    def rows(self, metric: Metric, models: pd.DataFrame, error: Exception) -> pd.DataFrame:
-        """The rows of a unit that failed: nothing but a status. `models` are those of the manifest."""
-        if is_shortage(error):
-            status = Status(StatusCode.TOO_LARGE, f"memory ran out: {_reason(error)}")
-        else:
-            self._errors.setdefault(metric, error)
-            status = Status(StatusCode.FAILED, f"{metric.name} failed: {_reason(error)}")
-        members = members_of(metric, models)
-        return pd.DataFrame([member_row(models, member) | with_status({"status": status}) for member in members])
+def _assignment(
+    source: Source,
+    out: Path | None,
+    data: Data | None,
+    preset: str,
+    metrics: str | Sequence[str | Metric] | None,
+    settings: Sequence[str],
+    options: RunOptions,
+) -> Assignment:
+    """What workers are told; InputError for what they cannot be told by names."""
+    if out is None or options.get("mesh") is not None:
+        given = "no place for the table" if out is None else "a mesh"
+        raise InputError(f"workers were asked for with {given}. Give out=, and devices= in place of a mesh.")
+    names = metrics if isinstance(metrics, str | None) else tuple(map(str, metrics))
+    is_named = names is None or isinstance(metrics, str) or all(isinstance(metric, str) for metric in metrics or ())
+    for what, fits in (
+        ("a zoo", isinstance(source, Zoo | str | Path)),
+        ("data", isinstance(data, str | Path | None)),
+        ("metrics", is_named),
+    ):
+        if not fits:
+            raise InputError(f"workers are other processes and need {what} by name or path. Give that, or workers=0.")
+    return Assignment(
+        zoo=str(source.path if isinstance(source, Zoo) else source),
+        table=str(out),
+        data=None if data is None else str(data),
+        preset=preset,
+        metrics=names,
+        settings=tuple(settings),
+        seed=options.get("seed", 0),
+        layout=options.get("layout"),
+        label_noise=options.get("label_noise"),
+        devices=str(options.get("devices", "1")),
+    )
 
-    def tell(self, results: Mapping[Metric, Sequence[pd.DataFrame]]) -> None:
-        """Warn of each metric that failed or lacked memory; raise the error where all rows of all metrics failed."""
-        for metric, parts in results.items():
-            count = sum(int((part["status_code"] == StatusCode.TOO_LARGE).sum()) for part in parts if len(part))
-            if count:
-                warn(
-                    f"{metric.name} lacked memory for {count} of its {metric.frame}. Their rows say so; the same "
-                    "command tries them again when there is more."
+
+def _shared(
+    metrics: Sequence[Metric],
+    units: Sequence[Unit],
+    run: Callable[[Sharing, Callable[..., None]], None],
+    commits: Commits,
+    show: bool,
+) -> Results:
+    """Measure what others, and former runs, have not."""
+    claims = Claims(commits.store)
+    claims.clear()
+    sharing = Sharing(units, commits, claims)
+    with claims.beating(), progress("measuring", sharing.total, show=show) as advance:
+        rounds = _MOST_ROUNDS
+        while True:
+            run(sharing, advance)
+            if (results := collected(metrics, units, commits, claims)) is not None:
+                break
+            rounds -= 1  # a file was damaged, and is gone
+            if not rounds:
+                raise InputError(
+                    f"What was measured does not stay as it was written in {commits.store.address}. See to that place, "
+                    "or choose another for --out."
                 )
-        frames = [part for parts in results.values() for part in parts if len(part)]
-        if self._errors and all((part["status_code"] == StatusCode.FAILED).all() for part in frames):
-            error = next(iter(self._errors.values()))
-            raise error if isinstance(error, InputError) else InputError(f"{_reason(error)}.") from error
-        for metric, error in self._errors.items():
-            warn(f"{metric.name} failed: {_reason(error)}. Its rows say so in their status.")
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
+    claims.clear()
+    return results
 
 
 def _narrowed(out: Path, table: Table) -> Iterator[str]:
@@ -188,21 +222,3 @@ def _narrowed(out: Path, table: Table) -> Iterator[str]:
         new = {str(value) for value in table.models[column]}
         if was and not set(was) <= new:
             yield f"The table {out} held {what} {', '.join(was)}; it now holds {what} {', '.join(sorted(new))} alone."
-
-
-def _are_kept(rows: pd.DataFrame, metric: Metric, unit: Unit) -> bool:
-    """Whether rows that were kept are a metric's of a unit, whose models stand in the order of loading."""
-    models = unit.rows.sort_values(["configuration", "seed"])
-    return are_rows_of(rows, metric, models, members_of(metric, models))
-
-
-def _measured(
-    metric: Metric, models: Loaded, data: DeviceData, unit: Unit, programs: Programs, seed: int
-) -> pd.DataFrame:
-    """The rows of one metric on one unit: of models, or of pairs."""
-    members = members_of(metric, models.rows)
-    if not members:
-        return pd.DataFrame()
-    found = measure_stack(metric, models.stack, data.examples(unit), members, seed=seed, programs=programs, timed=True)
-    rows = zip(members, found, strict=True)
-    return pd.DataFrame([member_row(models.rows, member) | with_status(columns) for member, columns in rows])

@@ -13,7 +13,7 @@ from mdjax.engine import measure as measure_stack
 from mdjax.errors import InputError
 from mdjax.metrics import Losses
 from mdjax.sweeps.sources import DeviceData, GivenModels, Loaded
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.units import Cell
 from mdjax.zoo.data import Dataset, is_cifar10
 from mdjax.zoo.grids import Setting
 from mdjax.zoo.recipes import Recipe
@@ -86,19 +86,19 @@ def notice(noise: pd.Series, option: LabelNoise | None, dataset: Dataset) -> str
     )
 
 
-def rise(unit: Unit, models: Loaded, data: DeviceData, programs: Programs, seed: int) -> str | None:
-    """What the redrawn labels do to the training losses of a unit's models, where most of them jump.
+def rise(cell: Cell, models: Loaded, data: DeviceData, programs: Programs, seed: int) -> str | None:
+    """What the redrawn labels do to the training losses of a cell's models, where most of them jump.
 
-    unit: one with label noise.
-    models: its models in memory.
-    data, programs, seed: as the unit is measured.
+    cell: one with label noise.
+    models: some of its models, in memory.
+    data, programs, seed: as they are measured.
 
     Cost: two forward passes over all data.
     """
     members = [(index,) for index in range(len(models.rows))]
-    clean = dataclasses.replace(unit, label_noise=0.0)
+    clean = dataclasses.replace(cell, label_noise=0.0)
     try:
-        without, redrawn = (_train_fit(members, models, data, each, programs, seed) for each in (clean, unit))
+        without, redrawn = (_train_fit(members, models, data, each, programs, seed) for each in (clean, cell))
     except Exception:  # the metrics will fail by the same, and say so in their rows
         return None
     jumps = redrawn.loss - without.loss > np.maximum(_NOTICEABLE, without.loss / 4)
@@ -128,9 +128,9 @@ def _train_fit(
     members: Sequence[tuple[int, ...]],
     models: Loaded,
     data: DeviceData,
-    unit: Unit,
+    cell: Cell,
     programs: Programs,
     seed: int,
 ) -> _Fit:
-    rows = measure_stack(Losses(), models.stack, data.examples(unit), members, seed=seed, programs=programs)
+    rows = measure_stack(Losses(), models.stack, data.examples(cell), members, seed=seed, programs=programs)
     return _Fit(*(np.array([row[name] for row in rows]) for name in ("train_loss", "train_ece")))

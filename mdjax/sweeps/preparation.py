@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import pandas as pd
@@ -15,13 +15,14 @@ from mdjax.statuses import StatusCode
 from mdjax.sweeps.aggregation import APPLIED_NOISE
 from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice
 from mdjax.sweeps.sources import GivenModels, Source, fitting, opened, runner, with_copies_named
-from mdjax.sweeps.units import Unit, units
+from mdjax.sweeps.units import Cell, Unit, cells, units
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.recorded import recorded_data
 from mdjax.zoo.store import Zoo
 
-_UNIT_SIZE = 16
-"""Models loaded together and kept as one unit of work, where a device takes no more at a time."""
+_UNIT_SIZE = 32
+"""Models or pairs of a unit of work, for each device that they are spread over: whatever the device, so that processes
+on different machines name the same units."""
 
 
 class PlanOptions(TypedDict, total=False):
@@ -44,19 +45,43 @@ class PlanOptions(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What is to be measured, on what, in which order and how."""
+    """What is to be measured, on what and how."""
 
     collection: Zoo | GivenModels
     dataset: Dataset
     manifest: pd.DataFrame
     metrics: tuple[Metric, ...]
-    units: list[Unit]
+    cells: list[Cell]
     plan: Plan
+    seed: int
+    num_shards: int  # devices over which the models of a unit are spread
     is_certain: bool  # that the models were trained on these labels, with the noise that is known of them
     notes: tuple[str, ...]  # what is to be said of the data
 
+    def units(self, metric: Metric) -> list[Unit]:
+        """The units of a metric, cell by cell."""
+        limit = _UNIT_SIZE * self.num_shards
+        return [unit for cell in self.cells for unit in units(metric, cell, limit, self.dataset, self.seed)]
 
-def prepared(source: Source, data: Data | None, metrics: tuple[Metric, ...], model: Any, options: PlanOptions) -> Work:
+    def notices(self) -> Iterator[str]:
+        """What is to be said before it begins."""
+        for reason in self.collection.damaged.values():
+            yield f"{reason} Its models are left out."
+        yield from self.notes
+        yield from _copies(self.manifest)
+        for cell in self.cells:
+            yield from _left_out(cell, self.metrics)
+
+
+def prepared(
+    source: Source,
+    data: Data | None,
+    metrics: tuple[Metric, ...],
+    model: Any,
+    options: PlanOptions,
+    seed: int = 0,
+) -> Work:
+    """The work that the arguments of `mdjax.sweeps.local.measure` stand for, checked; InputError for what is wrong."""
     plan, noise = default_plan(options.get("mesh")), label_noise_of(options.get("label_noise"))
     collection = opened(source, model, metrics, options.get("facts"))
     if data is None and not collection.data:
@@ -73,15 +98,16 @@ def prepared(source: Source, data: Data | None, metrics: tuple[Metric, ...], mod
     dataset, notes = fitting(collection, called, dataset)
     applied = applied_noise(manifest, noise)
     known = is_certain(collection, data, dataset)
+    if collection.fingerprint not in (None, dataset.fingerprint) and data is None:
+        notes = (f"The data {collection.data} has changed since the models were trained on it.", *notes)
     if not known and (text := notice(applied, noise, dataset)) is not None:
         notes = (*notes, text)
-    limit = max(_UNIT_SIZE, plan.models_per_call)
-    members = list(units(manifest.assign(label_noise=applied), dataset, limit))
+    parts = cells(manifest.assign(label_noise=applied), dataset)
     manifest = manifest.assign(**{APPLIED_NOISE: applied})
-    return Work(collection, dataset, manifest, metrics, members, plan, known, notes)
+    return Work(collection, dataset, manifest, metrics, parts, plan, seed, plan.num_shards, known, notes)
 
 
-def copies(manifest: pd.DataFrame) -> Iterator[str]:
+def _copies(manifest: pd.DataFrame) -> Iterator[str]:
     """Which models have the weights of others of their configuration."""
     copies = manifest[manifest["status_code"] == StatusCode.COPY]
     if len(copies):
@@ -90,17 +116,12 @@ def copies(manifest: pd.DataFrame) -> Iterator[str]:
         yield f"Models with the same weights count once, not as seeds: {listed}{more}."
 
 
-def left_out(work: Work) -> Iterator[str]:
+def _left_out(cell: Cell, metrics: Sequence[Metric]) -> Iterator[str]:
     """Which configurations have more pairs of models than are compared."""
-    for unit in work.units:
-        for name, count in unit.rows["configuration"].value_counts(sort=False).items():
-            hit = [metric.name for metric in work.metrics if metric.leaves_out_pairs(count)]
-            if hit:
-                yield (
-                    f"{name} has {count:,} models, which make {math.comb(count, 2):,} pairs: {', '.join(hit)} compares "
-                    "each model with the next ones only. If they are no seeds of each other, name their configurations."
-                )
-
-
-def members_of(metric: Metric, rows: pd.DataFrame) -> list[tuple[int, ...]]:
-    return metric.members(rows["configuration"].tolist(), rows["seed_index"].tolist())
+    for name, count in cell.rows["configuration"].value_counts(sort=False).items():
+        hit = [metric.name for metric in metrics if metric.leaves_out_pairs(count)]
+        if hit:
+            yield (
+                f"{name} has {count:,} models, which make {math.comb(count, 2):,} pairs: {', '.join(hit)} compares "
+                "each model with the next ones only. If they are no seeds of each other, name their configurations."
+            )

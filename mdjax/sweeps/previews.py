@@ -12,9 +12,9 @@ from mdjax.errors import check_options
 from mdjax.memory import process_memory
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
-from mdjax.sweeps.preparation import PlanOptions, Work, members_of, prepared
-from mdjax.sweeps.sources import DeviceData, GivenModels, Source, runner
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.preparation import PlanOptions, Work, prepared
+from mdjax.sweeps.sources import RECENT_BYTES, DeviceData, GivenModels, Source, runner
+from mdjax.sweeps.units import Cell, Unit
 from mdjax.zoo.data import Data
 
 PyTree = Any
@@ -44,21 +44,25 @@ def preview(
     keep_compiled_programs()
     work = prepared(source, data, select(preset, metrics, settings), model, options)
     plan, rows, largest = work.plan, [], 0
+    units: dict[tuple[Any, Metric], list[Unit]] = {}
+    for metric in work.metrics:
+        for unit in work.units(metric):
+            units.setdefault((unit.cell.architecture, metric), []).append(unit)
     programs, device_data = Programs(plan), DeviceData(work.dataset, plan)
-    by_architecture: dict[Any, list[Unit]] = {}
-    for unit in work.units:
-        by_architecture.setdefault(unit.architecture, []).append(unit)
-    for architecture, members in by_architecture.items():
+    by_architecture: dict[Any, list[Cell]] = {}
+    for cell in work.cells:
+        by_architecture.setdefault(cell.architecture, []).append(cell)
+    for architecture, own in by_architecture.items():
         if architecture is None:
             weights = jax.tree.map(lambda leaf: leaf[0], work.collection.read_group("given"))
         else:
             weights = architecture.abstract
         for metric in work.metrics:
-            counts = [len(metric.runs(members_of(metric, unit.rows))) for unit in members]
-            if not sum(counts):
+            if not (members := units.get((architecture, metric), [])):
                 continue
+            counts = [len(metric.runs(unit.members)) for unit in members]
             called = runner(architecture, model, plan)
-            need = programs.need(metric, called, weights, device_data.examples(members[0]), max(counts))
+            need = programs.need(metric, called, weights, device_data.examples(own[0]), max(counts))
             per_call = need.chunk_size * plan.num_shards
             largest = max(largest, _process_bytes(work, members, weights, need))
             rows.append(
@@ -85,11 +89,16 @@ def _process_bytes(work: Work, members: Sequence[Unit], weights: PyTree, need: N
     """
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
     groups = work.manifest["group"].value_counts()
-    loaded_models = max(len(unit.rows) + max(groups[group] for group in set(unit.rows["group"])) for unit in members)
+
+    def loaded_models(unit: Unit) -> int:
+        indices = {index for member in unit.members for index in member}
+        if isinstance(work.collection, GivenModels):
+            return len(indices)  # the list itself is there already
+        return len(indices) + max(groups[unit.cell.groups[index]] for index in indices)
+
     memory = process_memory()
-    if isinstance(work.collection, GivenModels):
-        loaded_models = max(len(unit.rows) for unit in members)  # the list itself is there already
     call = need.added_bytes * (1 if work.plan.mesh is None else work.plan.mesh.size)
     if jax.default_backend() != "cpu":
         call = need.chunk_size * work.plan.num_shards * each
-    return loaded_models * each + max(memory.now + call, memory.most)
+    kept = min(RECENT_BYTES, (len(work.manifest) - int(groups.iloc[0])) * each)
+    return kept + max(map(loaded_models, members)) * each + max(memory.now + call, memory.most)

@@ -17,7 +17,7 @@ from mdjax.models import Architecture, FunctionModel, Model
 from mdjax.models.architecture import shape_text
 from mdjax.statuses import OK, Status, StatusCode
 from mdjax.sweeps.facts import checked_facts, configuration_name
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.units import Cell
 from mdjax.zoo.arrays import Assumption
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
@@ -285,33 +285,46 @@ class DeviceData:
         self._inputs = tuple(map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test)))
         self._labels: dict[float, jax.Array] = {}
 
-    def examples(self, unit: Unit) -> Examples:
-        """What the models of a unit are measured on: the subset and the noisy labels that they were trained on."""
-        if unit.label_noise not in self._labels:
-            self._labels[unit.label_noise] = self._put(self._dataset.train_labels(unit.label_noise))
+    def examples(self, cell: Cell) -> Examples:
+        """What the models of a cell are measured on: the subset and the noisy labels that they were trained on."""
+        if cell.label_noise not in self._labels:
+            self._labels[cell.label_noise] = self._put(self._dataset.train_labels(cell.label_noise))
         x_train, x_test, y_test = self._inputs
-        count = self._put(self._dataset.subset_size(unit.data_share))
-        return Examples(x_train, self._labels[unit.label_noise], count, x_test, y_test)
+        count = self._put(self._dataset.subset_size(cell.data_share))
+        return Examples(x_train, self._labels[cell.label_noise], count, x_test, y_test)
 
     def _put(self, array: Any) -> jax.Array:
         return jax.device_put(jnp.asarray(array), self._place)
 
 
-def one_at_a_time(read_group: ReadGroup) -> ReadGroup:
-    """A reader that keeps the group read last for the next unit, and lets go of it before it reads another."""
+RECENT_BYTES = 2**28
+"""Of groups of a zoo that are kept in memory beside the one read last."""
+
+
+def recent_groups(read_group: ReadGroup, most_bytes: int = RECENT_BYTES) -> ReadGroup:
+    """A reader that keeps the groups read last for the units to come; before it reads one it makes room.
+
+    most_bytes: of the groups that are kept beside the newest one.
+    """
     kept: dict[str, tuple[PyTree, PyTree]] = {}
 
     def read(group: str) -> tuple[PyTree, PyTree]:
-        if group not in kept:
-            kept.clear()
-            kept[group] = read_group(group)
+        if group in kept:
+            kept[group] = kept.pop(group)
+            return kept[group]
+        sizes = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) for name, weights in kept.items()}
+        for name in [*kept]:
+            if sum(sizes[other] for other in kept) <= most_bytes:
+                break
+            del kept[name]
+        kept[group] = read_group(group)
         return kept[group]
 
     return read
 
 
 class Loaded(NamedTuple):
-    """A unit's models in memory: those that could be read, and why the others could not.
+    """Models in memory: those that could be read, and why the others could not.
 
     `rows` are those of the manifest, in the order of the stack.
     """
@@ -321,9 +334,8 @@ class Loaded(NamedTuple):
     problems: dict[str, Status]
 
 
-def loaded(unit: Unit, model: Model, read_group: ReadGroup) -> Loaded:
-    """Read the groups that a unit's models stand in and stack them, configuration by configuration, by seed."""
-    rows = unit.rows.sort_values(["configuration", "seed"], kind="stable")
+def loaded(rows: pd.DataFrame, model: Model, read_group: ReadGroup) -> Loaded:
+    """Read the groups that models stand in, which are rows of a manifest, and stack them in this order."""
     problems: dict[str, Status] = {}
     stacked: PyTree = None
     is_read = np.zeros(len(rows), bool)

@@ -1,16 +1,22 @@
-"""A manifest → units of work: models that are loaded together, and a name for the result of each metric on them."""
+"""A manifest → units of work: members of one metric that are measured together, and names that tell them for good.
+
+A unit's name and the keys of its rows are digests of all that decides their values. They depend neither on the order
+in which models were added to the zoo nor on other models: a zoo that grows leaves the work that is done as it is.
+"""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
+from mdjax.metrics.contract import Member
 from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.statuses import StatusCode
@@ -18,18 +24,19 @@ from mdjax.sweeps.descriptions import described
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import shape_on
 
-_VERSION = 6
+_VERSION = 7
 """Of the measurements. Raise it with every change that moves a metric's values or adds to its rows: what an earlier
 version measured is then measured again, and a table never holds rows of two versions."""
 
 _ARCHITECTURE = [field.name for field in dataclasses.fields(Architecture)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """Whole configurations of one architecture that share their training data: what is loaded and kept together.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """Models of one architecture that share their training data, whole configurations of them.
 
-    `rows` are those of the manifest, with each model's index among the seeds of its configuration in `seed_index`.
+    `rows` are those of the manifest in the order of configurations and seeds, with each model's index among the seeds
+    of its configuration in `seed_index`.
     """
 
     rows: pd.DataFrame
@@ -37,9 +44,51 @@ class Unit:
     data_share: float
     label_noise: float
 
+    @functools.cached_property
+    def models(self) -> list[tuple[str, str]]:
+        """Each model's id and the digest of its weights."""
+        return list(zip(self.rows["model_id"].tolist(), self.rows["weights_hash"].tolist()))
 
-def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit]:
-    """Split the models that can be measured into units of about `limit` models, whole configurations each.
+    @functools.cached_property
+    def groups(self) -> list[str]:
+        """Each model's group in the zoo."""
+        return self.rows["group"].tolist()
+
+    @functools.cached_property
+    def configurations(self) -> list[str]:
+        """Each model's configuration."""
+        return self.rows["configuration"].tolist()
+
+    @functools.cached_property
+    def num_params(self) -> int:
+        """Parameters of each of the models."""
+        return int(self.rows["num_params"].iloc[0])
+
+    def members(self, metric: Metric) -> list[Member]:
+        """The members of a metric, as indices into the rows."""
+        return metric.members(self.configurations, self.rows["seed_index"].tolist())
+
+
+class Unit(NamedTuple):
+    """Members of one metric that are measured together, whose rows are kept together."""
+
+    metric: Metric
+    cell: Cell
+    members: tuple[Member, ...]  # indices into the cell's rows
+    keys: tuple[str, ...]  # of their rows
+    name: str
+
+    def part(self, indices: Sequence[int]) -> "Unit":
+        """Some of its members as a unit of their own."""
+        keys = tuple(self.keys[index] for index in indices)
+        prefix = self.name.rpartition("-")[0]
+        return self._replace(
+            members=tuple(self.members[index] for index in indices), keys=keys, name=_name(prefix, keys)
+        )
+
+
+def cells(manifest: pd.DataFrame, dataset: Dataset) -> list[Cell]:
+    """The models that can be measured, by architecture and training data.
 
     Raises InputError for models that do not read the data.
     """
@@ -56,10 +105,11 @@ def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit
         rows["input_shape_told"] = texts
         rows["input_shape"] = [shape_text(shape_on(text, dataset.input_shape)) for text in texts]
         rows = rows.sort_values([*architectures, "data_share", "label_noise", "configuration", "seed"])
-        cells = rows.groupby([*architectures, "data_share", "label_noise"], sort=False)
+        parts = rows.groupby([*architectures, "data_share", "label_noise"], sort=False)
     else:
-        cells = rows.groupby(["data_share", "label_noise"], sort=False)
-    for _, cell in cells:
+        parts = rows.groupby(["data_share", "label_noise"], sort=False)
+    found: list[Cell] = []
+    for _, cell in parts:
         first = {str(name): value for name, value in cell.iloc[0].items()}
         share, noise = first["data_share"], first["label_noise"]
         architecture = None
@@ -70,13 +120,8 @@ def units(manifest: pd.DataFrame, dataset: Dataset, limit: int) -> Iterator[Unit
         if architecture is not None:
             _check_fit(architecture, dataset)
             _check_weights(architecture, first, set(cell["input_shape_told"]))
-        members: list[pd.DataFrame] = []
-        for _, configuration in cell.groupby("configuration", sort=False):
-            if members and sum(map(len, members)) + len(configuration) > limit:
-                yield Unit(pd.concat(members), architecture, share, noise)
-                members = []
-            members.append(configuration)
-        yield Unit(pd.concat(members), architecture, share, noise)
+        found.append(Cell(cell, architecture, share, noise))
+    return found
 
 
 def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
@@ -108,17 +153,61 @@ def _check_weights(architecture: Architecture, row: dict[str, Any], told: set[st
         )
 
 
-def unit_name(metric: Metric, unit: Unit, dataset: Dataset, seed: int) -> str:
-    """The name under which a metric's rows of a unit are kept: a digest of all that decides their values.
+def units(metric: Metric, cell: Cell, limit: int, dataset: Dataset, seed: int) -> Iterator[Unit]:
+    """The units of a metric's members in a cell.
 
-    metric: its class and settings (and, for a user's own class, its code: `mdjax.sweeps.descriptions`).
-    unit: the models' ids and weights, the share of the data and the label noise.
-    dataset: the content of its arrays.
-    seed: of the random numbers.
+    metric: what is measured.
+    cell: the models.
+    limit: about how many of the metric's runs a unit takes.
+    dataset, seed: with which its members are measured.
     """
-    models = unit.rows[["model_id", "weights_hash"]].to_numpy().tolist()
-    content = [_VERSION, described(metric), seed, dataset.fingerprint, unit.data_share, unit.label_noise, models]
-    if unit.architecture is not None and unit.architecture.variant:
+    prefix = f"{metric.name}-{_digest([_VERSION, described(metric), seed, dataset.fingerprint], 6)}"
+    own: list[Any] = [prefix, cell.data_share, cell.label_noise]
+    if cell.architecture is not None and cell.architecture.variant:
         # The same weights are another function with another nonlinearity.
-        content.append(unit.architecture.variant)
-    return f"{metric.name}-{hashlib.blake2b(json.dumps(content).encode(), digest_size=12).hexdigest()}"
+        own.append(cell.architecture.variant)
+    start = hashlib.blake2b(json.dumps(own).encode(), digest_size=12)
+
+    def key(member: Member) -> str:
+        digest = start.copy()
+        digest.update(json.dumps([cell.models[index] for index in member]).encode())
+        return digest.hexdigest()
+
+    for members in _blocks(metric, cell, limit):
+        keys = tuple(map(key, members))
+        yield Unit(metric, cell, tuple(members), keys, _name(prefix, keys))
+
+
+def _blocks(metric: Metric, cell: Cell, limit: int) -> Iterator[list[Member]]:
+    """Members in blocks of about `limit` runs, those together that are likely to come together into any other zoo.
+
+    Models of a group of the zoo, pairs of a configuration: both change as a whole, if at all, so that the blocks of a
+    zoo that grows are mostly those of before.
+    """
+    places = cell.groups if metric.frame == "models" else cell.configurations
+    bundles: dict[str, list[Member]] = {}
+    for member in cell.members(metric):
+        bundles.setdefault(places[member[0]], []).append(member)
+    block: list[Member] = []
+    size = 0
+    for place in sorted(bundles):
+        bundle = bundles[place]
+        # A model's pass that serves many pairs is made once, and they stay together.
+        is_shared = metric.runs_of(bundle[0]) != (bundle[0],)
+        parts = [bundle] if is_shared else [bundle[at : at + limit] for at in range(0, len(bundle), limit)]
+        for part in parts:
+            runs = len(metric.runs(part)) if is_shared else len(part)
+            if block and size + runs > limit:
+                yield block
+                block, size = [], 0
+            block, size = block + part, size + runs
+    if block:
+        yield block
+
+
+def _name(prefix: str, keys: Sequence[str]) -> str:
+    return f"{prefix}-{_digest(list(keys), 12)}"
+
+
+def _digest(content: Any, size: int) -> str:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=size).hexdigest()

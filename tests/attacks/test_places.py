@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import pandas as pd
 import pytest
 import torch
 
@@ -15,10 +16,15 @@ from converters.safetensors_files import shards
 from mdjax.diagnosis.calibrations import Calibration
 from mdjax.engine import compilation
 from mdjax.errors import InputError
+from mdjax.metrics.losses import Losses
+from mdjax.stores import LocalStore
 from mdjax.sweeps.commits import Commits
+from mdjax.sweeps.units import Cell, Unit
 from mdjax.table import read_configurations, read_table
 from mdjax.zoo.data import load
 from mdjax.zoo.store import Zoo
+
+UNIT = Unit(Losses(), Cell(pd.DataFrame({"model_id": ["a"]}), None, 1.0, 0.0), ((0,),), ("k",), "losses-0-0")
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def pipe(path):
         ("groups/g/arrays/d/0", Zoo),
         ("pairs.parquet", read_table),
         ("configurations.parquet", read_configurations),
-        ("unit.parquet", Commits),
+        ("shards/losses-0-0.parquet", lambda folder: Commits(LocalStore(folder)).has(UNIT)),
         ("calibration.json", Calibration.load),
         ("trees.json", Calibration.load),
     ],

@@ -24,7 +24,7 @@ from mdjax.landscape.alignment import specification, verify
 from mdjax.landscape.curves import random_bends
 from mdjax.metrics import Examples, Hessian
 from mdjax.models import Architecture
-from mdjax.sweeps.units import units
+from mdjax.sweeps.units import cells
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import Zoo
 
@@ -209,7 +209,7 @@ def test_zoos_hold_variants_and_old_ones_stay_readable(tmp_path):
         reopened.read_group(f"group{number}")
     data = [load_like(CASES[name].architecture) for name in ("MLP", "mdjax's MLP")]
     rows = [reopened.manifest.iloc[[number]] for number in range(2)]
-    found = [next(units(row, dataset, 8)).architecture for row, dataset in zip(rows, data, strict=True)]
+    found = [cells(row, dataset)[0].architecture for row, dataset in zip(rows, data, strict=True)]
     assert found == [CASES[name].architecture for name in ("MLP", "mdjax's MLP")]
 
 

@@ -22,6 +22,7 @@ from mdjax.errors import InputError
 from mdjax.models import FunctionModel
 from mdjax.statuses import StatusCode
 from mdjax.sweeps import local, preparation
+from mdjax.sweeps.running import Runner
 from mdjax.table import read_configurations, read_table
 from mdjax.zoo.data import load
 from mdjax.zoo.grids import Grid
@@ -102,10 +103,8 @@ def test_aggregates_are_the_published_ones(measured):
 
 def test_a_second_run_measures_nothing_and_a_further_metric_only_itself(grown, tmp_path, monkeypatch):
     done = []
-    original = local._measured
-    monkeypatch.setattr(
-        local, "_measured", lambda metric, *rest: (done.append(metric.name), original(metric, *rest))[1]
-    )
+    original = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda self, unit: (done.append(unit.metric.name), original(self, unit))[1])
     options = {"out": tmp_path / "table", "preset": "fast"}
     first = local.measure(grown, metrics="losses", **options)
     assert set(done) == {"losses"}

@@ -10,8 +10,9 @@ from mdjax.columns import TRAINING
 from mdjax.errors import InputError
 from mdjax.metrics import Losses
 from mdjax.models import Architecture
-from mdjax.sweeps import local, noise
-from mdjax.sweeps.units import unit_name, units
+from mdjax.sweeps import noise
+from mdjax.sweeps.running import Runner
+from mdjax.sweeps.units import cells, units
 from mdjax.table import read_table
 from mdjax.zoo.data import dataset_of, load
 from mdjax.zoo.grids import Grid
@@ -145,11 +146,11 @@ def test_the_noise_is_part_of_the_name_of_finished_work(zoo, path, tmp_path, mon
     names = set()
     for option in ("known", 0):
         manifest = made.manifest.assign(label_noise=noise.applied_noise(made.manifest, option))
-        names |= {unit_name(Losses(), unit, data, 0) for unit in units(manifest, data, 16)}
+        names |= {unit.name for cell in cells(manifest, data) for unit in units(Losses(), cell, 16, data, 0)}
     assert len(names) == 2
     done = []
-    original = local._measured
-    monkeypatch.setattr(local, "_measured", lambda metric, *rest: (done.append(1), original(metric, *rest))[1])
+    original = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda self, unit: (done.append(1), original(self, unit))[1])
     first = mdjax.measure(made, data=path, out=tmp_path / "t", **QUIET)
     second = mdjax.measure(made, data=path, out=tmp_path / "t", label_noise=0, **QUIET)
     assert len(done) == 2 and first.models["train_loss"][0] > second.models["train_loss"][0] + 0.1

@@ -13,8 +13,7 @@ import mdjax
 from mdjax.errors import InputError
 from mdjax.models import FunctionModel
 from mdjax.statuses import StatusCode
-from mdjax.sweeps.sources import loaded, one_at_a_time
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.sources import loaded, recent_groups
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import DamagedGroupError, Zoo
 
@@ -132,24 +131,24 @@ def test_a_parameter_of_torch_is_told():
         mdjax.measure(models, model=logits, data=data(), metrics="losses")
 
 
-def test_the_group_read_last_is_kept_and_let_go_before_the_next_is_read():
-    class Weights:
+@pytest.mark.parametrize(("most", "reads"), [(0, "abac"), (39, "abac"), (40, "abc"), (10**6, "abc")])
+def test_groups_are_kept_as_far_as_there_is_room_and_let_go_before_the_next_is_read(most, reads):
+    alive, done = [], []
+
+    class Weights(np.ndarray):  # which can be referred to weakly
         pass
 
-    alive: weakref.WeakSet[Weights] = weakref.WeakSet()
-    reads = []
-
     def read_group(group):
-        assert not alive
-        reads.append(group)
-        found = Weights()
-        alive.add(found)
-        return found
+        assert 40 * sum(reference() is not None for reference in alive) <= most
+        done.append(group)
+        found = np.zeros(10, np.float32).view(Weights)
+        alive.append(weakref.ref(found))
+        return {"w": found}, {}
 
-    read = one_at_a_time(read_group)
-    for group in "aabba":
+    read = recent_groups(read_group, most_bytes=most)
+    for group in "aabbaac":
         read(group)
-    assert reads == ["a", "b", "a"]
+    assert "".join(done) == reads
 
 
 def test_models_of_several_groups_stand_in_the_order_of_their_seeds_and_those_of_damaged_ones_are_left_out():
@@ -168,7 +167,7 @@ def test_models_of_several_groups_stand_in_the_order_of_their_seeds_and_those_of
         ],
         columns=["model_id", "configuration", "seed", "group", "position"],
     )
-    found = loaded(Unit(rows, None, 1.0, 0.0), FunctionModel(logits), read_group)
+    found = loaded(rows.sort_values(["configuration", "seed"]), FunctionModel(logits), read_group)
     assert found.stack.ids == found.rows["model_id"].tolist() == ["a", "c", "d", "e"]
     assert found.stack.params["w"].ravel().tolist() == [11, 2, 1, 12]
     assert found.problems.keys() == {"b"} and found.problems["b"].code == StatusCode.GROUP_DAMAGED

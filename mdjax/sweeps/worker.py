@@ -1,0 +1,83 @@
+"""A process of its own that measures units until all are settled: `python -m mdjax.sweeps.worker`, started by
+`mdjax.sweeps.workers`.
+
+What to do is one line of JSON on standard input (`Assignment`). It ends with who started it, when standard input does;
+the line of JSON that it writes says what went wrong, if anything. Whatever else ends it costs the unit at hand alone.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any, NamedTuple
+
+
+class Assignment(NamedTuple):
+    """What a worker is told: where the zoo and the table are, the arguments of `mdjax.sweeps.local.measure`, by names,
+    and how many devices it measures on, as the command line calls them; `cores` are those of the CPU that it may use.
+    """
+
+    zoo: str
+    table: str
+    data: str | None = None
+    preset: str = "default"
+    metrics: str | tuple[str, ...] | None = None
+    settings: tuple[str, ...] = ()
+    seed: int = 0
+    layout: str | None = None
+    label_noise: Any = None
+    devices: str = "1"
+    cores: tuple[int, ...] = ()
+
+
+def main() -> None:
+    """Do what the line on standard input says."""
+    # A terminal's interrupt goes to all its processes: who started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assignment = Assignment(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_input, name="input", daemon=True).start()
+    if assignment.cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, assignment.cores)
+    from mdjax.errors import InputError
+
+    try:
+        _work(assignment)
+    except InputError as error:
+        print(json.dumps({"error": str(error)}), flush=True)  # noqa: T201
+        sys.exit(2)
+
+
+def _end_with_input() -> None:
+    while sys.stdin.readline():
+        continue
+    os._exit(0)
+
+
+def _work(assignment: Assignment) -> None:
+    from mdjax.engine import device_mesh
+    from mdjax.engine.compilation import keep_compiled_programs
+    from mdjax.metrics import select
+    from mdjax.stores import store_of
+    from mdjax.sweeps.claims import Claims
+    from mdjax.sweeps.commits import Commits
+    from mdjax.sweeps.preparation import prepared
+    from mdjax.sweeps.running import Runner
+    from mdjax.sweeps.working import Sharing, work_through
+
+    mesh = device_mesh(assignment.devices)
+    keep_compiled_programs()
+    metrics = select(assignment.preset, assignment.metrics, assignment.settings)
+    options: Any = {"mesh": mesh, "layout": assignment.layout, "label_noise": assignment.label_noise}
+    work = prepared(assignment.zoo, assignment.data, metrics, None, options, assignment.seed)
+    commits = Commits(store_of(assignment.table))
+    units = [unit for metric in metrics for unit in work.units(metric)]
+    claims = Claims(commits.store)
+    with claims.beating():
+        work_through(Runner(work), Sharing(units, commits, claims), lambda units=1, title=None: None)
+
+
+if __name__ == "__main__":
+    main()

@@ -240,13 +240,13 @@ class Claims:
         return int(number) in self._tries.get(unit, [])
 
     def _is_gone(self, worker: str) -> bool:
+        sign = self.store.read(f"{_WORKERS}/{worker}")
+        if sign is None:
+            return True  # it ended, or was seen to die
         machine, _, rest = worker.partition("-")
         if machine == _machine():
             process, _, started = rest.partition("-")
             return _start_of(process) != started.partition("-")[0]
-        sign = self.store.read(f"{_WORKERS}/{worker}")
-        if sign is None:
-            return True  # it ended, or was seen to die
         before, since = self._seen.get(worker, (None, 0.0))
         if sign != before:
             self._seen[worker] = (sign, time.monotonic())

@@ -7,33 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from killed_writers import leftover_of_a_killed_writer
+from sweep_units import CELL, frame, unit
 
 from mdjax import memory
 from mdjax.errors import InputError
 from mdjax.files import temporary_file
-from mdjax.metrics.losses import Losses
 from mdjax.statuses import TRANSIENT
 from mdjax.stores import LocalStore
 from mdjax.sweeps import commits as module
 from mdjax.sweeps.commits import Commits
-from mdjax.sweeps.units import Cell, Unit
-
-MODELS = pd.DataFrame({"model_id": list("abcdef")})
-CELL = Cell(MODELS, None, 1.0, 0.0)
-
-
-def unit(models="ab", prefix="losses-0"):
-    members = tuple(("abcdef".index(name),) for name in models)
-    return (
-        Unit(Losses(), CELL, members, tuple(f"key-{name}" for name in models), "")
-        .part(range(len(models)))
-        ._replace(name=f"{prefix}-{models}")
-    )
-
-
-def frame(models="ab", **more):
-    keys = [f"key-{name}" for name in models]
-    return pd.DataFrame({"model_id": list(models), "value": 1.0, "status_code": "ok", "key": keys, **more})
 
 
 def anything(unit, rows):

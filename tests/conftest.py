@@ -1,5 +1,6 @@
 """Eight fake devices, 32-bit floats and one store of compiled programs for every test, fixed before JAX starts."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -8,8 +9,12 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The tests' networks are small and compile for longer than they run; unoptimised code compiles in half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# The tests' networks are small and compile for longer than they run. Unoptimised, without the emitters of whole fusions
+# and in one piece, a program compiles in a third of the time; its numbers are held to the same tolerances.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 # Workers and the processes that tests start compile many of the same programs: what one has compiled the others read.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     STORE = tempfile.mkdtemp(prefix="mdjax-compiled-")
@@ -21,6 +26,8 @@ else:
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Tracing makes many small objects that last: looking through all of them each time takes a twentieth of a run.
+gc.set_threshold(20_000, 20, 20)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "model_diagnosis"
 

@@ -1,7 +1,9 @@
 """mdjax check: from files of PyTorch, safetensors and Flax to a verdict, or one sentence that says what is wrong."""
 
+import contextlib
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -63,7 +65,6 @@ class Flax(flax.linen.Module):
         hidden = flax.linen.BatchNorm(use_running_average=not train)(hidden)
         return flax.linen.Dense(3)(hidden + flax.linen.tanh(hidden))
 """
-RNG = np.random.default_rng(0)
 
 
 def plain(seed: int = 0, width: int = 5) -> torch.nn.Module:
@@ -73,32 +74,41 @@ def plain(seed: int = 0, width: int = 5) -> torch.nn.Module:
     )
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
     """Small data, networks of all kinds and their code."""
+    root = tmp_path_factory.mktemp("files")
+    with contextlib.chdir(root):
+        labels = np.arange(60) % 3
+        inputs = (np.random.default_rng(0).normal(size=(60, 4, 4)) + labels[:, None, None]).astype(np.float32)
+        split = {"x_train": inputs[:40], "y_train": labels[:40], "x_test": inputs[40:], "y_test": labels[40:]}
+        np.savez("my.npz", **split)
+        np.savez("five.npz", **{name: part[:, 0, :3] if part.ndim == 3 else part for name, part in split.items()})
+        Path("mynet.py").write_text(CODE)
+        namespace: dict = {"__name__": "mynet"}
+        torch.manual_seed(1)
+        exec(compile(CODE, "mynet.py", "exec"), namespace)
+        for seed in range(2):
+            torch.save(plain(seed).state_dict(), f"plain{seed}.pt")
+            safetensors.torch.save_file(plain(seed).state_dict(), f"plain{seed}.safetensors")
+            torch.save({"model": namespace["Branching"]().state_dict(), "epoch": 3}, f"branching{seed}.pt")
+        torch.save(plain(0, width=4).state_dict(), "narrow.pt")
+        torch.save(namespace["Sequences"]().state_dict(), "sequences.pt")
+        torch.save({name: value * torch.nan for name, value in plain().state_dict().items()}, "nan.pt")
+        Path("damaged.pt").write_bytes(b"PK\x03\x04 and nothing more")
+        for seed in range(2):
+            variables = namespace["Flax"]().init(jax.random.key(seed), np.zeros((2, 4, 4, 1), np.float32), train=False)
+            Path(f"flax{seed}.msgpack").write_bytes(serialization.to_bytes(variables))
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(root / "orbax", variables)
+    return root
+
+
+@pytest.fixture
+def folder(written, tmp_path, monkeypatch) -> Path:
+    """A copy of the files, in which a test works."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    labels = np.arange(60) % 3
-    inputs = (RNG.normal(size=(60, 4, 4)) + labels[:, None, None]).astype(np.float32)
-    np.savez("my.npz", x_train=inputs[:40], y_train=labels[:40], x_test=inputs[40:], y_test=labels[40:])
-    np.savez("five.npz", x_train=inputs[:40, 0, :3], y_train=labels[:40], x_test=inputs[40:, 0, :3], y_test=labels[40:])
-    Path("mynet.py").write_text(CODE)
-    namespace: dict = {"__name__": "mynet"}
-    torch.manual_seed(1)
-    exec(compile(CODE, "mynet.py", "exec"), namespace)
-    for seed in range(2):
-        torch.save(plain(seed).state_dict(), f"plain{seed}.pt")
-        safetensors.torch.save_file(plain(seed).state_dict(), f"plain{seed}.safetensors")
-        torch.save({"model": namespace["Branching"]().state_dict(), "epoch": 3}, f"branching{seed}.pt")
-    torch.save(plain(0, width=4).state_dict(), "narrow.pt")
-    torch.save(namespace["Sequences"]().state_dict(), "sequences.pt")
-    torch.save({name: value * torch.nan for name, value in plain().state_dict().items()}, "nan.pt")
-    Path("damaged.pt").write_bytes(b"PK\x03\x04 and nothing more")
-    module = namespace["Flax"]()
-    for seed in range(2):
-        variables = module.init(jax.random.key(seed), np.zeros((2, 4, 4, 1), np.float32), train=False)
-        Path(f"flax{seed}.msgpack").write_bytes(serialization.to_bytes(variables))
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "orbax", variables)
     return tmp_path
 
 
@@ -129,7 +139,7 @@ def test_options_of_reading_and_measuring_reach_what_they_change(folder, capsys)
 def test_a_checkpoint_is_asked_about_small_networks_of_its_kind(folder, monkeypatch, capsys):
     monkeypatch.setattr(targets, "_SHARES", 2)
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(64, 4), torch.nn.Tanh(), torch.nn.Linear(4, 10))
+    network = torch.nn.Sequential(torch.nn.Linear(64, 2), torch.nn.Tanh(), torch.nn.Linear(2, 10))
     torch.save(network.state_dict(), "digits.pt")
     facts = [word for fact in ("batch_size=64", "learning_rate=0.05", "epochs=2") for word in ("--fact", fact)]
     arguments = ["digits.pt", "--data", "digits", "--nonlinearity", "tanh", "--preset", "fast", *facts]
@@ -209,11 +219,10 @@ def test_any_module_by_its_own_code(folder, capsys):
     table = mdjax.table.read_table("kept/table")
     assert table.models[["model_id", "configuration"]].to_numpy().tolist() == [["branching0.pt", "branching0.pt"]]
     assert "branching0.pt" in Path("why.html").read_text()
-    state = torch.load("branching0.pt")["model"]
     namespace: dict = {"__name__": "mynet"}
     exec(CODE, namespace)
     module = namespace["Branching"]()
-    module.load_state_dict(state)
+    module.load_state_dict(torch.load("branching0.pt")["model"])
     data = np.load("my.npz")
     with torch.no_grad():
         logits = module(torch.from_numpy(data["x_test"]))

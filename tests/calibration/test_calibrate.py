@@ -42,7 +42,9 @@ COMMAND = ["--data", "digits", "--budget", "2m", "--recipe", "epochs=3", "--seed
 def calibrated(tmp_path_factory):
     """A calibration by the command line."""
     out = tmp_path_factory.mktemp("calibration") / "cal"
-    main([*CALIBRATE[:-1], str(out)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "_SHARES", 2)  # as `two_amounts`
+        main([*CALIBRATE[:-1], str(out)])
     return out
 
 
@@ -122,7 +124,7 @@ def test_rows_whose_settings_are_not_known_are_left_to_the_trees(calibrated, tab
         assert f"{name} is another than the calibration's {expected}" in str(other)
 
 
-def test_it_goes_on_where_it_stopped_and_keeps_to_itself(calibrated, monkeypatch, capsys):
+def test_it_goes_on_where_it_stopped_and_keeps_to_itself(calibrated, two_amounts, monkeypatch, capsys):
     before = (calibrated / "calibration.json").read_bytes()
     monkeypatch.setattr(growing, "train_stack", lambda *a, **k: pytest.fail("nothing is left to train"))
     monkeypatch.setattr(growing._Grower, "_next", lambda self, grown, smallest, limit: None)
@@ -258,7 +260,17 @@ def test_a_plan_times_the_smallest_and_grows_no_more(tmp_path, capsys):
 
 
 def test_batch_sizes_set_the_temperature_as_well(tmp_path, few, two_amounts, capsys):
-    arguments = ["--recipe", "epochs=1", "--vary", "batch_size", "--seeds", "1", "--no-landscape", "--budget", "2m"]
+    arguments = [
+        "--recipe",
+        "epochs=1,batch_size=8",
+        "--vary",
+        "batch_size",
+        "--seeds",
+        "1",
+        "--no-landscape",
+        "--budget",
+        "2m",
+    ]
     out = tmp_path / "cal"
     main(["calibrate", "--like", "mlp-w2", "--data", few, "--out", str(out), *arguments])
     zoo = pd.read_parquet(out / "zoo.parquet")

@@ -61,13 +61,20 @@ def test_facts_that_weights_do_not_tell_may_be_given(tmp_path, capsys):
         assert "mdjax-convert: error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["converters", "converters.cli"])
-def test_the_package_is_the_command(tmp_path, module):
+def as_command(module, *arguments):
+    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"),
+    [("converters", ["src", "--dry-run"], "sequence-w3"), ("converters.cli", ["--help"], "usage: mdjax-convert")],
+)
+def test_the_package_is_the_command(tmp_path, monkeypatch, module, arguments, told):
     write(tmp_path / "src", "a.pt")
-    command = [sys.executable, "-m", module, str(tmp_path / "src")]
-    done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False)
+    monkeypatch.chdir(tmp_path)
+    done = as_command(module, *arguments)
     assert done.returncode == 0, done.stderr
-    assert "sequence-w3" in done.stdout
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told in done.stdout
+    failed = as_command(module, "src")
     assert failed.returncode == 2
     assert "mdjax-convert: error: No place for the zoo" in failed.stderr

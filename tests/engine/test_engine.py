@@ -19,7 +19,8 @@ def measure_any(metric, model, params, state, names=NAMES, **options):
     return measured(metric, model, params, state, examples(200), names, **options)
 
 
-SMALL = {"losses": Losses(), "hessian": Hessian(num_samples=64)}
+HESSIAN = Hessian(num_samples=64, max_probes=16)
+SMALL = {"losses": Losses(), "hessian": HESSIAN}
 
 
 @pytest.mark.parametrize("name", ["losses", "hessian"])
@@ -35,7 +36,7 @@ def test_a_broken_model_harms_nobody():
     architecture, params, state = trained("mlp")
     broken = jax.tree.map(np.array, params)
     broken["linear"]["kernel"][1] = np.nan
-    for metric in (Losses(), Hessian(num_samples=64)):
+    for metric in SMALL.values():
         for plan in (forms()["single"], forms()["vmap"]):
             clean = measure_any(metric, architecture.model(), params, state, plan=plan)
             rows = measure_any(metric, architecture.model(), broken, state, plan=plan)
@@ -87,7 +88,7 @@ def test_fewer_models_go_together_where_memory_is_short(monkeypatch, share, expe
 @pytest.mark.parametrize("change", [{"residual_bytes": 0}, {"vectors_at_once": 4}], ids=["recomputed", "side by side"])
 def test_the_plan_says_what_products_keep_and_how_many_run_side_by_side(change):
     architecture, params, state = trained("cnn", 2)
-    metric, model = Hessian(num_samples=64), architecture.model("patches")
+    metric, model = HESSIAN, architecture.model("patches")
     plans = Plan("vmap", 2, "patches"), Plan("vmap", 2, "patches", **change)
     usual, changed = (measure_any(metric, model, params, state, NAMES[:2], plan=plan) for plan in plans)
     for row, other in zip(usual, changed, strict=True):

@@ -24,9 +24,18 @@ class Address:
         return self.text.partition("://")[0]
 
     @property
+    def name(self) -> str:
+        """The last name, as of a path; "" for a bucket."""
+        return self.text.partition("://")[2].partition("/")[2].rpartition("/")[2]
+
+    @property
     def suffix(self) -> str:
-        """The ending of the last name, as of a path: ".csv"."""
-        return PurePosixPath(self.text.partition("://")[2]).suffix
+        """The ending of the last name: ".csv"."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> "Address":
+        return Address(self.text.removesuffix(f"/{self.name}"))
 
     def __truediv__(self, name: str) -> "Address":
         return Address(f"{self.text}/{name}")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from mdjax.addresses import Address
 from mdjax.errors import InputError, first_line
-from mdjax.memory import limit, readable
+from mdjax.memory import SETTING, limit, readable
 from mdjax.patience import PATIENCE, Patience, status
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         if len(content) > most:
-            raise OSError(errno.EFBIG, f"it has more bytes than the {readable(most)} of memory that are used")
+            raise OSError(errno.EFBIG, f"it has more than the {readable(most)} that are read, unless {SETTING} is more")
         return content
 
     def create(self, name: str, content: bytes) -> bool:

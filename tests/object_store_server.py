@@ -28,7 +28,9 @@ class ObjectServer:
 
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from moto.s3.models import s3_backends
 
+        s3_backends.reset()  # moto keeps its buckets for the whole process
         self._application = DomainDispatcherApplication(create_backend_app)
         # One request at a time, which makes each as indivisible as the service's are.
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=False)

@@ -262,7 +262,7 @@ def test_an_object_beyond_the_limit_is_not_read(server, address, monkeypatch):
     store = store_of(address)
     store.write("large", bytes(2**20 + 1))
     monkeypatch.setenv("MDJAX_MEMORY", "1MiB")
-    with pytest.raises(OSError, match="more bytes than the 1 MiB"):
+    with pytest.raises(OSError, match="it has more than the 1 MiB that are read, unless MDJAX_MEMORY is more"):
         store.read("large")
 
 

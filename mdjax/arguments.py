@@ -1,17 +1,36 @@
 """What the arguments of all commands have in common: texts → values, refused as argparse refuses."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from mdjax.addresses import Address, located
 from mdjax.console import complain, tell
 from mdjax.errors import InputError
-from mdjax.files import is_standard_output, place
+from mdjax.files import is_standard_output, place, table_place
+
+T = TypeVar("T")
 
 
 def output(text: str) -> Path:
     """The path of an --out or --report."""
+    return _read(place, text)
+
+
+def table_output(text: str) -> Path | Address:
+    """The path or the address of the --out of a table."""
+    return _read(table_place, text)
+
+
+def source(text: str) -> Path | Address:
+    """The path or the address of a zoo or a table that is read."""
+    return _read(located, text)
+
+
+def _read(parse: Callable[[str], T], text: str) -> T:
     try:
-        return place(text)
+        return parse(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
 

@@ -7,7 +7,7 @@ spreadsheets take for "this is text" and reading takes off again. Numbers are wr
 import csv
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pandas as pd
 
@@ -25,7 +25,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     return written.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
 
 
-def read_csv(path: Path | IO[str]) -> pd.DataFrame:
+def read_csv(path: Path | IO[str] | BinaryIO) -> pd.DataFrame:
     """The frame of a CSV file with a header, one that `csv_text` made as it was; raises ValueError and OSError."""
     frame = pd.read_csv(path, low_memory=False)  # else a column's type depends on where the file is cut into pieces
     for position in _texts(frame):

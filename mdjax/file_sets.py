@@ -100,13 +100,17 @@ def newest(folder: Path, name: str) -> Path:
     return pending / name if is_pending else folder / name
 
 
-def until_consistent(read: Callable[[], T | None]) -> T | None:
-    """What `read` returns, once it is not None; None where it stays so for a second or two.
+def until_consistent(read: Callable[[], T | None], *, tries: int = _TRIES, pause: float = 0.001) -> T | None:
+    """What `read` returns, once it is not None; None where it stays so, by default for a second or two.
 
     A reader of several files who comes while they change may find some of either set, and reads again.
+
+    read: of all files.
+    tries: how often at most.
+    pause: seconds by which each pause between two tries is longer than the one before.
     """
-    for attempt in range(_TRIES):
+    for attempt in range(tries):
         if (found := read()) is not None:
             return found
-        time.sleep(0.001 * attempt)
+        time.sleep(pause * attempt)
     return None

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+from mdjax.addresses import Address, located
 from mdjax.errors import InputError, first_line
 from mdjax.locks import HAS_LOCKS, try_lock
 
@@ -76,11 +77,22 @@ def commit(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def place(out: str | PathLike[str]) -> Path:
-    """The path of an output; InputError for an empty one, which would mean the working folder."""
-    if not os.fspath(out):
+def place(out: str | PathLike[str] | Address) -> Path:
+    """The path of an output; InputError for an empty one, which would mean the working folder, and for an address."""
+    found = table_place(out)
+    if isinstance(found, Address):
+        raise InputError(
+            f"Cannot write {found}: of what mdjax makes, only measured tables are put into object stores. Name a "
+            "folder or a file for --out (out=), then copy it there, for one with 'aws s3 sync'."
+        )
+    return found
+
+
+def table_place(out: str | PathLike[str] | Address) -> Path | Address:
+    """The path or the address of a table that is written, as `place`."""
+    if not isinstance(out, Address) and not os.fspath(out):
         raise InputError("The output has an empty name. Name a file or a folder for --out (out=).")
-    return Path(out)
+    return located(out)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,14 @@ import contextlib
 import errno
 import os
 import shutil
+from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
+from mdjax.addresses import Address, located
 from mdjax.files import commit, flush, make_writable, remove_leftovers, temporary_file
 from mdjax.inputs import open_regular
+from mdjax.object_stores import ObjectStore
 
 
 class Store(Protocol):
@@ -46,9 +49,13 @@ class Store(Protocol):
         ...
 
 
-def store_of(address: str | Path) -> Store:
-    """The store at an address: a folder's path."""
-    return LocalStore(Path(address))
+def store_of(address: str | PathLike[str] | Address) -> Store:
+    """The store at a folder's path, or at an address such as s3://bucket/folder.
+
+    Raises InputError for an address that cannot be one, or whose package is missing.
+    """
+    place = located(address)
+    return ObjectStore(place) if isinstance(place, Address) else LocalStore(place)
 
 
 class LocalStore:

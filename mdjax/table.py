@@ -8,12 +8,19 @@ TABLE/shards/                  finished units of work, for resuming (mdjax.sweep
 In each file `status` says in a sentence how a row's measurement went, and `status_code` in one word. The three files
 change together (mdjax.file_sets), and each carries the digest of all three among its metadata: `read_table` never
 returns files of different writings. A file that another program wrote has no digest and is taken as it is.
+
+In an object store (mdjax.stores) they are three objects, put one after the other: there the digests alone tell.
 """
 
 import dataclasses
 import hashlib
+import io
+import random
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from numbers import Number
+from os import PathLike
 from pathlib import Path
 from types import NoneType
 from typing import BinaryIO
@@ -23,15 +30,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdjax import file_sets
+from mdjax.addresses import Address, located
 from mdjax.csv_files import read_csv
 from mdjax.errors import InputError, first_line
 from mdjax.files import writing
+from mdjax.inputs import expect_damage
 from mdjax.memory import check_needed
 from mdjax.parquet import CHECKSUMS, read_frame
+from mdjax.stores import store_of
 
 FRAMES = ("models", "pairs", "configurations")
 _DIGEST = b"mdjax_table"
 """The entry of a file's metadata that holds the digest of the three files that were written together."""
+
+_TRIES, _PAUSE = 8, 0.25
+"""How often three objects are read, or put, because they were of several writings, and by how many seconds the pauses
+between the tries grow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,43 +57,67 @@ class Table:
     configurations: pd.DataFrame
 
 
-def write_table(path: Path, table: Table) -> Table:
+def write_table(path: Path | Address, table: Table) -> Table:
     """Write the three Parquet files, all or none; returns the table as it is read there.
 
-    Several processes may write one table at a time: it is then whole that of the last. InputError where the folder
-    cannot be written, and, once it is, where the table takes more memory than the limit (`mdjax.memory`).
+    Several processes may write one table at a time: it is then whole that of the last. InputError where the folder, or
+    the object store, cannot be written, and, once it is, where the table takes more memory than the limit
+    (`mdjax.memory`). In an object store readers who come between two of the files wait for the last.
     """
     remedy = "Free space or choose a folder that you may write to, then run the same command again."
+    contents = _encoded(table)
+    with writing(f"the table {path}", remedy):
+        if isinstance(path, Address):
+            _put(path, contents)
+        else:
+            with file_sets.changing(path) as folder:
+                for name, content in contents.items():
+                    (folder / f"{name}.parquet").write_bytes(content)
+    # The memory limit is told once they are there.
+    return Table(*(_read_parquet(io.BytesIO(contents[name]), path / f"{name}.parquet") for name in FRAMES))
+
+
+def _encoded(table: Table) -> dict[str, bytes]:
+    """The three files."""
     contents = {name: getattr(table, name).to_parquet(index=False) for name in FRAMES}
     digest = hashlib.blake2b(b"".join(contents.values()), digest_size=16).hexdigest().encode()
-    refusal = InputError()
-    with writing(f"the table {path}", remedy), file_sets.changing(path) as folder:
+    for name, content in contents.items():
+        # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
+        arrays = pq.read_table(pa.BufferReader(content))
+        metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
+        file = io.BytesIO()
+        pq.write_table(arrays.replace_schema_metadata(metadata), file, **CHECKSUMS)
+        contents[name] = file.getvalue()
+    return contents
+
+
+def _put(address: Address, contents: Mapping[str, bytes]) -> None:
+    """Put the three objects, again where another writer's came between them, which would stay so."""
+    store = store_of(address)
+    for attempt in range(_TRIES):
         for name, content in contents.items():
-            # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
-            arrays = pq.read_table(pa.BufferReader(content))
-            metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
-            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet", **CHECKSUMS)
-        try:
-            written = Table(*(read_frame(folder / f"{name}.parquet", str(path / f"{name}.parquet")) for name in FRAMES))
-        except InputError as error:  # of the memory limit, which is told once they are there
-            written, refusal = None, error
-    if written is None:
-        raise refusal
-    return written
+            store.write(f"{name}.parquet", content)
+        found = (store.read(f"{name}.parquet") for name in FRAMES)
+        if len({_told_digest(io.BytesIO(content or b"")) for content in found}) == 1:
+            return
+        time.sleep(_PAUSE * (attempt + random.random()))
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | PathLike[str] | Address) -> Table:
     """Read a table written by `mdjax measure`; InputError for files that are missing, damaged or of several tables."""
-    path = Path(path)
-    table = file_sets.until_consistent(lambda: _read_together(path))
+    place = located(path)
+    if isinstance(place, Address):
+        table = file_sets.until_consistent(lambda: _read_together(place), tries=_TRIES, pause=_PAUSE)
+    else:
+        table = file_sets.until_consistent(lambda: _read_together(place))
     if table is None:
         raise InputError(
-            f"The files of {path} are of different tables. Run 'mdjax measure' again: finished work is kept."
+            f"The files of {place} are of different tables. Run 'mdjax measure' again: finished work is kept."
         )
     return table
 
 
-def _read_together(path: Path) -> Table | None:
+def _read_together(path: Path | Address) -> Table | None:
     """The three files, opened before any is read; None where they were not written together."""
     with ExitStack() as stack:
         files = {name: stack.enter_context(_opened(path, name)) for name in FRAMES}
@@ -97,9 +135,9 @@ def _told_digest(file: BinaryIO) -> bytes | None:
         file.seek(0)
 
 
-def read_configurations(path: str | Path) -> pd.DataFrame:
+def read_configurations(path: str | PathLike[str] | Address) -> pd.DataFrame:
     """The configurations of a table folder, or the rows of one .parquet or .csv file with the published columns."""
-    path = Path(path)
+    path = located(path)
     table = _configurations(path)
     for name in table.columns:
         kinds = {type(value) for value in table[name]} if table[name].dtype == object else set()
@@ -112,34 +150,64 @@ def read_configurations(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def _configurations(path: Path) -> pd.DataFrame:
+def _configurations(path: Path | Address) -> pd.DataFrame:
+    if isinstance(path, Address):
+        return _configurations_at(path)
     if path.is_dir():
         with _opened(path, "configurations") as file:
             return _read_parquet(file, path / "configurations.parquet")
     if path.suffix == ".csv" and path.is_file():
-        try:
-            check_needed(f"The rows of {path}", 4 * path.stat().st_size, "Give a smaller file")
-            return read_csv(path)
-        except InputError:
-            raise
-        except Exception as error:  # mostly ValueError; OverflowError and others for what is no table
-            raise InputError(f"Cannot read {path}: {first_line(error)}. Give a CSV file with a header line.") from None
+        return _read_csv(path, path, path.stat().st_size)
     if not path.exists():
         raise _no_table(path, path)
     return _read_parquet(path, path)
 
 
-def _opened(folder: Path, name: str) -> BinaryIO:
-    path = folder / f"{name}.parquet"
+def _configurations_at(address: Address) -> pd.DataFrame:
+    if address.suffix not in (".csv", ".parquet"):
+        with _opened(address, "configurations") as file:
+            return _read_parquet(file, address / "configurations.parquet")
+    file = _fetched(address.parent, address.name, address)
+    if address.suffix == ".csv":
+        return _read_csv(file, address, len(file.getbuffer()))
+    return _read_parquet(file, address)
+
+
+def _read_csv(file: Path | BinaryIO, path: Path | Address, size: int) -> pd.DataFrame:
     try:
-        return file_sets.open_newest(folder, path.name)
+        check_needed(f"The rows of {path}", 4 * size, "Give a smaller file")
+        return read_csv(file)
+    except InputError:
+        raise
+    except Exception as error:  # mostly ValueError; OverflowError and others for what is no table
+        raise InputError(f"Cannot read {path}: {first_line(error)}. Give a CSV file with a header line.") from None
+
+
+def _opened(folder: Path | Address, name: str) -> BinaryIO:
+    path = folder / f"{name}.parquet"
+    if isinstance(folder, Address):
+        return _fetched(folder, f"{name}.parquet", folder)
+    try:
+        return file_sets.open_newest(folder, f"{name}.parquet")
     except (FileNotFoundError, NotADirectoryError):
         raise _no_table(folder, path) from None
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def _read_parquet(file: Path | BinaryIO, path: Path) -> pd.DataFrame:
+def _fetched(folder: Address, name: str, asked: Address) -> io.BytesIO:
+    """An object of a store; InputError where it is missing, or larger than the memory limit."""
+    try:
+        content = store_of(folder).read(name)
+    except OSError as error:
+        expect_damage(error, str(folder / name))
+        raise _unreadable(folder / name, error) from None
+    if content is None:
+        raise _no_table(asked, folder / name)
+    return io.BytesIO(content)
+
+
+def _read_parquet(file: Path | BinaryIO, path: Path | Address) -> pd.DataFrame:
     try:
         return read_frame(file, str(path))
     except InputError:
@@ -148,9 +216,9 @@ def _read_parquet(file: Path | BinaryIO, path: Path) -> pd.DataFrame:
         raise _unreadable(path, error) from None
 
 
-def _no_table(asked: Path, path: Path) -> InputError:
+def _no_table(asked: Path | Address, path: Path | Address) -> InputError:
     return InputError(f"{asked} is no table: {path} does not exist. Make one with 'mdjax measure'.")
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _unreadable(path: Path | Address, error: Exception) -> InputError:
     return InputError(f"Cannot read {path}: {first_line(error)}. Run 'mdjax measure' again: finished work is kept.")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from mdjax.arguments import output, tell_beside
+from mdjax.arguments import output, source, tell_beside
 from mdjax.console import complain, tell
 from mdjax.csv_files import csv_text
 from mdjax.errors import InputError
@@ -46,13 +46,13 @@ TREE_HELP = (
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the parsers of these commands; `command` makes each of a name, what runs it, a summary and an epilog."""
     diagnose = command("diagnose", _diagnose, "say why each configuration of a table underperforms", _DIAGNOSE_EPILOG)
-    diagnose.add_argument("table", type=Path, metavar="TABLE")
+    diagnose.add_argument("table", type=source, metavar="TABLE")
     diagnose.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
     diagnose.add_argument("--configuration", metavar="NAME", help="explain this one in full")
     diagnose.add_argument("--out", type=output, metavar="FILE", help="write all verdicts as .csv, .json or .parquet")
 
     grow = command("grow", _grow, "grow trees on a table's own sweep, and say how often they are right", _GROW_EPILOG)
-    grow.add_argument("table", type=Path, metavar="TABLE")
+    grow.add_argument("table", type=source, metavar="TABLE")
     grow.add_argument("--out", type=output, required=True, metavar="FILE.json", help="where the trees go")
     grow.add_argument("--axes", default="", metavar="PART=COLUMN,...", help="see below (default: by what varies)")
     grow.add_argument("--method", default="default", metavar="default|published", help="default: %(default)s")
@@ -62,7 +62,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
     report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
-    report.add_argument("table", type=Path, metavar="TABLE")
+    report.add_argument("table", type=source, metavar="TABLE")
     report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
     report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
     report.add_argument("--out", type=output, default=Path("report.html"), help="default: %(default)s")

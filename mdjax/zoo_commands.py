@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdjax.arguments import fact, output, tell_beside
+from mdjax.arguments import fact, output, table_output, tell_beside
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
@@ -82,7 +82,8 @@ _MEASURE_END = """\
 What a metric can be set to is told by 'python -c "help(\'mdjax.metrics\')"' and by a wrong --set.
 
 TABLE becomes a folder with models.parquet, pairs.parquet and configurations.parquet. Finished work is
-kept there: the same command again measures only what is missing."""
+kept there: the same command again measures only what is missing. ZOO and TABLE may be addresses in an
+object store, such as s3://bucket/zoo (pip install 'mdjax[stores]')."""
 
 _LAYOUT_HELP = (
     "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
@@ -149,9 +150,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument("--out", type=output, required=True, metavar="ZOO")
 
     measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _measure_epilog)
-    measure.add_argument("zoo", type=Path, metavar="ZOO")
+    measure.add_argument("zoo", metavar="ZOO")
     measure.add_argument(
-        "--out", type=output, metavar="TABLE", help="where the table goes; needed unless --plan is given"
+        "--out", type=table_output, metavar="TABLE", help="where the table goes; needed unless --plan is given"
     )
     measure.add_argument(
         "--data",

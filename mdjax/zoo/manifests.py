@@ -122,3 +122,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value
     return None if pd.isna(value) else float(value)
+
+
+def concatenated(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The rows in one order, whatever the order in which groups arrived."""
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        identity = ["model_id", "configuration", "seed", "group", "position", "family", "weights_hash"]
+        return pd.DataFrame(columns=[*identity, "status", "status_code"])
+    return completed(pd.concat(frames).sort_values(["group", "position"], ignore_index=True))
+
+
+def completed(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The columns that zoos written by earlier versions lack: they hold usual variants, and a status as text alone."""
+    if "status" not in manifest:
+        raise ValueError("it lacks the column status")
+    missing = pd.Series(None, manifest.index, dtype=object)
+    variants, codes = (manifest.get(name, missing) for name in ("variant", "status_code"))
+    told = np.where(manifest["status"] == "ok", StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
+    return manifest.assign(
+        variant=variants.fillna("").astype(str),
+        status_code=codes.fillna(pd.Series(told, manifest.index)).astype(str),
+    )

@@ -11,14 +11,14 @@ from mdjax.zoo.store import Zoo
 def recorded_data(zoo: Zoo, layout: Layout | str | None = None) -> Dataset:
     """What a zoo's entry `data` stands for, where the user named no data.
 
-    A zoo may be anyone's, so its word opens little: data by name (`digits`), an .npz inside the zoo's own folder, and
-    an .npz elsewhere that has the very content that the models were trained on, by the fingerprint in the zoo. Raises
-    InputError, which says how to name the data, for anything else.
+    A zoo may be anyone's, so its word opens little: data by name (`digits`), an .npz inside the zoo's own folder (from
+    an object store no data are fetched), and an .npz elsewhere that has the very content that the models were trained
+    on, by the fingerprint in the zoo. Raises InputError, which says how to name the data, for anything else.
     """
     told, text = split_layout(zoo.data)
     if text in NAMES:
         return load(zoo.data, layout=layout)
-    inside = _inside(zoo.path, text)
+    inside = _inside(zoo.path, text) if isinstance(zoo.path, Path) else None
     if inside is not None:
         return load(f"{told}:{inside}" if told else str(inside), layout=layout)
     path = Path(text)

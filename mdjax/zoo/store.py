@@ -7,7 +7,7 @@
     ZOO/.lock                       who writes the zoo, while it does (mdjax.locks)
 
 A group appears by one rename, so a killed writer leaves either a whole group or a temporary folder, which a later
-writer removes. A zoo has one writer at a time; readers need not wait for it.
+writer removes. A zoo has one writer at a time; readers need not wait for it. In an object store a zoo is only read.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from mdjax import files
+from mdjax.addresses import Address, located
 from mdjax.errors import InputError, brief, first_line
 from mdjax.inputs import expect_damage, read_json
 from mdjax.locks import LOCK, one_writer
@@ -31,7 +32,8 @@ from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.models.sequences import layers_of
 from mdjax.parquet import read_frame, write_frame
 from mdjax.statuses import StatusCode
-from mdjax.zoo.manifests import check_rows, differing
+from mdjax.zoo.folders import folder_of
+from mdjax.zoo.manifests import check_rows, completed, concatenated, differing
 from mdjax.zoo.weights import check_shapes, finite_models, restored, save, weights_hash
 
 PyTree = Any
@@ -89,12 +91,13 @@ def _json(content: Mapping[str, Any]) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError("it holds no JSON object")
     return content
 
 
 class Zoo:
-    """An open zoo. `Zoo(path)` opens an existing one; `Zoo.create` makes one or reopens it to add models.
+    """An open zoo. `Zoo(path)` opens an existing one, `Zoo("s3://bucket/zoo")` one to be read in an object store;
+    `Zoo.create` makes one or reopens it to add models.
 
     `manifest` is a frame with one row per model: `model_id`, `configuration` (the model's settings without the
     seed), `seed`, `group`, `position` (its index there), the architecture's fields (`input_shape` may leave open what
@@ -104,11 +107,13 @@ class Zoo:
     the manifest.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path | Address):
+        self.path = located(path)
+        self._folder = folder_of(self.path)
         header = self.path / "zoo.json"
         try:
-            content = _read_json(header)
+            with self._folder.file("zoo.json") as file:
+                content = _read_json(file)
         except FileNotFoundError:
             raise InputError(
                 f"{self.path} is no zoo: it has no zoo.json. Grow one with 'mdjax train', or convert checkpoints "
@@ -165,10 +170,11 @@ class Zoo:
     @property
     def groups(self) -> list[str]:
         """The names of the groups, sorted; damaged ones included."""
-        folder = self.path / "groups"
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        try:
+            return self._folder.groups()
+        except OSError as error:
+            expect_damage(error, f"the groups of {self.path}")
+            raise
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -185,7 +191,7 @@ class Zoo:
         if self._is_held:
             yield
             return
-        with one_writer(self.path / LOCK, f"the zoo {self.path}"):
+        with one_writer(files.place(self.path) / LOCK, f"the zoo {self.path}"):
             if {*self.manifest.get("group", ()), *self.damaged} != set(self.groups):
                 self.damaged = {}
                 self.manifest = self._load_manifest()
@@ -250,20 +256,20 @@ class Zoo:
                 try:
                     if group in self.groups:
                         raise FileExistsError
-                    with files.new_folder(self.path / "groups" / group) as folder:
+                    with files.new_folder(files.place(self.path) / "groups" / group) as folder:
                         save(folder / "arrays", params, state)
                         write_frame(frame, folder / "models.parquet")
                         (folder / "group.json").write_text(_json({"architecture": fields}))
                 except FileExistsError:
                     self._expect_same(group, frame)
-                self.manifest = _concatenate([others, frame])
+                self.manifest = concatenated([others, frame])
                 self._save_manifest()
 
     def _expect_same(self, group: str, frame: pd.DataFrame) -> None:
         """Of a group that is there: it must be what was about to be written."""
         identity = ["model_id", "weights_hash"]
         try:
-            winner = read_frame(self.path / "groups" / group / "models.parquet")
+            winner = read_frame(files.place(self.path) / "groups" / group / "models.parquet")
             same = winner[identity].to_numpy().tolist() == frame[identity].to_numpy().tolist()
         except Exception as error:  # pyarrow raises many types for a cut file
             expect_damage(error, f"group {group} of {self.path}")
@@ -281,13 +287,13 @@ class Zoo:
         """The architecture of a group's models."""
         if group not in self.groups:
             raise DamagedGroupError(f"Group {group} of {self.path} is missing. Restore its folder from a copy.")
-        path = self.path / "groups" / group / "group.json"
         try:
-            fields = _read_json(path)["architecture"]
+            with self._folder.file(f"groups/{group}/group.json") as path:
+                fields = _read_json(path)["architecture"]
             return Architecture(**fields)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             system = error if isinstance(error, OSError) else None
-            raise self._damaged(group, f"{path.name}: {first_line(error)}", system) from None
+            raise self._damaged(group, f"group.json: {first_line(error)}", system) from None
 
     def read_group(self, group: str) -> tuple[PyTree, PyTree]:
         """The stacked (params, state) of one group as numpy arrays, checked against the manifest's hashes.
@@ -306,7 +312,8 @@ class Zoo:
         if (name := _other_fact(architecture, own)) is not None:
             raise self._damaged(group, f"its models.parquet and group.json differ in {name}")
         try:
-            params, state = restored(self.path / "groups" / group / "arrays", architecture, len(own))
+            with self._folder.tree(f"groups/{group}/arrays") as arrays:
+                params, state = restored(arrays, architecture, len(own))
         except Exception as error:  # Orbax and TensorStore raise many types for a file that is cut or missing
             raise self._damaged(group, first_line(error), error) from None
         if weights_hash(params, state) != own["weights_hash"].tolist():
@@ -316,14 +323,16 @@ class Zoo:
     def _rows(self, group: str) -> pd.DataFrame:
         """The rows that a group's own file holds; any error where it cannot be read or says what cannot be."""
         # Not the file's own word for the group: it could name a path that leaves the zoo.
-        rows = _completed(read_frame(self.path / "groups" / group / "models.parquet").assign(group=group))
+        with self._folder.file(f"groups/{group}/models.parquet") as path:
+            rows = completed(read_frame(path, f"{self.path}/groups/{group}/models.parquet").assign(group=group))
         check_rows(rows)
         return rows
 
     def _load_manifest(self) -> pd.DataFrame:
         groups, path = self.groups, self.path / "manifest.parquet"
         try:
-            manifest = _completed(read_frame(path))
+            with self._folder.file(path.name) as file:
+                manifest = completed(read_frame(file, str(path)))
             check_rows(manifest)
             if sorted(set(manifest["group"])) == groups:
                 return manifest
@@ -335,7 +344,7 @@ class Zoo:
                 frames.append(self._rows(group))
             except Exception as error:  # pyarrow raises many types for a cut file
                 self.damaged[group] = str(self._damaged(group, f"models.parquet: {first_line(error)}", error))
-        return self._checked_ids(_concatenate(frames))
+        return self._checked_ids(concatenated(frames))
 
     def _checked_ids(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """The manifest; InputError where a model is in it twice, as two writers at a time of old versions left it."""
@@ -355,30 +364,8 @@ class Zoo:
         return DamagedGroupError(f"Group {group} of {self.path} is damaged: {reason}. {_REMEDY}")
 
     def _save_manifest(self) -> None:
-        with files.replacing(self.path / "manifest.parquet") as temporary:
+        with files.replacing(files.place(self.path) / "manifest.parquet") as temporary:
             write_frame(self.manifest, temporary)
-
-
-def _concatenate(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """The rows in one order, whatever the order in which groups arrived."""
-    frames = [frame for frame in frames if len(frame)]
-    if not frames:
-        identity = ["model_id", "configuration", "seed", "group", "position", "family", "weights_hash"]
-        return pd.DataFrame(columns=[*identity, "status", "status_code"])
-    return _completed(pd.concat(frames).sort_values(["group", "position"], ignore_index=True))
-
-
-def _completed(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The columns that zoos written by earlier versions lack: they hold usual variants, and a status as text alone."""
-    if "status" not in manifest:
-        raise ValueError("it lacks the column status")
-    missing = pd.Series(None, manifest.index, dtype=object)
-    variants, codes = (manifest.get(name, missing) for name in ("variant", "status_code"))
-    told = np.where(manifest["status"] == "ok", StatusCode.OK.value, StatusCode.WEIGHTS_NOT_FINITE.value)
-    return manifest.assign(
-        variant=variants.fillna("").astype(str),
-        status_code=codes.fillna(pd.Series(told, manifest.index)).astype(str),
-    )
 
 
 def _other_fact(architecture: Architecture, rows: pd.DataFrame) -> str | None:

@@ -181,6 +181,12 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--plan", action="store_true", help="print how it would run and how much memory it takes, and stop"
     )
     measure.add_argument(
+        "--distributed",
+        metavar="auto|ADDRESS:PORT,COUNT,NUMBER",
+        help="join the processes of a job on several hosts, each started with this same command (TPU slices, Slurm, "
+        "Kubernetes, MPI: auto)",
+    )
+    measure.add_argument(
         "--workers",
         default="auto",
         metavar="N",
@@ -271,6 +277,7 @@ def _measure(options: argparse.Namespace) -> None:
     if options.out is None:
         raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
     running: Any = {"devices": options.devices, "workers": options.workers, "seed": options.seed}
+    running["distributed"] = options.distributed
     table = measure(options.zoo, out=options.out, **running, **arguments)
     bad = int((table.models["status_code"] != StatusCode.OK).sum())
     tell(

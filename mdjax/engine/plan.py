@@ -121,7 +121,7 @@ def device_mesh(devices: str | int) -> Mesh | None:
     if count <= _MOST_HOST_DEVICES:
         with contextlib.suppress(RuntimeError):  # a backend that is running has the devices it has
             jax.config.update("jax_num_cpu_devices", count)
-    available = jax.devices()
+    available = jax.local_devices()  # those of other hosts have models of their own
     if count > len(available):
         raise InputError(
             f"Cannot use {brief(count)} devices: this {available[0].platform} backend has {len(available)}. "

@@ -4,6 +4,7 @@
     run/claims/<unit>.<try>          made by the worker that took a unit, which holds its name
     run/deaths/<unit>.<try>          how a worker died at it, told by who saw it
     run/failures/<unit>.parquet      what came of a unit in this run that another run may change
+    run/done/<deed>                  what one process had to do for all, such as the table, and has done
 
 A claim counts as long as its worker lives. The first to create the claim of the next try has the unit, so that no two
 take one that has lapsed. Nothing depends on clocks that agree: a worker of another machine is gone when its file has
@@ -20,9 +21,9 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -32,13 +33,19 @@ from mdjax.statuses import Status, StatusCode
 from mdjax.stores import Store
 from mdjax.sweeps.units import Unit
 
+T = TypeVar("T")
+
 LEASE = 60.0
 """Seconds after which a worker of another machine that gave no sign of life is taken for gone."""
+
+_GLANCE = 0.2
+"""Seconds between two looks at whether another has done something."""
 
 _BEATS = 4
 """Signs of life in a lease."""
 
-_WORKERS, _CLAIMS, _DEATHS, _FAILURES = (f"run/{name}" for name in ("workers", "claims", "deaths", "failures"))
+_FOLDERS = ("workers", "claims", "deaths", "failures", "done")
+_WORKERS, _CLAIMS, _DEATHS, _FAILURES, _DONE = (f"run/{name}" for name in _FOLDERS)
 _SUFFIX = ".parquet"
 _PROBLEMS, _KEYS = "problems", "keys"
 
@@ -210,6 +217,27 @@ class Claims:
         rows.attrs = {}
         return Failure(rows, problems, keys)
 
+    def once(self, deed: str, do: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        """What `do` returns, in one of the processes that are at work; in the others, once it is done, `otherwise`.
+
+        deed: its name.
+        """
+        while True:
+            self.refresh()
+            if self.store.read(f"{_DONE}/{deed}") is not None:
+                return otherwise()
+            if self.take(deed):
+                found = do()
+                with writing(f"the table {self.store.address}"):
+                    self.store.write(f"{_DONE}/{deed}", self.worker.encode())
+                self.drop(deed)
+                return found
+            time.sleep(_GLANCE)
+
+    def undo(self, deed: str) -> None:
+        """Have a deed of `once` done again."""
+        self.store.delete(f"{_DONE}/{deed}")
+
     def others(self) -> list[str]:
         """The other workers that live."""
         workers = [name for name in self.store.names(_WORKERS) if name != self.worker]
@@ -219,7 +247,7 @@ class Claims:
         """Remove all that is known of this run, where nobody else is at work."""
         if self.others():
             return
-        for folder in (_CLAIMS, _DEATHS, _FAILURES):
+        for folder in (_CLAIMS, _DEATHS, _FAILURES, _DONE):
             for name in self.store.names(folder):
                 self.store.delete(f"{folder}/{name}")
         for name in self.store.names(_WORKERS):

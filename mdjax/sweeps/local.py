@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from mdjax.addresses import Address
 from mdjax.console import warn
 from mdjax.engine import device_mesh, device_shape
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
+from mdjax.engine.hosts import Host, join
 from mdjax.errors import InputError, check_options, check_whole
-from mdjax.files import place
+from mdjax.files import table_place
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import progress
@@ -22,10 +24,10 @@ from mdjax.sweeps.preparation import PlanOptions, prepared
 from mdjax.sweeps.results import Results, collected
 from mdjax.sweeps.running import Runner
 from mdjax.sweeps.sources import GivenModels, Source
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.units import Unit, digest
 from mdjax.sweeps.worker import Assignment
 from mdjax.sweeps.workers import leave_accelerators_alone, num_workers, supervise
-from mdjax.sweeps.working import Sharing, work_through
+from mdjax.sweeps.working import Share, Sharing, work_through
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data
 from mdjax.zoo.store import Zoo
@@ -39,11 +41,16 @@ class RunOptions(PlanOptions, total=False):
     "auto": one for each GPU, else one, where the zoo has more than a few dozen models). They need a zoo and data by
     name or path, metrics by name, `out`, and `devices` in place of `mesh`: what each of them measures on, as the
     command line calls it (default "1").
+
+    `distributed` joins the processes of a job on several hosts (`mdjax.engine.hosts.join`): each measures its part of
+    the units on its own devices, then what is left of the others', and one of them writes the table. Then `workers`
+    are not used.
     """
 
     seed: int
     show_progress: bool
     workers: int | str
+    distributed: str | None
     devices: str | int
 
 
@@ -58,7 +65,7 @@ MOST_SEED = 2**32 - 1
 def measure(
     source: Source,
     *,
-    out: str | Path | None = None,
+    out: str | Path | Address | None = None,
     data: Data | None = None,
     model: Model | Any = None,
     preset: str = "default",
@@ -91,8 +98,9 @@ def measure(
     check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
     check_whole("seed", seed, 0, MOST_SEED)
-    out = None if out is None else place(out)
-    count, assignment = num_workers(options.get("workers", 0), source), None
+    out = None if out is None else table_place(out)
+    host = _joined(options, out)
+    count, assignment = 0 if host else num_workers(options.get("workers", 0), source), None
     if count:
         assignment = _assignment(source, out, data, preset, metrics, settings, options)
         leave_accelerators_alone()
@@ -104,29 +112,51 @@ def measure(
         work = dataclasses.replace(work, num_shards=device_shape(assignment.devices)[0])
     # The folder is tried before anything is computed.
     commits = None if out is None else Commits(store_of(out))
-    for text in work.notices():
-        warn(text)
     runner = Runner(work, model)
-    if (text := runner.doubts()) is not None:
-        warn(text)
+    if host is None or host.number == 0:
+        for text in filter(None, (*work.notices(), runner.doubts())):
+            warn(text)
     units = [unit for metric in work.metrics for unit in work.units(metric)]
     show = options.get("show_progress", True)
-    if commits is None or isinstance(work.collection, GivenModels):
-        results = _kept_in_memory(work.metrics, units, runner, show)
-    else:
-        run = functools.partial(work_through, runner)
-        if assignment is not None:
-            run = functools.partial(supervise, assignment, count)
-        results = _shared(work.metrics, units, run, commits, show)
-    for text in results.warnings(runner.errors):
-        warn(text)
-    recipe = {"preset": preset, "measure_seed": seed}
-    table = compose(work.manifest, results.rows, results.problems, recipe, num_train=len(work.dataset.x_train))
-    if out is not None:
+
+    def composed(results: Results) -> Table:
+        for text in results.warnings(runner.errors):
+            warn(text)
+        recipe = {"preset": preset, "measure_seed": seed}
+        table = compose(work.manifest, results.rows, results.problems, recipe, num_train=len(work.dataset.x_train))
+        if out is None:
+            return table
         for text in _narrowed(out, table):
             warn(text)
         return write_table(out, table)  # exactly what anyone else reads there
+
+    if commits is None or out is None or isinstance(work.collection, GivenModels):
+        return composed(_kept_in_memory(work.metrics, units, runner, show))
+    run = functools.partial(work_through, runner)
+    if assignment is not None:
+        run = functools.partial(supervise, assignment, count)
+    claims = Claims(commits.store)
+    claims.clear()
+    sharing = Sharing(units, commits, claims, None if host is None else Share(*host))
+    deed = f"table-{digest([unit.name for unit in units])}"
+    claims.undo(deed)
+    with claims.beating(), progress("measuring", sharing.total, show=show) as advance:
+        run(sharing, advance)
+        table = claims.once(
+            deed, lambda: composed(_settled(work.metrics, sharing, run, advance)), lambda: read_table(out)
+        )
+    claims.clear()
     return table
+
+
+def _joined(options: RunOptions, out: Path | Address | None) -> Host | None:
+    """Where this process is one of several of a job, which."""
+    how = options.get("distributed")
+    if how is None:
+        return None
+    if out is None:
+        raise InputError("Processes of a job share their work in the table. Name its place: --out TABLE (out=).")
+    return join(how)
 
 
 def _kept_in_memory(metrics: Sequence[Metric], units: Sequence[Unit], runner: Runner, show: bool) -> Results:
@@ -141,7 +171,7 @@ def _kept_in_memory(metrics: Sequence[Metric], units: Sequence[Unit], runner: Ru
 
 def _assignment(
     source: Source,
-    out: Path | None,
+    out: Path | Address | None,
     data: Data | None,
     preset: str,
     metrics: str | Sequence[str | Metric] | None,
@@ -155,7 +185,7 @@ def _assignment(
     names = metrics if isinstance(metrics, str | None) else tuple(map(str, metrics))
     is_named = names is None or isinstance(metrics, str) or all(isinstance(metric, str) for metric in metrics or ())
     for what, fits in (
-        ("a zoo", isinstance(source, Zoo | str | Path)),
+        ("a zoo", isinstance(source, Zoo | str | Path | Address)),
         ("data", isinstance(data, str | Path | None)),
         ("metrics", is_named),
     ):
@@ -175,34 +205,25 @@ def _assignment(
     )
 
 
-def _shared(
+def _settled(
     metrics: Sequence[Metric],
-    units: Sequence[Unit],
+    sharing: Sharing,
     run: Callable[[Sharing, Callable[..., None]], None],
-    commits: Commits,
-    show: bool,
+    advance: Callable[..., None],
 ) -> Results:
-    """Measure what others, and former runs, have not."""
-    claims = Claims(commits.store)
-    claims.clear()
-    sharing = Sharing(units, commits, claims)
-    with claims.beating(), progress("measuring", sharing.total, show=show) as advance:
-        rounds = _MOST_ROUNDS
-        while True:
-            run(sharing, advance)
-            if (results := collected(metrics, units, commits, claims)) is not None:
-                break
-            rounds -= 1  # a file was damaged, and is gone
-            if not rounds:
-                raise InputError(
-                    f"What was measured does not stay as it was written in {commits.store.address}. See to that place, "
-                    "or choose another for --out."
-                )
-    claims.clear()
-    return results
+    """All results, measured as far as others, and former runs, have not."""
+    for _ in range(_MOST_ROUNDS):
+        run(sharing, advance)
+        if (results := collected(metrics, sharing.units, sharing.commits, sharing.claims)) is not None:
+            return results
+        # A file was damaged, and is gone.
+    raise InputError(
+        f"What was measured does not stay as it was written in {sharing.commits.store.address}. See to that place, or "
+        "choose another for --out."
+    )
 
 
-def _narrowed(out: Path, table: Table) -> Iterator[str]:
+def _narrowed(out: Path | Address, table: Table) -> Iterator[str]:
     """What the table in the folder holds and the new one does not."""
     try:
         old = read_table(out)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mdjax.addresses import Address
 from mdjax.engine import Plan, Stack, stacks
 from mdjax.errors import InputError, first_line
 from mdjax.metrics import Examples, Metric
@@ -23,7 +24,7 @@ from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
 
 PyTree = Any
-Source = Zoo | str | Path | Sequence[tuple[PyTree, PyTree]]
+Source = Zoo | str | Path | Address | Sequence[tuple[PyTree, PyTree]]
 ReadGroup = Callable[[str], tuple[PyTree, PyTree]]
 
 NOT_FINITE = Status(StatusCode.WEIGHTS_NOT_FINITE, "weights are not finite")
@@ -124,7 +125,7 @@ def opened(
 
     Raises InputError for anything else, for a model that is none, and for facts that are unknown or of a zoo.
     """
-    if isinstance(source, Zoo | str | Path):
+    if isinstance(source, Zoo | str | Path | Address):
         if facts:
             raise InputError(
                 f"facts ({', '.join(map(str, facts))}) were given for a zoo, whose manifest tells them. Give facts "

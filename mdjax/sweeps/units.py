@@ -161,7 +161,7 @@ def units(metric: Metric, cell: Cell, limit: int, dataset: Dataset, seed: int) -
     limit: about how many of the metric's runs a unit takes.
     dataset, seed: with which its members are measured.
     """
-    prefix = f"{metric.name}-{_digest([_VERSION, described(metric), seed, dataset.fingerprint], 6)}"
+    prefix = f"{metric.name}-{digest([_VERSION, described(metric), seed, dataset.fingerprint], 6)}"
     own: list[Any] = [prefix, cell.data_share, cell.label_noise]
     if cell.architecture is not None and cell.architecture.variant:
         # The same weights are another function with another nonlinearity.
@@ -206,8 +206,9 @@ def _blocks(metric: Metric, cell: Cell, limit: int) -> Iterator[list[Member]]:
 
 
 def _name(prefix: str, keys: Sequence[str]) -> str:
-    return f"{prefix}-{_digest(list(keys), 12)}"
+    return f"{prefix}-{digest(list(keys), 12)}"
 
 
-def _digest(content: Any, size: int) -> str:
+def digest(content: Any, size: int = 12) -> str:
+    """A short name for what JSON can hold, in hexadecimal digits, two for each of `size` bytes."""
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=size).hexdigest()

@@ -15,12 +15,15 @@ from typing import IO
 
 import jax
 
+from mdjax.addresses import Address
 from mdjax.console import complain
 from mdjax.errors import InputError, first_line
 from mdjax.sweeps.claims import Claims, process_name
 from mdjax.sweeps.worker import Assignment
 from mdjax.sweeps.working import Sharing
 from mdjax.zoo.store import Zoo
+
+_COMMAND = [sys.executable, "-m", "mdjax.sweeps.worker"]
 
 _GLANCE = 0.05
 """Seconds between two looks at the processes."""
@@ -92,8 +95,11 @@ def supervise(assignment: Assignment, count: int, sharing: Sharing, advance: Cal
                 return
             while not sharing.is_due():
                 workers.tend()
-                time.sleep(_GLANCE)
+                _pause(_GLANCE)
             sharing.look()
+
+
+_pause = time.sleep
 
 
 class _Worker:
@@ -104,7 +110,7 @@ class _Worker:
         if 1 < count <= len(cores):
             assignment = assignment._replace(cores=tuple(cores[number::count]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mdjax.sweeps.worker"],
+            _COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -183,7 +189,7 @@ def num_workers(asked: int | str, source: object) -> int:
     InputError for anything else.
     """
     if asked == "auto":
-        if not isinstance(source, Zoo | str | Path):
+        if not isinstance(source, Zoo | str | Path | Address):
             return 0
         zoo = source if isinstance(source, Zoo) else Zoo(source)
         return max(1, len(list(_gpus()))) if len(zoo) > _FEW else 0

@@ -7,6 +7,7 @@ Google Cloud Storage).
 
 import contextlib
 import errno
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,8 @@ class ObjectStore:
         self._protocol = address.protocol
         self._patience = Patience(self.address, patience)
         _check_package(address)
+        # What it would print of an error, with a traceback, reaches the caller anyway.
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
     def prepare(self) -> None:
         if self._protocol not in _CREATING:
@@ -83,6 +86,7 @@ class ObjectStore:
         return content
 
     def create(self, name: str, content: bytes) -> bool:
+        """Of two writers of the same content both may be told that they were the first."""
         tries = 0
 
         def put(files: Any, root: str) -> bool:

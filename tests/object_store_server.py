@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import fsspec
 import pytest
 from werkzeug.serving import make_server
 
@@ -80,6 +81,8 @@ def object_server() -> Iterator[ObjectServer]:
             patch.setenv(name, value)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
             patch.delenv(name, raising=False)
+        for protocol in s3fs.S3FileSystem.protocol:
+            patch.delitem(fsspec.config.conf, protocol, raising=False)
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem().mkdir(BUCKET)
         try:

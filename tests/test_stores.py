@@ -77,6 +77,22 @@ def test_another_writer_is_seen(store):
     assert store.names("units") == []
 
 
+def test_another_client_is_seen(server, address):
+    """One that shares nothing with this process's own, as on another machine: s3fs by itself keeps what it listed."""
+    import s3fs
+
+    store, other = store_of(address), s3fs.S3FileSystem(skip_instance_cache=True)
+    store.write("units/a", b"1")
+    assert store.names("units") == ["a"]
+    other.pipe_file(f"{address}/units/b", b"2")
+    assert store.names("units") == ["a", "b"]
+    assert store.sizes("units") == {"a": 1, "b": 1}  # pyright: ignore[reportAttributeAccessIssue]
+    other.rm_file(f"{address}/units/a")
+    assert store.names("units") == ["b"]
+    assert store.read("units/a") is None
+    assert store.create("units/a", b"3")
+
+
 def test_the_first_of_many_wins(store):
     store.prepare()
     won, start = [], threading.Barrier(8)

@@ -45,6 +45,7 @@ _BEATS = 4
 """Signs of life in a lease."""
 
 _FOLDERS = ("workers", "claims", "deaths", "failures", "done")
+REMEDY = "See to that place, then run the same command again: finished work is kept."
 _WORKERS, _CLAIMS, _DEATHS, _FAILURES, _DONE = (f"run/{name}" for name in _FOLDERS)
 _SUFFIX = ".parquet"
 _PROBLEMS, _KEYS = "problems", "keys"
@@ -65,6 +66,36 @@ class Failure(NamedTuple):
     keys: tuple[str, ...]
 
 
+class _Told:
+    """A store whose refusals are sentences."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def read(self, name: str) -> bytes | None:
+        with self._reached():
+            return self._store.read(name)
+
+    def create(self, name: str, content: bytes) -> bool:
+        with self._reached():
+            return self._store.create(name, content)
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._reached():
+            self._store.write(name, content)
+
+    def delete(self, name: str) -> None:
+        with self._reached():
+            self._store.delete(name)
+
+    def names(self, folder: str) -> list[str]:
+        with self._reached():
+            return self._store.names(folder)
+
+    def _reached(self) -> contextlib.AbstractContextManager[None]:
+        return writing(f"the table {self._store.address}", REMEDY)
+
+
 class Claims:
     """The claims of one worker, which is at work from `beating` on; `refresh` finds out about the others.
 
@@ -75,6 +106,7 @@ class Claims:
 
     def __init__(self, store: Store, *, lease: float = LEASE, worker: str | None = None):
         self.store = store
+        self._told = _Told(store)
         self.lease = lease
         self.worker = worker or f"{process_name(os.getpid())}-{uuid.uuid4().hex[:6]}"
         self._tries: dict[str, list[int]] = {}
@@ -96,8 +128,7 @@ class Claims:
                 with contextlib.suppress(OSError):  # the store refuses for a while: others may take over
                     self.store.write(name, str(count).encode())
 
-        with writing(f"the table {self.store.address}"):
-            self.store.write(name, b"0")
+        self._told.write(name, b"0")
         thread = threading.Thread(target=beat, name="signs of life", daemon=True)
         thread.start()
         try:
@@ -111,15 +142,15 @@ class Claims:
     def refresh(self) -> None:
         """Look at what others do."""
         self._tries, self._deaths = {}, {}
-        for name in self.store.names(_CLAIMS):
+        for name in self._told.names(_CLAIMS):
             unit, _, number = name.rpartition(".")
             if number.isdigit():
                 self._tries.setdefault(unit, []).append(int(number))
-        for name in self.store.names(_DEATHS):
+        for name in self._told.names(_DEATHS):
             unit, _, number = name.rpartition(".")
             if number.isdigit():
                 self._deaths.setdefault(unit, {})[int(number)] = name
-        self._failures = {name.removesuffix(_SUFFIX) for name in self.store.names(_FAILURES)}
+        self._failures = {name.removesuffix(_SUFFIX) for name in self._told.names(_FAILURES)}
         self._owners = {name: owner for name, owner in self._owners.items() if self._is_listed(name)}
 
     def is_busy(self, unit: str) -> bool:
@@ -135,8 +166,7 @@ class Claims:
         if self.is_busy(unit):
             return False
         number = max(self._tries.get(unit, [-1])) + 1
-        with writing(f"the table {self.store.address}"):
-            taken = self.store.create(f"{_CLAIMS}/{unit}.{number}", self.worker.encode())
+        taken = self._told.create(f"{_CLAIMS}/{unit}.{number}", self.worker.encode())
         # Another's, of which nothing was known: it counts as its owner lives.
         self._tries.setdefault(unit, []).append(number)
         if taken:
@@ -159,7 +189,7 @@ class Claims:
     def tries(self, unit: str) -> Tries:
         """How often others failed at a unit."""
         notes = self._deaths.get(unit, {})
-        told = [self.store.read(f"{_DEATHS}/{name}") or b"" for _, name in sorted(notes.items())]
+        told = [self._told.read(f"{_DEATHS}/{name}") or b"" for _, name in sorted(notes.items())]
         lapses = [number for number in self._tries.get(unit, []) if number not in notes]
         if lapses and self._owner(f"{unit}.{max(lapses)}") == self.worker:
             lapses.remove(max(lapses))
@@ -177,9 +207,9 @@ class Claims:
             last = max(numbers)
             owner = self._owner(f"{unit}.{last}")
             if last not in self._deaths.get(unit, {}) and owner is not None and owner.startswith(f"{process}-"):
-                self.store.create(f"{_DEATHS}/{unit}.{last}", how.encode())
+                self._told.create(f"{_DEATHS}/{unit}.{last}", how.encode())
                 hit.append(unit)
-        for worker in self.store.names(_WORKERS):
+        for worker in self._told.names(_WORKERS):
             if worker.startswith(f"{process}-"):
                 self.store.delete(f"{_WORKERS}/{worker}")
         return hit
@@ -196,8 +226,7 @@ class Claims:
         noted.attrs = {_PROBLEMS: hidden, _KEYS: list(unit.keys)}
         content = io.BytesIO()
         write_frame(noted, content)
-        with writing(f"the table {self.store.address}"):
-            self.store.create(f"{_FAILURES}/{unit.name}{_SUFFIX}", content.getvalue())
+        self._told.create(f"{_FAILURES}/{unit.name}{_SUFFIX}", content.getvalue())
         self._failures.add(unit.name)
 
     @property
@@ -207,7 +236,7 @@ class Claims:
 
     def failure(self, unit: str) -> "Failure":
         """What `fail` noted of a unit."""
-        content = self.store.read(f"{_FAILURES}/{unit}{_SUFFIX}")
+        content = self._told.read(f"{_FAILURES}/{unit}{_SUFFIX}")
         if content is None:
             return Failure(pd.DataFrame(), {}, ())
         rows = read_frame(io.BytesIO(content), f"{self.store.address}/{_FAILURES}/{unit}{_SUFFIX}")
@@ -224,23 +253,22 @@ class Claims:
         """
         while True:
             self.refresh()
-            if self.store.read(f"{_DONE}/{deed}") is not None:
+            if self._told.read(f"{_DONE}/{deed}") is not None:
                 return otherwise()
             if self.take(deed):
                 found = do()
-                with writing(f"the table {self.store.address}"):
-                    self.store.write(f"{_DONE}/{deed}", self.worker.encode())
+                self._told.write(f"{_DONE}/{deed}", self.worker.encode())
                 self.drop(deed)
                 return found
             time.sleep(_GLANCE)
 
     def undo(self, deed: str) -> None:
         """Have a deed of `once` done again."""
-        self.store.delete(f"{_DONE}/{deed}")
+        self._told.delete(f"{_DONE}/{deed}")
 
     def others(self) -> list[str]:
         """The other workers that live."""
-        workers = [name for name in self.store.names(_WORKERS) if name != self.worker]
+        workers = [name for name in self._told.names(_WORKERS) if name != self.worker]
         return [name for name in workers if not self._is_gone(name)]
 
     def clear(self) -> None:
@@ -248,16 +276,16 @@ class Claims:
         if self.others():
             return
         for folder in (_CLAIMS, _DEATHS, _FAILURES, _DONE):
-            for name in self.store.names(folder):
-                self.store.delete(f"{folder}/{name}")
-        for name in self.store.names(_WORKERS):
+            for name in self._told.names(folder):
+                self._told.delete(f"{folder}/{name}")
+        for name in self._told.names(_WORKERS):
             if name != self.worker:
                 self.store.delete(f"{_WORKERS}/{name}")
         self._tries, self._deaths, self._failures, self._owners = {}, {}, set(), {}
 
     def _owner(self, claim: str) -> str | None:
         if claim not in self._owners:
-            content = self.store.read(f"{_CLAIMS}/{claim}")
+            content = self._told.read(f"{_CLAIMS}/{claim}")
             if content is None:
                 return None
             self._owners[claim] = content.decode("utf-8", "replace")
@@ -268,7 +296,7 @@ class Claims:
         return int(number) in self._tries.get(unit, [])
 
     def _is_gone(self, worker: str) -> bool:
-        sign = self.store.read(f"{_WORKERS}/{worker}")
+        sign = self._told.read(f"{_WORKERS}/{worker}")
         if sign is None:
             return True  # it ended, or was seen to die
         machine, _, rest = worker.partition("-")

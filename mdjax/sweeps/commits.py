@@ -159,7 +159,8 @@ class Commits:
     def discard(self, name: str) -> None:
         """Remove what is damaged or not what its name says, so that it is done again."""
         self._names.discard(name)
-        self.store.delete(_path(name))
+        with writing(f"{self.store.address}/{_path(name)}", REMEDY):
+            self.store.delete(_path(name))
 
     def _pack(self, names: Sequence[str]) -> None:
         by_prefix: dict[str, list[str]] = {}
@@ -211,7 +212,7 @@ class Commits:
         return self._keys[name]
 
     def _listed(self) -> set[str]:
-        with writing(f"the table {self.store.address}"):
+        with writing(f"the table {self.store.address}", REMEDY):
             names = self.store.names(SHARDS)
         return {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
 

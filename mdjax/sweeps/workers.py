@@ -85,13 +85,11 @@ def supervise(assignment: Assignment, count: int, sharing: Sharing, advance: Cal
     sharing: what there is to do.
     advance: told how many more members are settled.
     """
-    left = sharing.total
     sharing.look()
     with Workers(assignment, count, sharing.claims) as workers:
         while True:
-            advance(left - sharing.num_open)
-            left = sharing.num_open
-            if not left:
+            advance(sharing.newly_settled())
+            if not sharing.num_open:
                 return
             while not sharing.is_due():
                 workers.tend()

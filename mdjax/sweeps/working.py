@@ -58,6 +58,7 @@ class Sharing:
         self._num_workers = 1
         self._random = random.Random(claims.worker)
         self._looked = 0.0
+        self._told = 0
         self.pause = _SHORTEST_PAUSE
         """Seconds between two looks, as the last one took."""
 
@@ -77,6 +78,12 @@ class Sharing:
     def num_open(self) -> int:
         """Members that are not settled yet."""
         return sum(len(unit.keys) for unit in self._open.values())
+
+    def newly_settled(self) -> int:
+        """Members that have been settled, here or elsewhere, since it was asked last."""
+        settled = self.total - self.num_open
+        new, self._told = settled - self._told, settled
+        return new
 
     def is_due(self) -> bool:
         """Whether it is time to look again."""
@@ -144,12 +151,10 @@ def work_through(runner: Runs, sharing: Sharing, advance: Callable[..., None]) -
     sharing: what there is to do.
     advance: told how many more members are settled, and what is measured.
     """
-    left = sharing.total
     while True:
         sharing.look()
-        advance(left - sharing.num_open)
-        left = sharing.num_open
-        if not left:
+        advance(sharing.newly_settled())
+        if not sharing.num_open:
             return
         while (unit := sharing.take()) is not None:
             advance(0, title=f"measuring {unit.metric.name}")
@@ -157,8 +162,7 @@ def work_through(runner: Runs, sharing: Sharing, advance: Callable[..., None]) -
             outcome = runner.run(unit)
             sharing.costs.learn(unit, time.monotonic() - start)
             sharing.settle(unit, outcome)
-            advance(left - sharing.num_open)
-            left = sharing.num_open
+            advance(sharing.newly_settled())
             if sharing.is_due():
                 break
         if unit is None and sharing.num_open:

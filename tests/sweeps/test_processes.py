@@ -45,6 +45,8 @@ def assert_equal(table, expected, rtol=1e-5, without=()):
             if column.endswith("_seconds"):
                 continue
             found, wanted = frame.loc[kept, column], other.loc[kept, column]
+            if len(wanted) and isinstance(wanted.iloc[0], list | np.ndarray):
+                found, wanted = (np.concatenate([*column]) for column in (found, wanted))
             if wanted.dtype.kind == "f":
                 np.testing.assert_allclose(found, wanted, rtol=rtol, atol=1e-6, err_msg=column)
             else:
@@ -120,7 +122,7 @@ def test_workers_that_never_begin_are_told(zoo, tmp_path, monkeypatch):
         ({"workers": "many"}, "workers is 'many'"),
         ({"workers": 1, "out": None}, "workers were asked for with no place for the table. Give out="),
         ({"workers": 1, "data": tuple(np.zeros((2, 2)) for _ in range(4))}, "need data by name or path"),
-        ({"distributed": "here"}, r"Cannot join here. Give auto, or ADDRESS:PORT,COUNT,NUMBER like"),
+        ({"distributed": "here"}, r"Cannot join 'here'. Give auto, or ADDRESS:PORT,COUNT,NUMBER like"),
         ({"distributed": "auto", "out": None}, "share their work in the table. Name its place"),
         ({"devices": "3x"}, "Cannot use devices '3x'"),
     ],

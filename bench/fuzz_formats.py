@@ -294,7 +294,7 @@ def _shard(folder: Path) -> None:
 
 def _read_shard(folder: Path) -> Any:
     keys = pd.Series([f"m{number}" for number in range(len(_configurations()))], name="model_id")
-    found = Commits(LocalStore(folder)).rows([_unit(keys)], lambda unit, rows: True)
+    found = Commits(LocalStore(folder)).rows([_unit(keys)], lambda places, rows: True)
     if not len(found):
         raise data.InputError("The shard is measured again.")
     return found

@@ -31,21 +31,9 @@ def member_row(models: pd.DataFrame, member: Member) -> dict[str, Any]:
     return {"configuration": models["configuration"].iloc[member[0]], "model_a": names[0], "model_b": names[1]}
 
 
-def are_rows_of(rows: pd.DataFrame, metric: Metric, models: pd.DataFrame, members: Mapping[str, Member]) -> bool:
-    """Whether rows that were kept can be a metric's of these members of these models, each once.
-
-    rows: with the column `key`.
-    members: by the key of their row.
-    """
-    names = _KEYS[metric.frame]
-    needed = {*names, "key", "status", "status_code", f"{metric.name}_seconds"}
-    if not needed <= set(rows.columns) or not rows["status"].map(lambda value: isinstance(value, str)).all():
-        return False
-    if not rows["status_code"].isin([code.value for code in StatusCode]).all():
-        return False
-    found = {str(key): [str(name) for name in own] for key, *own in rows[["key", *names]].to_numpy().tolist()}
-    expected = {key: list(member_row(models, member).values()) for key, member in members.items()}
-    return len(rows) == len(expected) and found == expected
+def identity_columns(metric: Metric) -> tuple[str, ...]:
+    """The columns that tell what the rows of a metric are about."""
+    return _KEYS[metric.frame]
 
 
 def with_status(columns: Mapping[str, Any]) -> dict[str, Any]:

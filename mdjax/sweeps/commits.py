@@ -12,6 +12,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,17 @@ PACK_AGE = 120.0
 """Seconds that a unit stands under its own name before it is packed: whoever looks for it there has seen it by then."""
 
 REMEDY = "Free space, then run the same command again: finished work is kept."
+
+
+class Place(NamedTuple):
+    """Where a row belongs: to a member of a unit, by its index there, and behind how many others."""
+
+    unit: Unit
+    member: int
+    number: int
+
+
+Check = Callable[[Sequence[Place], pd.DataFrame], bool]
 
 
 class Commits:
@@ -106,15 +118,16 @@ class Commits:
             return set()
         return {key for key, code in zip(rows[KEY], rows["status_code"]) if code not in TRANSIENT}
 
-    def rows(self, units: Sequence[Unit], check: Callable[[Unit, pd.DataFrame], bool]) -> pd.DataFrame:
+    def rows(self, units: Sequence[Unit], check: Check) -> pd.DataFrame:
         """The finished rows of units of one metric, each once, in the units' order, as far as they are there.
 
         units: of one metric.
-        check: whether rows, which have all of the unit's keys, can be that unit's; a file that holds others is removed.
+        check: whether rows of one file can be those of the members that their keys name; a file of others is removed.
 
         InputError where they would take more memory than the limit (`mdjax.memory`).
         """
-        places = {key: (unit, place) for place, (unit, key) in enumerate((u, key) for u in units for key in u.keys)}
+        keys = ((unit, index, key) for unit in units for index, key in enumerate(unit.keys))
+        places = {key: Place(unit, index, number) for number, (unit, index, key) in enumerate(keys)}
         sizes = {unit.name: len(unit.keys) for unit in units}
         prefixes = {_prefix(unit.name) for unit in units}
         found: dict[str, pd.DataFrame] = {}
@@ -134,7 +147,7 @@ class Commits:
             return pd.DataFrame()
         rows = pd.concat(frames, ignore_index=True)
         rows = rows[rows[KEY].isin(places.keys())].drop_duplicates(KEY)
-        order = np.argsort([places[key][1] for key in rows[KEY].tolist()], kind="stable")
+        order = np.argsort([places[key].number for key in rows[KEY].tolist()], kind="stable")
         return rows.iloc[order].reset_index(drop=True)
 
     def pack(self, *, age: float = PACK_AGE) -> None:
@@ -217,23 +230,14 @@ class Commits:
         return {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
 
 
-def _fits(
-    frame: pd.DataFrame, places: Mapping[str, tuple[Unit, int]], check: Callable[[Unit, pd.DataFrame], bool]
-) -> bool:
+def _fits(frame: pd.DataFrame, places: Mapping[str, Place], check: Check) -> bool:
     """Whether the rows of a file can be those that their keys name; those of other units may be anything."""
-    if frame[KEY].duplicated().any():
+    keys = frame[KEY].tolist()
+    if len(set(keys)) < len(keys):
         return False
-    by_unit: dict[str, tuple[Unit, list[int]]] = {}
-    for row, key in enumerate(frame[KEY]):
-        if key in places:
-            unit = places[key][0]
-            by_unit.setdefault(unit.name, (unit, []))[1].append(row)
-    for unit, rows in by_unit.values():
-        present = set(frame[KEY].iloc[rows])
-        part = unit.part([index for index, key in enumerate(unit.keys) if key in present])
-        if not check(part, frame.iloc[rows]):
-            return False
-    return True
+    planned = [places.get(key) for key in keys]
+    own = [place for place in planned if place is not None]
+    return not own or check(own, frame[[place is not None for place in planned]])
 
 
 def _path(name: str) -> str:

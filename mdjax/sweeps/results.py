@@ -7,10 +7,10 @@ import pandas as pd
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
 from mdjax.statuses import Status, StatusCode
-from mdjax.sweeps.aggregation import are_rows_of
+from mdjax.sweeps.aggregation import identity_columns
 from mdjax.sweeps.claims import Claims
-from mdjax.sweeps.commits import KEY, Commits
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.commits import KEY, Commits, Place
+from mdjax.sweeps.units import Unit, identity
 
 
 class Results:
@@ -90,6 +90,15 @@ def collected(metrics: Sequence[Metric], units: Sequence[Unit], commits: Commits
     return results
 
 
-def _are_kept(unit: Unit, rows: pd.DataFrame) -> bool:
-    """Whether rows that were kept are those of a unit, each under its key."""
-    return are_rows_of(rows, unit.metric, unit.cell.rows, dict(zip(unit.keys, unit.members, strict=True)))
+def _are_kept(places: Sequence[Place], rows: pd.DataFrame) -> bool:
+    """Whether rows that were kept are those of the members whose keys they have."""
+    metric = places[0].unit.metric
+    names = identity_columns(metric)
+    if not {*names, "status", "status_code", f"{metric.name}_seconds"} <= set(rows.columns):
+        return False
+    if not rows["status"].map(lambda value: isinstance(value, str)).all():
+        return False
+    if not rows["status_code"].isin([code.value for code in StatusCode]).all():
+        return False
+    expected = [identity(place.unit.cell, place.unit.members[place.member]) for place in places]
+    return [tuple(row) for row in rows[[*names]].astype(str).to_numpy().tolist()] == expected

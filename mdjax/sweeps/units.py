@@ -87,6 +87,12 @@ class Unit(NamedTuple):
         )
 
 
+def identity(cell: Cell, member: Member) -> tuple[str, ...]:
+    """What the row of a member is about, in its frame's columns: a model, or a configuration and two models of it."""
+    names = tuple(cell.models[index][0] for index in member)
+    return names if len(names) == 1 else (cell.configurations[member[0]], *names)
+
+
 def cells(manifest: pd.DataFrame, dataset: Dataset) -> list[Cell]:
     """The models that can be measured, by architecture and training data.
 

@@ -140,7 +140,7 @@ def test_a_damaged_unit_is_done_again(commits, damage):
 
 def test_rows_that_are_not_the_units_are_removed(commits):
     commits.commit(unit(), frame())
-    assert not len(commits.rows([unit()], lambda one, rows: rows["model_id"].tolist() == ["a", "c"]))
+    assert not len(commits.rows([unit()], lambda places, rows: rows["model_id"].tolist() == ["a", "c"]))
     assert commits.missing([unit()]) == [unit()]
 
 

@@ -150,12 +150,12 @@ class Commits:
         order = np.argsort([places[key].number for key in rows[KEY].tolist()], kind="stable")
         return rows.iloc[order].reset_index(drop=True)
 
-    def pack(self, *, age: float = PACK_AGE) -> None:
+    def pack(self, *, age: float | None = None) -> None:
         """Put what this object committed so long ago into packs, where that is enough for one.
 
-        age: seconds.
+        age: seconds (default: `PACK_AGE`).
         """
-        until = time.monotonic() - age
+        until = time.monotonic() - (PACK_AGE if age is None else age)
         old = [name for when, name in self._own if when <= until]
         if len(old) >= PACK_SIZE:
             self._own = [(when, name) for when, name in self._own if when > until]

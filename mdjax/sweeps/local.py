@@ -99,6 +99,7 @@ def measure(
     seed = options.get("seed", 0)
     check_whole("seed", seed, 0, MOST_SEED)
     out = None if out is None else table_place(out)
+    chosen = select(preset, metrics, settings)
     host = _joined(options, out)
     count, assignment = 0 if host else num_workers(options.get("workers", 0), source), None
     if count:
@@ -107,7 +108,7 @@ def measure(
     elif "devices" in options:
         options["mesh"] = device_mesh(options["devices"])
     keep_compiled_programs()
-    work = prepared(source, data, select(preset, metrics, settings), model, options, seed)
+    work = prepared(source, data, chosen, model, options, seed)
     if assignment is not None:
         work = dataclasses.replace(work, num_shards=device_shape(assignment.devices)[0])
     # The folder is tried before anything is computed.

@@ -8,6 +8,7 @@ that nothing is lost.
 
 import atexit
 import contextlib
+import importlib.util
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from mdjax.console import ERRORS, OutputError, complain, silence, warn
 from mdjax.errors import InputError
@@ -26,6 +28,9 @@ _CLOSED = 141
 """The exit status where nobody reads on: that of programs which SIGPIPE ends."""
 
 _GO_ON = "give the same command again to go on from here"
+
+_DEVICES, _PCI, _GOOGLE = Path("/dev"), Path("/sys/bus/pci/devices"), "0x1ae0"
+"""Where Linux shows devices and tells their makers, and the number of the one that makes TPUs."""
 
 _ending = threading.Event()
 
@@ -44,6 +49,7 @@ def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
     try:
         if own_process:
             _open_missing_streams()
+            _leave_out_absent_tpus()
             # Those of libraries may quote a file, too, and are shown like all else that is said.
             warnings.showwarning = lambda message, *_, **__: warn(str(message))
             atexit.register(end_by_signals(lambda number: _end(prog, number)))
@@ -53,6 +59,22 @@ def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
             if _ending.is_set():
                 threading.Event().wait()  # for the thread that ends the process
             _settle()
+
+
+def _leave_out_absent_tpus() -> None:
+    """Where libtpu is installed as a compiler and there is no TPU, let JAX look for none.
+
+    It would load libtpu for every command, which takes 0.1 GiB and says on standard error what it does not find.
+    """
+    told = {"JAX_PLATFORMS", "JAX_FORCE_TPU_INIT"} & os.environ.keys()
+    # Another plugin of JAX may serve devices that are here.
+    if told or importlib.util.find_spec("libtpu") is None or importlib.util.find_spec("jax_plugins") is not None:
+        return
+    devices = [*_DEVICES.glob("accel*"), *_DEVICES.glob("vfio/[0-9]*")]
+    with contextlib.suppress(OSError):
+        devices += [path for path in _PCI.glob("*/vendor") if path.read_text().strip() == _GOOGLE]
+    if not devices:
+        os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _run(prog: str, command: Callable[[], None]) -> None:

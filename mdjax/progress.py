@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -34,6 +35,28 @@ def progress(title: str, total: int, *, done: int = 0, show: bool = True) -> Ite
     is_drawn = (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter
     with _bar(console, title, total, done) if is_drawn else _lines(title, total, done) as advance:
         yield advance
+
+
+@contextlib.contextmanager
+def ticking(advance: Callable[..., None], every: float = _PAUSE / 3) -> Iterator[None]:
+    """While something takes long that cannot tell how far it is, lets a file have its line now and then.
+
+    advance: as `progress` yields it.
+    every: seconds between two looks at the clock.
+    """
+    is_over = threading.Event()
+
+    def tick() -> None:
+        while not is_over.wait(every):
+            advance(0)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -76,14 +76,22 @@ example:
   mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
   mdjax measure zoo --out table --data my.npz --layout nchw --label-noise 0
   mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
-  mdjax measure zoo --plan --devices 8"""
+  mdjax measure zoo --plan --devices 8
+  mdjax measure zoo --plan --target tpu:v5e-16"""
 
 _MEASURE_END = """\
 What a metric can be set to is told by 'python -c "help(\'mdjax.metrics\')"' and by a wrong --set.
 
 TABLE becomes a folder with models.parquet, pairs.parquet and configurations.parquet. Finished work is
 kept there: the same command again measures only what is missing. ZOO and TABLE may be addresses in an
-object store, such as s3://bucket/zoo (pip install 'mdjax[stores]')."""
+object store, such as s3://bucket/zoo (pip install 'mdjax[stores]').
+
+--plan --target compiles for devices that are not here, with compilers of their own: pip install 'mdjax[plan-tpu]' for
+tpu:v4-8, tpu:v5e-16, tpu:v5p-64, tpu:v6e-8 (v4 and v5p count TensorCores, two a chip; tpu:v5p-2x4x4 gives the chips),
+'mdjax[plan-cuda]' for cuda:h100, cuda:h200, cuda:a100-80gb, ... (cuda:h100-8 is eight). memory is by that compiler's
+account, of one call on each device; collectives counts the places where devices wait for each other; compile_seconds
+passed here; least_seconds is a bound, not a forecast: products and convolutions at the device's highest rate, loops
+that end when a result is good enough counted once."""
 
 _LAYOUT_HELP = (
     "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
@@ -175,7 +183,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
     )
     measure.add_argument(
-        "--devices", default="1", metavar="N|NxM", help="spread models over N devices, and each batch over M of them"
+        "--devices", metavar="N|NxM", help="spread models over N devices, and each batch over M of them (default: 1)"
     )
     measure.add_argument(
         "--plan", action="store_true", help="print how it would run and how much memory it takes, and stop"
@@ -192,6 +200,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="N",
         help="measure in N processes, each of which may die alone; 0: in this one (default: auto, one for each GPU, "
         "else one, for zoos of more than 64 models)",
+    )
+    measure.add_argument(
+        "--target",
+        metavar="tpu:v5e-16|cuda:h100|...",
+        help="plan for these devices, which are not here (default of --devices: all of them), see below",
     )
     measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
@@ -260,6 +273,10 @@ def _measure(options: argparse.Namespace) -> None:
     from mdjax.sweeps.local import measure
     from mdjax.sweeps.previews import preview
 
+    if options.target is not None and not options.plan:
+        raise InputError(
+            f"--target {options.target} is of devices that are not here, where nothing is measured. Add --plan to it."
+        )
     arguments: dict[str, Any] = {
         "data": options.data,
         "preset": options.preset,
@@ -268,15 +285,19 @@ def _measure(options: argparse.Namespace) -> None:
         "layout": options.layout,
         "label_noise": options.label_noise,
     }
+    if options.target is not None:
+        _plan_for(options.target, options.devices, options.zoo, arguments)
+        return
+    devices = options.devices or "1"
     if options.plan:
-        plan = preview(options.zoo, mesh=device_mesh(options.devices), **arguments)
+        plan = preview(options.zoo, mesh=device_mesh(devices), **arguments)
         for name in ("memory", "process_memory"):
             plan[name] = [f"{size / 2**20:.1f} MiB" for size in plan[name]]
         tell(plan.to_string(index=False))
         return
     if options.out is None:
         raise InputError("No place for the table. Name it: --out TABLE (or ask for the plan alone: --plan).")
-    running: Any = {"devices": options.devices, "workers": options.workers, "seed": options.seed}
+    running: Any = {"devices": devices, "workers": options.workers, "seed": options.seed}
     running["distributed"] = options.distributed
     table = measure(options.zoo, out=options.out, **running, **arguments)
     bad = int((table.models["status_code"] != StatusCode.OK).sum())
@@ -284,6 +305,20 @@ def _measure(options: argparse.Namespace) -> None:
         f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
         f"{len(table.configurations)} configurations"
     )
+
+
+def _plan_for(target: str, devices: str | None, zoo: str, arguments: dict[str, Any]) -> None:
+    import jax
+
+    from mdjax.engine import target_of
+    from mdjax.sweeps.previews import preview
+    from mdjax.sweeps.target_plans import plan_text
+
+    # Devices that are here are not needed, and looking for them takes time and locks.
+    jax.config.update("jax_platforms", "cpu")
+    chosen = target_of(target, devices)
+    plan = preview(zoo, target=chosen, **arguments)
+    tell(plan_text(plan, chosen))
 
 
 def _measure_epilog() -> str:

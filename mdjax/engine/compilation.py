@@ -5,11 +5,12 @@ import functools
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from mdjax.console import warn
 from mdjax.files import expanded
@@ -55,6 +56,23 @@ def keep_compiled_programs() -> None:
         folder /= f"cpu-{_cpu_kind()}"
     if _is_readable(str(folder)):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@contextlib.contextmanager
+def keeping_no_programs() -> Iterator[None]:
+    """Meanwhile JAX neither reads nor writes its store of compiled programs.
+
+    Those of a target would be written, and never found again: a device that is not here can load none.
+    """
+    is_used = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    # JAX asks once whether there is a store, and would not ask again.
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", is_used)
+        compilation_cache.reset_cache()
 
 
 @functools.cache

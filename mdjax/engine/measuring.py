@@ -1,6 +1,5 @@
 """A stack of models × one metric → a row for each model or pair. No files here."""
 
-import errno
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from mdjax.engine import stacks
 from mdjax.engine.compilation import in_32_bits
-from mdjax.engine.programs import Need, Programs, drawn_inputs, metric_key, shapes_of
+from mdjax.engine.programs import Need, Programs, drawn_inputs, is_shortage, metric_key, shapes_of
 from mdjax.engine.stacks import Stack
 from mdjax.metrics import Examples, Metric
 from mdjax.metrics.contract import Member, Raw
@@ -97,7 +96,12 @@ def _results(
 
     raws: list[Raw | None] = []
     seconds: list[float] = []
-    program, need = fitting()
+    try:
+        program, need = fitting()
+    except jax.errors.JaxRuntimeError as error:  # the compiler knows that not even one fits
+        if not is_shortage(error):
+            raise
+        return [None] * len(runs), [0.0] * len(runs)
     while len(raws) < len(runs):
         size = need.chunk_size * programs.plan.num_shards
         members = range(len(raws), min(len(raws) + size, len(runs)))
@@ -129,14 +133,6 @@ def _weights(stack: Stack, runs: Sequence[Member]) -> tuple[PyTree, ...]:
     return tuple(
         stacks.take((stack.params, stack.state), [run[place] for run in runs]) for place in range(len(runs[0]))
     )
-
-
-def is_shortage(error: Exception) -> bool:
-    """Whether an error says that memory ran out, of a device or of this process."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    is_refused = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return is_refused or isinstance(error, MemoryError)
 
 
 def _call(program: Any, stacked: PyTree, shared: PyTree) -> PyTree:

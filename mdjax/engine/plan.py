@@ -6,16 +6,13 @@ import math
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from mdjax.errors import InputError, brief
+from mdjax.engine.targets import DATA, MODELS, TPU_OPTIONS, Target, device_shape, mesh_of
+from mdjax.errors import InputError
 from mdjax.landscape.limits import USUAL_LIMITS, ProductLimits
 from mdjax.memory import free_memory
 from mdjax.models.layers import Convolution
-
-MODELS, DATA = "models", "data"
-"""The axes of a device mesh: models are independent of each other, a batch's examples are summed over."""
 
 _MOST_HOST_DEVICES = 256
 """Most devices that are made of a host, each with threads of its own."""
@@ -35,6 +32,8 @@ class Plan:
     memory: `residual_bytes` is how much of each device's memory all models of a call may together use for that; with
     less than they need every product computes them anew, which costs half as much again. `vectors_at_once` is how
     many vectors are multiplied side by side (`mdjax.landscape.limits`).
+
+    With a `target`, whose mesh it is, programs are compiled for devices that are not here, and none is run.
     """
 
     batching: Literal["vmap", "map"] = "vmap"
@@ -43,6 +42,7 @@ class Plan:
     mesh: Mesh | None = None
     residual_bytes: int = USUAL_LIMITS.residual_bytes
     vectors_at_once: int = USUAL_LIMITS.vectors_at_once
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         if self.mesh is None:
@@ -61,13 +61,24 @@ class Plan:
         if num_models == 1:
             return "single"
         # Batched LAPACK calls on several host devices wait for each other's threads for ever.
-        on_hosts = self.mesh is not None and self.mesh.devices.flat[0].platform == "cpu"
-        return "map" if on_hosts else self.batching
+        return "map" if self.mesh is not None and self.platform == "cpu" else self.batching
 
     def limits_of(self, num_models: int) -> ProductLimits:
         """The limits for the curvature products of each of that many models of one call on a device."""
         together = num_models if self.batching_of(num_models) == "vmap" else 1
         return ProductLimits(self.residual_bytes // together, self.vectors_at_once)
+
+    @property
+    def platform(self) -> str:
+        """What the devices are: "cpu", "gpu" or "tpu"."""
+        return platform_of(self.mesh)
+
+    @property
+    def compiler_options(self) -> dict[str, Any] | None:
+        """What `jax.stages.Lowered.compile` is told; the same of a TPU that is here and of one that is not."""
+        if self.target is not None:
+            return dict(self.target.compiler_options)
+        return dict(TPU_OPTIONS) if self.platform == "tpu" else None
 
     @property
     def num_shards(self) -> int:
@@ -80,8 +91,8 @@ class Plan:
         return self.chunk_size * self.num_shards
 
 
-def default_plan(mesh: Mesh | None = None) -> Plan:
-    """The plan for the default backend.
+def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan:
+    """The plan for the devices of a mesh or of a target, or else for the default backend.
 
     CPU: one model a call, convolutions as patches. Batched over models a convolution becomes a grouped one, many
     times slower, and its weight gradient inside a loop 40 times slower than as patches; matrix networks gain from
@@ -90,22 +101,12 @@ def default_plan(mesh: Mesh | None = None) -> Plan:
     `bench/convolutions.py` measures that choice, which has not been done yet. For the same reason a block of four
     products runs side by side there, and a quarter of the memory may hold their residuals.
     """
-    if jax.default_backend() == "cpu":
+    if target is not None:
+        return Plan("vmap", 32, "lax", target.mesh, target.chip.memory // 4, vectors_at_once=4, target=target)
+    if platform_of(mesh) == "cpu":
         return Plan("vmap", 1, "patches", mesh)
     limit = (_device(mesh).memory_stats() or {}).get("bytes_limit", 2**32)
     return Plan("vmap", 32, "lax", mesh, residual_bytes=limit // 4, vectors_at_once=4)
-
-
-def device_shape(devices: str | int) -> tuple[int, ...]:
-    """(models,) from "N", (models, data) from "NxM"; InputError for other texts."""
-    parts = str(devices).lower().split("x")
-    try:
-        shape = tuple(int(part) for part in parts)
-        if len(shape) > 2 or min(shape) < 1:
-            raise ValueError
-    except ValueError:
-        raise InputError(f"Cannot use devices {brief(devices)}. Give a number, or models x data like '4x2'.") from None
-    return shape
 
 
 def device_mesh(devices: str | int) -> Mesh | None:
@@ -114,29 +115,30 @@ def device_mesh(devices: str | int) -> Mesh | None:
     On a CPU backend that has not started yet, as many host devices as asked for are made. InputError where the
     text is no such number or there are not that many devices.
     """
-    shape = device_shape(devices)
-    count = math.prod(shape)
+    count = math.prod(device_shape(devices))
     if count == 1:
         return None
     if count <= _MOST_HOST_DEVICES:
         with contextlib.suppress(RuntimeError):  # a backend that is running has the devices it has
             jax.config.update("jax_num_cpu_devices", count)
     available = jax.local_devices()  # those of other hosts have models of their own
-    if count > len(available):
-        raise InputError(
-            f"Cannot use {brief(count)} devices: this {available[0].platform} backend has {len(available)}. "
-            "Ask for at most that many."
-        )
-    return Mesh(np.array(available[:count]).reshape(shape), (MODELS, DATA)[: len(shape)])
+    return mesh_of(available, devices, f"this {available[0].platform} backend")
 
 
 def memory_budget(plan: Plan) -> int:
-    """Bytes that one call may take on each device: four fifths of what is free there now."""
+    """Bytes that one call may take on each device: four fifths of what is free there now, or of what a target has."""
+    if plan.target is not None:
+        return int(_MEMORY_SHARE * plan.target.chip.memory)
     statistics = _device(plan.mesh).memory_stats()
     if statistics and "bytes_limit" in statistics:
         return int(_MEMORY_SHARE * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
     # Devices of a CPU backend share the host's memory.
     return int(_MEMORY_SHARE * free_memory()) // (1 if plan.mesh is None else plan.mesh.size)
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """What the devices of a mesh are, or those of the default backend: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def _device(mesh: Mesh | None) -> Any:

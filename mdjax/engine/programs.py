@@ -3,9 +3,10 @@
 The only place, beside training, that compiles and shards.
 """
 
+import errno
 import functools
 import zlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mdjax.engine.convolutions import with_safe_convolutions
+from mdjax.engine.costs import OperationCount
 from mdjax.engine.packing import packed_bytes
-from mdjax.engine.plan import MODELS, Plan, default_plan, memory_budget
+from mdjax.engine.plan import Plan, default_plan, memory_budget, platform_of
 from mdjax.engine.program_cache import PROGRAMS
+from mdjax.engine.targets import MODELS
 from mdjax.landscape.limits import ProductLimits, limited
 from mdjax.metrics import Examples, Metric
 from mdjax.models import Model
@@ -57,6 +60,8 @@ class Programs:
         run: shapes of one run's arguments, (weights, key).
         shared: shapes of what all runs are given.
         count: how many runs there are.
+
+        Where the compiler itself refuses for lack of memory, fewer are tried; its error is raised where it refuses one.
         """
         plan, most = self.plan, self._most.get((metric, model), self.plan.chunk_size)
         # Powers of two, so that stacks of different length share a few programs.
@@ -69,7 +74,14 @@ class Programs:
             leaves, structure = jax.tree.flatten((stacked, shared))
             what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
             key = ("metric", *what, structure, tuple(leaves))
-            program = PROGRAMS.get(key, functools.partial(_compiled, *what, stacked, shared))
+            try:
+                program = self._program(key, lambda: _compiled(*what, stacked, shared, plan.compiler_options))
+            except jax.errors.JaxRuntimeError as error:
+                if chunk == 1 or not is_shortage(error):
+                    raise
+                chunk //= 2
+                self.take_at_most(metric, model, chunk)
+                continue
             size = self._bytes_of(key, program)
             if size <= budget or chunk == 1:
                 there = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(shared))
@@ -77,12 +89,16 @@ class Programs:
             chunk = max(1, min(chunk // 2, chunk * budget // size))
             self.take_at_most(metric, model, chunk)
 
+    def _program(self, key: Hashable, compile: Callable[..., Any]) -> Any:
+        """The program of a key; of a target it is looked at once and not kept, since nothing will run it."""
+        return PROGRAMS.get(key, compile) if self.plan.target is None else compile()
+
     def _bytes_of(self, key: Hashable, program: Any) -> int:
         """What a call of a program takes on a device."""
         if key not in self._sizes:
             account = program.memory_analysis()
             size = account.temp_size_in_bytes + account.argument_size_in_bytes + account.output_size_in_bytes
-            if jax.default_backend() == "cpu":
+            if self.plan.platform == "cpu":
                 size += packed_bytes(program.as_text())
             self._sizes[key] = size
         return self._sizes[key]
@@ -92,18 +108,53 @@ class Programs:
         self._most[metric, model] = chunk_size
 
     def need(self, metric: Metric, model: Model, weights: PyTree, data: Examples, count: int) -> Need:
-        """What measuring models (or pairs) takes, by compiling the program; nothing is run.
+        """What measuring models (or pairs) takes, by compiling the program; nothing is run. Arguments: as `planned`."""
+        return self.planned(metric, model, weights, data, count)[1]
 
-        metric, model: as in `fitting`.
+    def planned(self, metric: Metric, model: Model, weights: PyTree, data: Examples, count: int) -> tuple[Any, Need]:
+        """The program that measures models (or pairs), compiled and not run, and what it takes.
+
+        metric, model: as in `fitting`, as are the errors.
         weights: arrays or shapes of one model's (params, state), without a model axis.
         data: the examples, arrays or shapes.
         count: how many models (or pairs) are to be measured.
         """
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        (first, *_), models = metric.members(["", ""], [0, 1]), shapes_of(weights)
-        run = (models,) * len(metric.runs_of(first)[0])
-        shared = jax.eval_shape(metric.shared, data, key)
-        return self.fitting(metric, model, (run, key), shared, count)[1]
+        run, shared = arguments_of(metric, weights, data)
+        return self.fitting(metric, model, run, shared, count)
+
+    def least_operations(
+        self, metric: Metric, model: Model, weights: PyTree, examples: Sequence[Examples], chunk_size: int
+    ) -> list[float]:
+        """Floating-point operations of one run on each of these examples, at least (`mdjax.engine.costs`).
+
+        metric, model, weights: as in `planned`.
+        examples: of equal shapes, with NumPy scalars as their numbers of examples.
+        chunk_size: runs of a call, which share what may be kept between products.
+        """
+        (models, key), shared = arguments_of(metric, weights, examples[0])
+        with limited(self.plan.limits_of(chunk_size)):
+            count = OperationCount(functools.partial(metric.run, model), models, shared, key)
+        return [count(models, shared if metric.draws_inputs else data, key) for data in examples]
+
+
+def arguments_of(metric: Metric, weights: PyTree, data: Examples) -> tuple[PyTree, PyTree]:
+    """Shapes of one run's arguments, (weights, key), and of what all runs are given, as `Programs.fitting` takes them.
+
+    metric: the metric.
+    weights, data: as in `Programs.planned`.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    (first, *_), models = metric.members(["", ""], [0, 1]), shapes_of(weights)
+    run = (models,) * len(metric.runs_of(first)[0])
+    return (run, key), jax.eval_shape(metric.shared, data, key)
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether an error says that memory ran out, of a device or of this process."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    is_refused = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return is_refused or isinstance(error, MemoryError)
 
 
 def _bytes_of(leaf: jax.ShapeDtypeStruct) -> int:
@@ -153,11 +204,13 @@ def _compiled(
     mesh: Mesh | None,
     stacked: PyTree,
     shared: PyTree,
+    options: dict[str, Any] | None,
 ) -> Any:
+    lowered = functools.partial(_lowered, platform_of(mesh))
     # TF32 and bf16 silently spoil second derivatives.
     with jax.default_matmul_precision("highest"), limited(limits):
         if mesh is None:
-            return _lowered(jax.jit, _over_runs(metric, model, batching), stacked, shared).compile()
+            return lowered(jax.jit, _over_runs(metric, model, batching), stacked, shared).compile(options)
         split, whole = PartitionSpec(MODELS), PartitionSpec()
         program = jax.shard_map(
             _over_runs(metric, model, batching),
@@ -171,13 +224,13 @@ def _compiled(
         )
         placed = NamedSharding(mesh, split), NamedSharding(mesh, whole)
         with jax.set_mesh(mesh):
-            return _lowered(functools.partial(jax.jit, in_shardings=placed), program, stacked, shared).compile()
+            return lowered(functools.partial(jax.jit, in_shardings=placed), program, stacked, shared).compile(options)
 
 
-def _lowered(jit: Callable[..., Any], function: Callable[..., PyTree], *arguments: PyTree) -> Any:
-    """jit(function), lowered for arguments of these shapes, without what XLA compiles wrongly for the backend."""
+def _lowered(platform: str, jit: Callable[..., Any], function: Callable[..., PyTree], *arguments: PyTree) -> Any:
+    """jit(function), lowered for arguments of these shapes, without what XLA compiles wrongly for the platform."""
     traced = jit(function).trace(*arguments)
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return traced.lower()
     program = with_safe_convolutions(traced.jaxpr)
     if program is traced.jaxpr:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import pandas as pd
 from jax.sharding import Mesh
 
-from mdjax.engine import Plan, default_plan
+from mdjax.engine import Plan, Target, default_plan
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
 from mdjax.statuses import StatusCode
@@ -80,9 +80,13 @@ def prepared(
     model: Any,
     options: PlanOptions,
     seed: int = 0,
+    target: Target | None = None,
 ) -> Work:
-    """The work that the arguments of `mdjax.sweeps.local.measure` stand for, checked; InputError for what is wrong."""
-    plan, noise = default_plan(options.get("mesh")), label_noise_of(options.get("label_noise"))
+    """The work that the arguments of `mdjax.sweeps.local.measure` stand for, checked; InputError for what is wrong.
+
+    With a `target` it is for devices that are not here: to be planned, not to be run.
+    """
+    plan, noise = default_plan(options.get("mesh"), target), label_noise_of(options.get("label_noise"))
     collection = opened(source, model, metrics, options.get("facts"))
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")

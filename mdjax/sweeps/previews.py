@@ -1,20 +1,22 @@
 """How a measurement would run and what it takes, by compiling its programs and running none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
 import jax
 import pandas as pd
 
-from mdjax.engine import Need, Programs
-from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
-from mdjax.errors import check_options
+from mdjax.engine import Need, Programs, Target, target_of
+from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, keeping_no_programs
+from mdjax.errors import InputError, check_options
 from mdjax.memory import process_memory
 from mdjax.metrics import Metric, select
 from mdjax.models import Model
+from mdjax.sweeps.plan_rows import plan_rows
 from mdjax.sweeps.preparation import PlanOptions, Work, prepared
-from mdjax.sweeps.sources import RECENT_BYTES, DeviceData, GivenModels, Source, runner
-from mdjax.sweeps.units import Cell, Unit
+from mdjax.sweeps.sources import RECENT_BYTES, DeviceData, GivenModels, Source
+from mdjax.sweeps.target_plans import target_rows
+from mdjax.sweeps.units import Unit
 from mdjax.zoo.data import Data
 
 PyTree = Any
@@ -29,6 +31,7 @@ def preview(
     preset: str = "default",
     metrics: str | Sequence[str | Metric] | None = None,
     settings: Sequence[str] = (),
+    target: str | Target | None = None,
     **options: Unpack[PlanOptions],
 ) -> pd.DataFrame:
     """How `measure` would run: a row per architecture and metric, by compiling its programs and running none.
@@ -39,47 +42,35 @@ def preview(
     memory by then: what it holds now, code and data included, the models that are loaded together, and on CPUs the
     call (to within 15 % by `bench/memory.py`). The compiled programs are kept for the run to come. Arguments and
     errors are those of `measure`; options: `mesh`, `layout`, `label_noise` and `facts`, see `PlanOptions`.
+
+    With a target, such as "tpu:v5e-16" or "cuda:h100" (`mdjax.engine.target_of`), programs are compiled for those
+    devices, which are not here, and not kept. The columns after `calls` are then those of
+    `mdjax.sweeps.target_plans.target_rows`: memory, whether it fits, collectives, compile time and least run time.
     """
     check_options("preview", options, PlanOptions)
-    keep_compiled_programs()
-    work = prepared(source, data, select(preset, metrics, settings), model, options)
-    plan, rows, largest = work.plan, [], 0
-    units: dict[tuple[Any, Metric], list[Unit]] = {}
-    for metric in work.metrics:
-        for unit in work.units(metric):
-            units.setdefault((unit.cell.architecture, metric), []).append(unit)
+    if target is not None and options.get("mesh") is not None:
+        raise InputError(
+            "Both mesh and target were given, and a target has a mesh of its own. Give its shape with it: "
+            "target=mdjax.engine.target_of('tpu:v5e-16', '4x4')."
+        )
+    chosen = select(preset, metrics, settings)
+    if target is None:
+        keep_compiled_programs()
+        return pd.DataFrame(_rows(prepared(source, data, chosen, model, options), model))
+    target = target if isinstance(target, Target) else target_of(target)
+    with keeping_no_programs():
+        work = prepared(source, data, chosen, model, options, target=target)
+        return pd.DataFrame(target_rows(work, target, model))
+
+
+def _rows(work: Work, model: Any) -> Iterator[dict[str, Any]]:
+    plan, largest = work.plan, 0
     programs, device_data = Programs(plan), DeviceData(work.dataset, plan)
-    by_architecture: dict[Any, list[Cell]] = {}
-    for cell in work.cells:
-        by_architecture.setdefault(cell.architecture, []).append(cell)
-    for architecture, own in by_architecture.items():
-        if architecture is None:
-            weights = jax.tree.map(lambda leaf: leaf[0], work.collection.read_group("given"))
-        else:
-            weights = architecture.abstract
-        for metric in work.metrics:
-            if not (members := units.get((architecture, metric), [])):
-                continue
-            counts = [len(metric.runs(unit.members)) for unit in members]
-            called = runner(architecture, model, plan)
-            need = programs.need(metric, called, weights, device_data.examples(own[0]), max(counts))
-            per_call = need.chunk_size * plan.num_shards
-            largest = max(largest, _process_bytes(work, members, weights, need))
-            rows.append(
-                {
-                    "architecture": "given" if architecture is None else f"{architecture.family}-w{architecture.width}",
-                    "metric": metric.name,
-                    "members": sum(counts),
-                    "devices": 1 if plan.mesh is None else plan.mesh.size,
-                    "convolution": plan.convolution,
-                    "batching": plan.batching_of(need.chunk_size),
-                    "per_call": need.chunk_size,
-                    "calls": sum(-(-count // per_call) for count in counts),
-                    "memory": need.bytes,
-                    "process_memory": largest,
-                }
-            )
-    return pd.DataFrame(rows)
+    for row in plan_rows(work, model):
+        data = device_data.examples(row.units[0].cell)
+        need = programs.need(row.metric, row.model, row.weights, data, max(row.counts))
+        largest = max(largest, _process_bytes(work, row.units, row.weights, need))
+        yield row.columns(plan, need.chunk_size) | {"memory": need.bytes, "process_memory": largest}
 
 
 def _process_bytes(work: Work, members: Sequence[Unit], weights: PyTree, need: Need) -> int:
@@ -98,7 +89,7 @@ def _process_bytes(work: Work, members: Sequence[Unit], weights: PyTree, need: N
 
     memory = process_memory()
     call = need.added_bytes * (1 if work.plan.mesh is None else work.plan.mesh.size)
-    if jax.default_backend() != "cpu":
+    if work.plan.platform != "cpu":
         call = need.chunk_size * work.plan.num_shards * each
     kept = min(RECENT_BYTES, (len(work.manifest) - int(groups.iloc[0])) * each)
     return kept + max(map(loaded_models, members)) * each + max(memory.now + call, memory.most)

@@ -298,6 +298,18 @@ class DeviceData:
         return jax.device_put(jnp.asarray(array), self._place)
 
 
+def example_shapes(dataset: Dataset, cell: Cell) -> Examples:
+    """What `DeviceData.examples` gives, shapes in place of arrays but for the number of examples: for no device."""
+
+    def shape(array: Any) -> Any:
+        return jax.ShapeDtypeStruct(np.shape(array), jax.dtypes.canonicalize_dtype(array.dtype))
+
+    arrays = dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
+    x_train, y_train, x_test, y_test = map(shape, arrays)
+    num_train: Any = np.int32(dataset.subset_size(cell.data_share))
+    return Examples(x_train, y_train, num_train, x_test, y_test)
+
+
 RECENT_BYTES = 2**28
 """Of groups of a zoo that are kept in memory beside the one read last."""
 

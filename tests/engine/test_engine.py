@@ -119,6 +119,39 @@ def test_backs_off_when_the_device_refuses(monkeypatch, fits):
             assert row == {"status": measuring.TOO_LARGE}
 
 
+@pytest.mark.parametrize("fits", [2, 1, 0])
+def test_backs_off_when_the_compiler_refuses(monkeypatch, fits):
+    architecture, params, state = trained("cnn", 3)
+    model, plan, compiled = architecture.model(), Plan("vmap", 4), programs._compiled
+    clean = measure_any(Losses(), model, params, state, plan=plan)
+    PROGRAMS.clear()
+
+    def refuse(*arguments):
+        if stacks.count(arguments[5]) > fits:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM")
+        return compiled(*arguments)
+
+    monkeypatch.setattr(programs, "_compiled", refuse)
+    rows = measure_any(Losses(), model, params, state, plan=plan)
+    for row, other in zip(rows, clean, strict=True):
+        assert row == (pytest.approx(other, rel=1e-5) if fits else {"status": measuring.TOO_LARGE})
+    if fits:
+        need = Programs(plan).need(Losses(), model, single_shapes((params, state)), examples(200), 3)
+        assert need.chunk_size == fits
+
+
+def test_what_else_a_compiler_says_is_not_taken_for_a_lack_of_memory(monkeypatch):
+    architecture, params, state = trained("cnn", 3)
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such operation")
+
+    monkeypatch.setattr(programs, "_compiled", refuse)
+    PROGRAMS.clear()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="UNIMPLEMENTED"):
+        measure_any(Losses(), architecture.model(), params, state, plan=Plan("vmap", 4))
+
+
 def test_the_seconds_of_a_metric_are_those_of_its_calls(monkeypatch):
     architecture, params, state = trained("cnn", 3)
     now, copied = [0.0], measuring._weights

@@ -34,9 +34,18 @@ class Subprocess:
     command: what starts it.
     message: the first line that it is told.
     number, count: which of how many it is; several share out the cores of the CPU, and the GPUs.
+    heard: is set whenever it answers, and as it ends.
     """
 
-    def __init__(self, command: Sequence[str], message: Mapping[str, Any], number: int = 0, count: int = 1):
+    def __init__(
+        self,
+        command: Sequence[str],
+        message: Mapping[str, Any],
+        number: int,
+        count: int,
+        heard: threading.Event | None = None,
+    ):
+        self._heard = heard or threading.Event()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -48,6 +57,8 @@ class Subprocess:
         )
         self.pid = self._process.pid
         _give_cores(self.pid, number, count)
+        with contextlib.suppress(OSError):  # of Linux alone: where memory runs out, it goes before who started it
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text("500")
         self._said: deque[str] = deque(maxlen=5)
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         assert self._process.stdin and self._process.stdout and self._process.stderr
@@ -119,6 +130,8 @@ class Subprocess:
         with contextlib.suppress(ValueError, OSError):
             for line in stream:
                 self._told.put(line)
+                self._heard.set()
+        self._heard.set()
 
 
 def messages() -> Iterator[dict[str, Any]]:

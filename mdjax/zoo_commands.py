@@ -66,8 +66,11 @@ example grid (every axis may be a number or a list):
   augmentation = "none"            # flip, crop or flip+crop of images
 
   mdjax train grid.toml --out zoo
+  mdjax train grid.toml --out zoo --workers auto
 
-A killed run goes on where it stopped when the same command is given again."""
+A killed run goes on where it stopped when the same command is given again. A zoo has one writer: a second mdjax train
+into it, on this machine or another, is refused. --workers are processes of the one, for a machine's GPUs, and so that
+what ends a process costs one group of at most 64 models; what ends three at one group is told, and the rest trained."""
 
 _MEASURE_EXAMPLE = """\
 example:
@@ -156,6 +159,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
     train.add_argument("grid", type=Path, metavar="GRID.toml")
     train.add_argument("--out", type=output, required=True, metavar="ZOO")
+    train.add_argument(
+        "--workers",
+        default=0,
+        metavar="N",
+        help="train in N processes, each of which may die alone (default: 0, in this one; auto: one for each GPU, else "
+        "one, for grids of more than 64 models)",
+    )
 
     measure = command("measure", _measure, "measure the loss landscape of every model of a zoo", _measure_epilog)
     measure.add_argument("zoo", metavar="ZOO")
@@ -265,7 +275,7 @@ def _train(options: argparse.Namespace) -> None:
     from mdjax.zoo.grids import load_grid
     from mdjax.zoo.training import train
 
-    tell(str(train(load_grid(options.grid), options.out)))
+    tell(str(train(load_grid(options.grid), options.out, workers=options.workers)))
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from mdjax.metrics import Metric, select
 from mdjax.models import Model
 from mdjax.progress import progress
 from mdjax.stores import store_of
+from mdjax.subprocesses import leave_accelerators_alone
 from mdjax.sweeps.aggregation import compose
 from mdjax.sweeps.claims import Claims
 from mdjax.sweeps.commits import Commits
@@ -26,7 +27,7 @@ from mdjax.sweeps.running import Runner
 from mdjax.sweeps.sources import GivenModels, Source
 from mdjax.sweeps.units import Unit, digest
 from mdjax.sweeps.worker import Assignment
-from mdjax.sweeps.workers import leave_accelerators_alone, num_workers, supervise
+from mdjax.sweeps.workers import num_workers, supervise
 from mdjax.sweeps.working import Share, Sharing, work_through
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data

@@ -5,18 +5,15 @@ What to do is one line of JSON on standard input (`Assignment`). It ends with wh
 the line of JSON that it writes says what went wrong, if anything. Whatever else ends it costs the unit at hand alone.
 """
 
-import contextlib
-import json
-import os
-import signal
 import sys
-import threading
 from typing import Any, NamedTuple
+
+from mdjax.subprocesses import answer, messages
 
 
 class Assignment(NamedTuple):
     """What a worker is told: where the zoo and the table are, the arguments of `mdjax.sweeps.local.measure`, by names,
-    and how many devices it measures on, as the command line calls them; `cores` are those of the CPU that it may use.
+    and how many devices it measures on, as the command line calls them.
     """
 
     zoo: str
@@ -29,31 +26,18 @@ class Assignment(NamedTuple):
     layout: str | None = None
     label_noise: Any = None
     devices: str = "1"
-    cores: tuple[int, ...] = ()
 
 
 def main() -> None:
     """Do what the line on standard input says."""
-    # A terminal's interrupt goes to all its processes: who started this one ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    assignment = Assignment(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_input, name="input", daemon=True).start()
-    if assignment.cores and hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, assignment.cores)
+    assignment = Assignment(**next(messages()))
     from mdjax.errors import InputError
 
     try:
         _work(assignment)
     except InputError as error:
-        print(json.dumps({"error": str(error)}), flush=True)  # noqa: T201
+        answer({"error": str(error)})
         sys.exit(2)
-
-
-def _end_with_input() -> None:
-    while sys.stdin.readline():
-        continue
-    os._exit(0)
 
 
 def _work(assignment: Assignment) -> None:

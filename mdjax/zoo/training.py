@@ -4,7 +4,7 @@ import functools
 import hashlib
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,10 +23,12 @@ from mdjax.memory import check_needed
 from mdjax.models import Architecture, Model
 from mdjax.models.layers import Convolution
 from mdjax.progress import progress
+from mdjax.subprocesses import leave_accelerators_alone
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
 from mdjax.zoo.grids import Grid, Setting, readable
 from mdjax.zoo.recipes import Rates, Recipe
 from mdjax.zoo.store import Zoo
+from mdjax.zoo.trainers import Group, Trainers, num_trainers, trained_by
 
 PyTree = Any
 
@@ -100,24 +102,36 @@ def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list
 
 
 @in_32_bits
-def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_progress: bool = True) -> Zoo:
+def train(
+    grid: Grid,
+    out: str | Path,
+    *,
+    dataset: Data | None = None,
+    show_progress: bool = True,
+    workers: int | str = 0,
+) -> Zoo:
     """Grow the zoo of a grid in `out`; models that are there already are not trained again.
 
         grid: the settings to train.
         out: the folder of the zoo, new or one that holds models of this grid only.
         dataset: the data already loaded, or its arrays (`mdjax.zoo.data.dataset_of`); by default `grid.data` is.
         show_progress: draw a bar of models.
+        workers: processes of their own that train, each of which may die alone (default 0: this one trains; "auto": one
+            for each GPU, else one, for a grid of more than a few dozen models). They need data by name or path.
 
     Recipe, unless the grid says otherwise: SGD with momentum, weight decay on every parameter, constant learning rate,
     mini-batches without the partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number
     of epochs).
     A model's random numbers derive from its own id, so that they do not depend on the models it is trained with, and
     a grid may grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that
-    cannot be trained, for a folder that cannot be written or that another process is writing, and for a zoo of other
-    data or of models that the grid lacks.
+    cannot be trained, for a folder that cannot be written or that another process is writing, for a zoo of other data
+    or of models that the grid lacks, and for groups at which workers died again and again: the rest is in the zoo.
     """
+    data = grid.data if dataset is None else dataset
+    if count := num_trainers(workers, len(grid), data):
+        leave_accelerators_alone()
     keep_compiled_programs()
-    dataset = dataset_of(grid.data if dataset is None else dataset)
+    dataset = dataset_of(data)
     if dataset.x_train.dtype.kind != "f":
         raise InputError(
             f"The inputs of {dataset.name} are {dataset.x_train.dtype}, but the networks of a grid read floats. Give "
@@ -128,11 +142,14 @@ def train(grid: Grid, out: str | Path, *, dataset: Data | None = None, show_prog
     plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
     zoo = Zoo.create(out, data=absolute(grid.data), fingerprint=dataset.fingerprint)
     with zoo.writing():
-        _fill(zoo, settings, dataset, show_progress=show_progress)
+        trainers = Trainers(count, absolute(str(data)), dataset.fingerprint) if count else None
+        _fill(zoo, settings, dataset, trainers, show_progress=show_progress)
     return zoo
 
 
-def _fill(zoo: Zoo, settings: Sequence[Setting], dataset: Dataset, *, show_progress: bool) -> None:
+def _fill(
+    zoo: Zoo, settings: Sequence[Setting], dataset: Dataset, trainers: Trainers | None, *, show_progress: bool
+) -> None:
     """Train those models that the zoo has not yet."""
     done = set(zoo.manifest["model_id"])
     foreign = sorted(done - {setting.model_id for setting in settings})
@@ -143,10 +160,23 @@ def _fill(zoo: Zoo, settings: Sequence[Setting], dataset: Dataset, *, show_progr
         )
     groups = plan_groups([setting for setting in settings if setting.model_id not in done], dataset)
     with progress("training", len(settings), done=len(done), show=show_progress) as advance:
-        for name, members in groups.items():
-            params, state = train_stack(members, dataset, advance=advance)
+        if trainers is None:
+            made = _trained_here(groups, dataset, advance)
+        else:
+            made = trained_by(trainers, groups, Path(str(zoo.path)) / "groups", advance)
+        for name, leaves in made:
+            members = groups[name]
             rows = [_manifest_row(setting) for setting in members]
-            zoo.append(name, architecture_of(members[0], dataset), rows, params, state)
+            architecture = architecture_of(members[0], dataset)
+            params, state = jax.tree.unflatten(jax.tree.structure(architecture.abstract), leaves)
+            zoo.append(name, architecture, rows, params, state)
+
+
+def _trained_here(
+    groups: Mapping[str, Sequence[Setting]], dataset: Dataset, advance: Callable[[float], None]
+) -> Iterator[Group]:
+    for name, members in groups.items():
+        yield Group(name, jax.tree.leaves(train_stack(members, dataset, advance=advance)))
 
 
 def _manifest_row(setting: Setting) -> dict[str, Any]:

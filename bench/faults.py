@@ -5,7 +5,7 @@
 A zoo of tiny networks, two seeds of as many configurations as cells, each of another part of the data, is trained,
 its checkpoints are converted, and it is measured by several metrics, each by the command as a user gives it, with two
 workers. Meanwhile a process of it is killed (SIGKILL) every few seconds: a worker mostly, now and then the driver,
-which is then started again with the same command; of a Ray sweep whatever runs a node, too. At last the command runs to its
+which is then started again with the same command; of a Ray sweep whatever runs a node, too. At last it runs to its
 end, and what it leaves is held to what an undisturbed run left. Last line JSON:
 
 kills       processes killed, by kind and by what they were

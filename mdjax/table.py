@@ -27,7 +27,7 @@ from mdjax.csv_files import read_csv
 from mdjax.errors import InputError, first_line
 from mdjax.files import writing
 from mdjax.memory import check_needed
-from mdjax.parquet import CHECKSUMS, read_frame
+from mdjax.parquet import arrow_bytes, read_frame, read_metadata
 
 FRAMES = ("models", "pairs", "configurations")
 _DIGEST = b"mdjax_table"
@@ -58,7 +58,7 @@ def write_table(path: Path, table: Table) -> Table:
             # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
             arrays = pq.read_table(pa.BufferReader(content))
             metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
-            pq.write_table(arrays.replace_schema_metadata(metadata), folder / f"{name}.parquet", **CHECKSUMS)
+            (folder / f"{name}.parquet").write_bytes(arrow_bytes(arrays.replace_schema_metadata(metadata)))
         try:
             written = Table(*(read_frame(folder / f"{name}.parquet", str(path / f"{name}.parquet")) for name in FRAMES))
         except InputError as error:  # of the memory limit, which is told once they are there
@@ -90,8 +90,8 @@ def _read_together(path: Path) -> Table | None:
 
 def _told_digest(file: BinaryIO) -> bytes | None:
     try:
-        return (pq.read_schema(file).metadata or {}).get(_DIGEST)
-    except Exception:  # of a cut file, which is told when it is read
+        return (read_metadata(file).metadata or {}).get(_DIGEST)
+    except Exception:  # of a damaged file, which is told when it is read
         return None
     finally:
         file.seek(0)

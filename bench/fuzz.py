@@ -1,6 +1,6 @@
 """What do damaged and hostile files do to the code that reads them?
 
-    python bench/fuzz.py [--count 2000] [--crafted 200] [--seed 0] [--formats a,b] [--out FILE]
+    python bench/fuzz.py [--count 2000] [--crafted 200] [--seed 0] [--formats a,b] [--cases 7,12] [--out FILE]
 
 Mutates a small sound file of each format that mdjax reads (`fuzz_formats.FORMATS`) `--count` times, by flipped bits,
 truncations, cuts, splices, repeated blocks, noise and replaced numbers, and crafts `--crafted` zoos, tables, trees and
@@ -12,13 +12,14 @@ told        refused in one sentence, or named by a status in the row or group th
 unseen      read as something else, which nobody could know: formats without a checksum, where a changed byte of the
             numbers, or digit of the text, makes another sound file
 silent      read as something else without a word although that could be known: by a checksum (of zip files, of a
-            zoo's weights, of a Parquet page), by a second copy of the fact, or, of crafted files, because the crafted
+            zoo's weights, of a Parquet file), by a second copy of the fact, or, of crafted files, because the crafted
             value is one that cannot be (a width of -1, an id that occurs twice)
 traceback   any exception that is none of the project's own
 crash       the process died; hang: it took more than a minute; memory: more than 1 GiB for files of a few kilobytes
 
 The last line is JSON; `faults` holds up to five examples of each kind. `--count` and `--crafted` decide how much is
-done: the same seed gives the same files. Exit status 1 where there is a fault.
+done: the same seed gives the same files, so that `--formats NAME --cases NUMBERS` repeats what was found. Exit status 1
+where there is a fault.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,19 @@ def main() -> None:
     parser.add_argument("--crafted", type=int, default=200, help="crafted files of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", help="only these, of formats and kinds")
+    parser.add_argument("--cases", help="only these of their numbers, such as 663,1327, once more")
     parser.add_argument("--out", type=Path, help="write the last line here, too")
     options = parser.parse_args()
     chosen = options.formats.split(",") if options.formats else [*FORMATS, *KINDS]
+    again = [int(case) for case in options.cases.split(",")] if options.cases else None
     counts, faults = {}, []
     with tempfile.TemporaryDirectory(prefix="mdjax-fuzz-") as scratch:
         for name in chosen:
             kept = Path(scratch) / "sound"
             if name in FORMATS:
-                results = _mutations(FORMATS[name], options.count, options.seed, kept)
+                results = _mutations(FORMATS[name], again or range(options.count), options.seed, kept)
             else:
-                results = _crafted(KINDS[name], options.crafted, options.seed, kept)
+                results = _crafted(KINDS[name], again or range(options.crafted), options.seed, kept)
             shutil.rmtree(kept)
             found = Counter(result.outcome for result in results)
             counts[name] = {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
@@ -73,7 +76,7 @@ def main() -> None:
             )
     total = {fault: sum(found.get(fault, 0) for found in counts.values()) for fault in FAULTS}
     # Asked last, for it starts JAX, whose threads no child could use.
-    settings = {name: getattr(options, name) for name in ("count", "crafted", "seed")}
+    settings = {name: getattr(options, name) for name in ("count", "crafted", "seed", "cases")}
     line = json.dumps({**settings, "total": total, "counts": counts, "faults": faults, "environment": environment()})
     if options.out:
         options.out.write_text(line + "\n")
@@ -81,7 +84,7 @@ def main() -> None:
     sys.exit(1 if any(total.values()) else 0)
 
 
-def _mutations(format: Format, count: int, seed: int, kept: Path) -> list[Result]:
+def _mutations(format: Format, cases: Sequence[int], seed: int, kept: Path) -> list[Result]:
     sound = _prepared(format.make, format.read, kept)
     files = [path.relative_to(kept) for path in format.files(kept)]
 
@@ -94,10 +97,10 @@ def _mutations(format: Format, count: int, seed: int, kept: Path) -> list[Result
             same = fingerprint(format.read(folder)) == sound
         return "same" if same else "silent" if format.checked else "unseen", str(path.relative_to(folder))
 
-    return run(range(count), work)
+    return run(cases, work)
 
 
-def _crafted(kind: Kind, count: int, seed: int, kept: Path) -> list[Result]:
+def _crafted(kind: Kind, cases: Sequence[int], seed: int, kept: Path) -> list[Result]:
     sound = _prepared(kind.make, kind.read, kept)
 
     def work(case: int) -> tuple[str, str]:
@@ -111,7 +114,7 @@ def _crafted(kind: Kind, count: int, seed: int, kept: Path) -> list[Result]:
                 raise
         return "same" if found == sound else "silent" if told else "unseen", what
 
-    return run(range(count), work)
+    return run(cases, work)
 
 
 def _prepared(make: Callable[[Path], Any], read: Callable[[Path], Any], kept: Path) -> str:

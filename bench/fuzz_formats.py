@@ -340,7 +340,7 @@ FORMATS: dict[str, Format] = {
     "manifest": Format(make_zoo, read_zoo, _named("m*.parquet"), True),
     "group.json": Format(make_zoo, read_zoo, _named("group.json"), True),
     "zoo-arrays": Format(make_zoo, read_zoo, lambda zoo: [p for p in _named("*")(zoo) if "arrays" in p.parts], True),
-    "table-shard": Format(_shard, _read_shard, _named("losses-0.parquet"), True),
+    "table-shard": Format(_shard, _read_shard, _named("losses-0-0.parquet"), True),
     "table-parquet": Format(make_table, _read_whole_table, _named("*.parquet"), True),
     "table-csv": Format(_make_csv, _read_csv, _named("*.csv")),
     "trees": Format(make_trees, read_trees, _named("trees.json")),

@@ -1,5 +1,9 @@
-"""Frames in Parquet files: written with checksums, and read after what they take is known. Never loads JAX."""
+"""Frames in Parquet files: written with checksums and a digest, and read after what they take is known.
 
+Never loads JAX.
+"""
+
+import io
 import json
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,21 +16,40 @@ import pyarrow.parquet as pq
 from mdjax.errors import InputError
 from mdjax.inputs import open_regular
 from mdjax.memory import check_content
+from mdjax.parquet_digests import check_digest, with_digest
 
 _DEEPEST = 8
 """How deep lists may lie in each other; those that mdjax writes, of a loss surface, lie 2 deep."""
+
+_BUFFER = 2**12
+"""Bytes that are read of each column to learn whether it can be."""
 
 _OBJECT, _LIST = 160, 256
 """Most bytes of a value that pandas holds as an object, such as a decimal, and of a list or a structure without what is
 in it."""
 
-CHECKSUMS: Any = {"write_page_checksum": True}
-"""What every writer of Parquet files passes: files without are read too, but a changed byte in them may go unseen."""
+_CHECKSUMS: Any = {"write_page_checksum": True}
+
+
+def frame_bytes(frame: pd.DataFrame) -> bytes:
+    """The content of a file that holds a frame as it is, without its index."""
+    return with_digest(frame.to_parquet(index=False, **_CHECKSUMS))
+
+
+def arrow_bytes(table: pa.Table) -> bytes:
+    """The content of a file that holds a table of Arrow with its metadata."""
+    content = io.BytesIO()
+    pq.write_table(table, content, **_CHECKSUMS)
+    return with_digest(content.getvalue())
 
 
 def write_frame(frame: pd.DataFrame, path: Path | BinaryIO) -> None:
-    """Write a frame as it is, without its index, to a path or an open file."""
-    frame.to_parquet(path, index=False, **CHECKSUMS)
+    """Write a frame as it is, without its index, to a path or an open file; made whole in memory first."""
+    content = frame_bytes(frame)
+    if isinstance(path, Path):
+        path.write_bytes(content)
+    else:
+        path.write(content)
 
 
 def read_frame(source: Path | BinaryIO, name: str = "") -> pd.DataFrame:
@@ -42,18 +65,31 @@ def read_frame(source: Path | BinaryIO, name: str = "") -> pd.DataFrame:
     if isinstance(source, Path):
         with open_regular(source) as file:
             return read_frame(file, name or str(source))
-    size = source.seek(0, 2)
-    source.seek(0)
-    metadata: Any = pq.read_metadata(source)
+    metadata: Any = read_metadata(source)
     _check_names(metadata)
     for field in metadata.schema.to_arrow_schema():
         if not _is_counted(field.type):
             raise ValueError(
                 f"its column {field.name[:40]} is of the type {str(field.type)[:40]}, not numbers or texts"
             )
-    _check_size(source, metadata, size, name)
+    _check_size(source, metadata, source.seek(0, 2), name)
     source.seek(0)
     return pd.read_parquet(source, page_checksum_verification=True)
+
+
+def read_metadata(source: BinaryIO) -> Any:
+    """What a file, open for reading, says of its content, as pyarrow's FileMetaData; raises as `read_frame` does.
+
+    Files that mdjax wrote are held against their digest; of others a changed byte may go unseen.
+    """
+    check_digest(source)
+    source.seek(0)
+    file: Any = pq.ParquetFile(source, buffer_size=_BUFFER)
+    # Where metadata and schema disagree, asking for a column's metadata ends the process: pyarrow declares that it
+    # raises nothing. Reading raises: it is begun, of no row, with every group of rows.
+    for group in range(file.num_row_groups):
+        next(file.reader.iter_batches(0, row_groups=[group], column_indices=None, use_threads=False), None)
+    return file.metadata
 
 
 def _check_names(metadata: Any) -> None:

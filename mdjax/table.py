@@ -36,7 +36,7 @@ from mdjax.errors import InputError, first_line
 from mdjax.files import writing
 from mdjax.inputs import expect_damage
 from mdjax.memory import check_needed
-from mdjax.parquet import CHECKSUMS, read_frame
+from mdjax.parquet import arrow_bytes, read_frame, read_metadata
 from mdjax.stores import store_of
 
 FRAMES = ("models", "pairs", "configurations")
@@ -85,9 +85,7 @@ def _encoded(table: Table) -> dict[str, bytes]:
         # Once more, with the digest: pandas keeps what describes the columns, but lets nothing be added.
         arrays = pq.read_table(pa.BufferReader(content))
         metadata = {**(arrays.schema.metadata or {}), _DIGEST: digest}
-        file = io.BytesIO()
-        pq.write_table(arrays.replace_schema_metadata(metadata), file, **CHECKSUMS)
-        contents[name] = file.getvalue()
+        contents[name] = arrow_bytes(arrays.replace_schema_metadata(metadata))
     return contents
 
 
@@ -128,8 +126,8 @@ def _read_together(path: Path | Address) -> Table | None:
 
 def _told_digest(file: BinaryIO) -> bytes | None:
     try:
-        return (pq.read_schema(file).metadata or {}).get(_DIGEST)
-    except Exception:  # of a cut file, which is told when it is read
+        return (read_metadata(file).metadata or {}).get(_DIGEST)
+    except Exception:  # of a damaged file, which is told when it is read
         return None
     finally:
         file.seek(0)

@@ -9,7 +9,7 @@ from mdjax.console import complain, tell
 from mdjax.csv_files import csv_text
 from mdjax.errors import InputError
 from mdjax.files import is_stream, write_file
-from mdjax.parquet import CHECKSUMS
+from mdjax.parquet import frame_bytes
 
 _DIAGNOSE_EPILOG = """\
 example:
@@ -151,7 +151,7 @@ def _write_frame(frame, path: Path) -> None:
     writers = {
         ".csv": lambda: csv_text(frame),
         ".json": lambda: frame.to_json(orient="records", indent=1),
-        ".parquet": lambda: frame.to_parquet(index=False, **CHECKSUMS),
+        ".parquet": lambda: frame_bytes(frame),
     }
     kind = ".csv" if path.suffix not in writers and is_stream(path) else path.suffix
     if kind not in writers:

@@ -32,6 +32,7 @@ from mdjax.diagnosis.questions import (
 from mdjax.diagnosis.treefiles import (
     SHIPPED,
     check_fields,
+    check_gains,
     check_leaves,
     check_tree,
     plain_splits,
@@ -338,6 +339,7 @@ class MDTree(ClassifierMixin, BaseEstimator):
             if (classes := tree.classes_.tolist()) != list(entry["classes"]):
                 raise ValueError(f"classes are {entry['classes']}, expected {classes}")
             check_leaves(len(tree.leaves_), tree.leaf_counts_, tree.shares_)
+            check_gains(tree.gains_, classes)
             if not np.isfinite(list(tree.feature_ranges_.values())).all():
                 raise ValueError("its feature_ranges are not finite")
             if not tree.smoothing > 0:

@@ -46,6 +46,9 @@ ALLOWANCE = 1.25
 _LEAST_FEATURES = 2  # of a row that is tested
 _DECIMALS = 4  # of the values kept
 
+_LARGEST = 1e100
+"""Larger values are in no population, and count as this many standard deviations: squares of distances are numbers."""
+
 
 class Distances(NamedTuple):
     """How far rows lie from a population."""
@@ -89,11 +92,11 @@ class Population:
                 "more. Measure them first."
             )
         columns = np.column_stack([numeric_column(table, name) for name in features])
-        whole = np.flatnonzero(np.isfinite(columns).all(axis=1))
+        whole = np.flatnonzero((np.abs(columns) <= _LARGEST).all(axis=1))
         if len(whole) < 1 / TAIL:
             raise InputError(
-                f"{len(whole)} rows have all of {', '.join(features)}; a population takes {1 / TAIL:.0f} or more. Grow "
-                "a larger sweep."
+                f"{len(whole)} rows have all of {', '.join(features)} in numbers up to {_LARGEST:g}; a population "
+                f"takes {1 / TAIL:.0f} or more. Grow a larger sweep."
             )
         ends = zip(features, columns[whole].min(axis=0), columns[whole].max(axis=0))
         drawn = np.sort(np.random.default_rng(0).permutation(whole)[:MAX_ROWS])
@@ -125,7 +128,7 @@ class Population:
             rows[:, k] = quantity(name).to_scale(np.where(np.isfinite(values), values, np.nan))
         spread = self.values.std(axis=0)
         spread[spread == 0] = 1.0
-        seen, rows = self.values / spread, rows / spread
+        seen, rows = self.values / spread, np.clip(rows, -_LARGEST * spread, _LARGEST * spread) / spread
         found = Distances(
             p_value=np.full(num_rows, np.nan),
             nearest=np.full((num_rows, NUM_NEIGHBOURS), -1),
@@ -173,7 +176,7 @@ class Population:
         features = tuple(map(str, entry["features"]))
         values = np.array([entry["values"][name] for name in features], dtype=float).T
         labels = {str(name): np.array(found, dtype=object) for name, found in entry["labels"].items()}
-        if values.ndim != 2 or not np.isfinite(values).all() or len(values) <= NUM_NEIGHBOURS:
+        if values.ndim != 2 or not (np.abs(values) <= _LARGEST).all() or len(values) <= NUM_NEIGHBOURS:
             raise ValueError("its population is not whole")
         if any(found.shape != (len(values),) for found in labels.values()):
             raise ValueError("its population's labels do not fit its rows")

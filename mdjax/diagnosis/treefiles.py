@@ -182,3 +182,12 @@ def check_leaves(num_leaves: int, counts: np.ndarray, shares: np.ndarray | None)
         shares.shape != counts.shape or not (shares >= 0).all() or not np.allclose(shares.sum(axis=1), 1)
     ):
         raise ValueError(f"shares do not fit {num_leaves} leaves")
+
+
+def check_gains(gains: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> None:
+    """Raise KeyError for a gain that is lacking, ValueError for one of no class of the tree."""
+    for label, gain in gains.items():
+        if label not in classes:
+            raise ValueError(f"gains are of {label[:40]!r}, which is none of {', '.join(classes)}")
+        if lacking := [step for step in ("one", "best") if step not in gain]:
+            raise KeyError(lacking[0])

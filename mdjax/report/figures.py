@@ -31,6 +31,9 @@ from mdjax.report.panels import PanelGrid
 
 Categories = Sequence[Any] | np.ndarray  # the category of each row of a table
 
+_LARGEST = 1e100
+"""What larger numbers are drawn as: matplotlib adds and multiplies the ends of what it draws."""
+
 
 OVERVIEW = ("test_error", "train_error", "hessian_t", "mode_connectivity_peak", "CKA", "hessian_e")
 
@@ -185,9 +188,9 @@ def category_figure(rows: Mapping[str, Categories], grid: PanelGrid) -> Figure:
 
 
 def _values(table: pd.DataFrame, column: str, grid: PanelGrid) -> tuple[np.ndarray, Normalize]:
-    """The finite values of a column, and the colours' range: that of the rows that are drawn."""
+    """The finite values of a column, up to `_LARGEST`, and the colours' range: that of the rows that are drawn."""
     values = numeric_column(table, column)
-    values = np.where(np.isfinite(values), values, np.nan)
+    values = np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), np.nan)
     drawn = values[grid.drawn()]
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):

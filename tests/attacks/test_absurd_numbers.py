@@ -2,15 +2,20 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
+from diagnosis_tables import zoo as labelled_table
 
 import mdjax
 from mdjax.calibration.growing import calibrate
 from mdjax.checking import check
+from mdjax.diagnosis.populations import FEATURES, Population
 from mdjax.engine import device_mesh
 from mdjax.errors import InputError
 from mdjax.metrics import Surface, select
 from mdjax.models import Architecture, sequence
+from mdjax.report.figures import feature_figure, rendered
+from mdjax.report.panels import panel_grid
 from mdjax.sweeps.facts import read_facts
 from mdjax.zoo.grids import MOST_MODELS, Grid, load_grid
 from mdjax.zoo.training import train
@@ -118,3 +123,35 @@ def test_networks_and_facts_of_absurd_numbers_are_refused(make, message, tmp_pat
     with pytest.raises(InputError, match=message):
         make()
     assert not list(tmp_path.iterdir())
+
+
+HUGE = [1e308, -1e308, 1.7e308, 1e155]
+
+
+@pytest.mark.parametrize("name", ["test_error", "hessian_t", "CKA"])
+def test_a_network_of_huge_numbers_is_outside_a_population(name):
+    table = labelled_table()
+    population = Population.of(table)
+    found = population.distances(table.head(len(HUGE)).assign(**{name: HUGE}))
+    assert (found.p_value < 0.01).all()
+    assert (found.furthest == FEATURES.index(name)).all()
+    assert ((found.nearest >= 0) & (found.nearest < len(table))).all()
+
+
+def test_huge_numbers_are_in_no_population():
+    table = labelled_table()
+    without = Population.of(table.iloc[len(HUGE) :])
+    table.loc[: len(HUGE) - 1, "hessian_t"] = HUGE
+    assert Population.of(table).key == without.key
+    with pytest.raises(InputError, match=r"0 rows have all of .* in numbers up to 1e\+100"):
+        Population.of(table.assign(CKA=1e308))
+    entry = without.to_dict()
+    entry["values"]["CKA"][3] = 1e308
+    with pytest.raises(ValueError, match="its population is not whole"):
+        Population.from_dict(entry)
+
+
+@pytest.mark.parametrize("values", [[1e308] * 4, [1e308, -1e308, 1, 2], [-1.7e308] * 4, [1e308, 1, 2, 3]])
+def test_huge_numbers_are_drawn(values):
+    table = pd.DataFrame({"width": [2, 2, 4, 4], "batch_size": [8, 16, 8, 16], "train_loss": values})
+    assert rendered(feature_figure(table, "train_loss", panel_grid(table)), "svg").startswith(b"<?xml")

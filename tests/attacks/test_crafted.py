@@ -200,6 +200,14 @@ def chain(tree, count):
         (lambda tree: tree.update(population=0), "names a population that it does not hold"),
         (lambda tree: tree.update(population="0"), "names a population that it does not hold"),
         (lambda tree: tree.update(question={}), "question is a dict"),
+        (lambda tree: tree.update(gains={"small": {"best": 1.0, "rows": 2}}), "lacks the field 'one'"),
+        (lambda tree: tree.update(gains={"small": {"one": 1.0, "Best": 1.0}}), "lacks the field 'best'"),
+        (
+            lambda tree: tree.update(gains={"smal": {"one": 1.0, "best": 1.0}}),
+            "gains are of 'smal', .* none of large, small",
+        ),
+        (lambda tree: tree.update(gains={"small": [1.0, 2.0]}), "cannot be understood"),
+        (lambda tree: tree.update(gains={"small": {"one": None, "best": 1.0}}), "cannot be understood"),
     ],
 )
 def test_trees_that_cannot_be_are_told_in_a_sentence(tmp_path, craft, message):

@@ -101,12 +101,14 @@ def disturbed(job: Job, kills: int, chance: random.Random) -> Counter:
             process = job.start()
             continue
         if sum(done.values()) < kills and time.monotonic() - calm_since > chance.uniform(0.5, 4):
-            calm_since = time.monotonic()
             targets = [(pid, what_it_is(command)) for pid, command in descendants(process.pid)]
             targets = [(pid, kind) for pid, kind in targets if kind]
-            if chance.random() < 0.2 or not targets:
+            if not targets:
+                continue  # it has not come that far
+            if chance.random() < 0.2:
                 targets = [(process.pid, "driver")]
             pid, kind = chance.choice(targets)
+            calm_since = time.monotonic()
             try:
                 os.kill(pid, signal.SIGKILL)
                 done[kind] += 1

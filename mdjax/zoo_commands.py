@@ -1,6 +1,7 @@
 """The commands on zoos and checkpoints, `mdjax train`, `measure` and `check`: arguments → calls, no logic."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,7 +197,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--devices", metavar="N|NxM", help="spread models over N devices, and each batch over M of them (default: 1)"
     )
     measure.add_argument(
-        "--plan", action="store_true", help="print how it would run and how much memory it takes, and stop"
+        "--plan",
+        action="store_true",
+        help="print how it would run and how much memory it takes, and stop; with --out also what is left of it there "
+        "and about how long that takes",
     )
     measure.add_argument(
         "--distributed",
@@ -300,9 +304,11 @@ def _measure(options: argparse.Namespace) -> None:
         return
     devices = options.devices or "1"
     if options.plan:
-        plan = preview(options.zoo, mesh=device_mesh(devices), **arguments)
+        plan = preview(options.zoo, mesh=device_mesh(devices), out=options.out, seed=options.seed, **arguments)
         for name in ("memory", "process_memory"):
             plan[name] = [f"{size / 2**20:.1f} MiB" for size in plan[name]]
+        if "seconds" in plan:
+            plan["seconds"] = ["unknown" if math.isnan(value) else f"{value:.3g}" for value in plan["seconds"]]
         tell(plan.to_string(index=False))
         return
     if options.out is None:

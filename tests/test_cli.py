@@ -47,11 +47,13 @@ def test_from_grid_to_verdicts(table, capsys, tmp_path):
 
 
 def test_the_plan_is_shown_and_nothing_measured(table, capsys, tmp_path):
+    main(["measure", str(table.parent / "zoo"), "--plan", "--out", str(table), "--preset", "fast", "--metrics", "losses"])
+    assert re.search(r"left +seconds\n.* +0 +0$", capsys.readouterr().out.rstrip())
     main(["measure", str(table.parent / "zoo"), "--plan", "--devices", "4x2", "--metrics", "losses,cka"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:4] == ["architecture", "metric", "members", "devices"]
-    assert [line.split()[:4] for line in lines[1:]] == [
-        [architecture, metric, "4", "8"] for architecture in ("mlp-w2", "mlp-w32") for metric in ("losses", "cka")
+    assert lines[0].split()[:5] == ["architecture", "metric", "members", "units", "devices"]
+    assert [line.split()[:5] for line in lines[1:]] == [
+        [architecture, metric, "4", "1", "8"] for architecture in ("mlp-w2", "mlp-w32") for metric in ("losses", "cka")
     ]
     assert all(line.endswith("MiB") for line in lines[1:])
 

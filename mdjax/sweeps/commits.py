@@ -60,13 +60,17 @@ class Commits:
 
     Rows whose status may be another the next time (`mdjax.statuses.TRANSIENT`) are no finished work and are left out.
 
+    store: of the table.
+    is_written: whether anything will be kept there, or only looked up.
+
     InputError, before anything is computed, where the store cannot be written.
     """
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, *, is_written: bool = True):
         self.store = store
-        with writing(f"the table {store.address}"):
-            store.prepare()
+        if is_written:
+            with writing(f"the table {store.address}"):
+                store.prepare()
         self._names: set[str] = set()
         self._keys: dict[str, frozenset[str]] = {}  # of packs, and of units that nobody plans by this name
         self._own: list[tuple[float, str]] = []

@@ -43,6 +43,7 @@ class PlanRow(NamedTuple):
             "architecture": self.architecture,
             "metric": self.metric.name,
             "members": sum(self.counts),
+            "units": len(self.units),
             "devices": 1 if plan.mesh is None else plan.mesh.size,
             "convolution": plan.convolution,
             "batching": plan.batching_of(chunk_size),

@@ -74,7 +74,7 @@ def collected(metrics: Sequence[Metric], units: Sequence[Unit], commits: Commits
         if not own:
             continue
         keys = [key for unit in own for key in unit.keys]
-        rows = commits.rows(own, _are_kept)
+        rows = commits.rows(own, are_kept)
         left = set(keys).difference(rows[KEY]) if len(rows) else set(keys)
         results.add(metric, rows, {})
         if not left:
@@ -90,7 +90,7 @@ def collected(metrics: Sequence[Metric], units: Sequence[Unit], commits: Commits
     return results
 
 
-def _are_kept(places: Sequence[Place], rows: pd.DataFrame) -> bool:
+def are_kept(places: Sequence[Place], rows: pd.DataFrame) -> bool:
     """Whether rows that were kept are those of the members whose keys they have."""
     metric = places[0].unit.metric
     names = identity_columns(metric)

@@ -25,6 +25,9 @@ parts folders; fields become facts, those of names that no column has only tell 
 FILE.csv with a row per file. What is given wins over what layouts and files say. Equal weights in a configuration are
 one model; different weights with one seed number in it are refused.
 
+With --workers the zoo is the same, and a file at which processes die again and again, by a segmentation fault or for
+lack of memory, is refused like any other that cannot be read.
+
 Files may be .pt, .pth, .pkl, .ckpt, .tar and .bin of torch.save (a state_dict, alone or in a dictionary),
 .safetensors, a sharded checkpoint's *.index.json, TorchScript, or .pt2. Nothing in them is run. A killed conversion
 goes on where it stopped when the same command is given again. Exit status: 0, or 1 if any file was refused, or 2 if
@@ -87,6 +90,13 @@ def _convert(arguments: Sequence[str] | None) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="let files run code where they hold classes of their own (whole modules)"
     )
+    parser.add_argument(
+        "--workers",
+        default="auto",
+        metavar="N",
+        help="read in N processes, each of which may die alone; 0: in this one (default: auto, one for each core where "
+        "there are more than 1,000 files)",
+    )
     options = parser.parse_args(arguments)
     # Not before, so that --help and usage errors answer at once.
     from converters.conversion import convert
@@ -104,6 +114,7 @@ def _convert(arguments: Sequence[str] | None) -> None:
         ema=options.ema,
         trust=options.trust,
         dry_run=options.dry_run,
+        workers=options.workers,
     )
     show(report.table())
     tell(*(note.to_text() for note in report.notes))

@@ -5,19 +5,19 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import pandas as pd
 
 from converters import layouts
-from converters.errors import RefusedError, UnknownFamilyError
 from converters.families.keys import nonlinearity
 from converters.groups import Groups
-from converters.identities import Identities, Identity, clusters, identity, seed_notes, settled
+from converters.identities import Identities, clusters, seed_notes, settled
 from converters.layouts.contract import Candidate
 from converters.naming import NETWORK, Given, Override, Statements, overrides
-from converters.own_modules import HINT, OwnModule, python_lines
-from converters.recognition import Recognised, label, recognised, same_inputs
+from converters.own_modules import OwnModule, python_lines
+from converters.readers import Found, Manner, Reader, Refusal, num_readers, readers
+from converters.recognition import label, same_inputs
 from converters.reports import Note, NoteCode, Outcome, OutcomeCode, Report
 from converters.state_dicts import Reading, require_torch
 from mdjax.errors import InputError, check_options
@@ -41,7 +41,8 @@ class Options(TypedDict, total=False):
     `converters.naming.Statements`. `module`: the network's own torch.nn.Module, or its code as "FILE.py:CLASS", for
     networks of no known family; see `converters.specifications`. `ema`: take the averaged weights beside the others.
     `trust`: let files run code of their own. `dry_run`: read and recognise every file, and write nothing.
-    `show_progress` (default True): draw a bar of files.
+    `show_progress` (default True): draw a bar of files. `workers`: processes of their own that read, each of which may
+    die alone (default 0: this one reads; "auto": one for each core, where there are more than a thousand files).
     """
 
     name: str | None
@@ -51,6 +52,7 @@ class Options(TypedDict, total=False):
     trust: bool
     dry_run: bool
     show_progress: bool
+    workers: int | str
 
 
 def convert(
@@ -70,7 +72,7 @@ def convert(
         data: what the models were trained on, as `mdjax measure --data` takes it; by default what the layout says.
         facts: of all files, what weights, names and configs do not tell, or tell otherwise: `{"nonlinearity": "relu"}`
             and what else `converters.recognise` takes, or training facts by their column, `{"label_noise": 0}`.
-        options: `name`, `facts_file`, `module`, `ema`, `trust`, `dry_run` and `show_progress`, see `Options`.
+        options: see `Options`.
 
     Of several checkpoints of one training run the first by rank (best before last) is taken; if it is damaged the model
     is refused rather than replaced by another of its checkpoints. Files of one configuration with equal weights are one
@@ -91,6 +93,8 @@ def convert(
     said = Statements(Path(src), facts, options.get("name"), options.get("facts_file"))
     code = options.get("module")
     module = None if code is None else OwnModule(code)
+    workers = options.get("workers", 0)
+    num_readers(workers, 0, module)  # refuses what cannot be before anything is read
     candidates, outcomes = _choose(layouts.find(src, format), ema=reading.ema)
     trained = _trained_on(data, candidates)
     _check_facts(said.facts, trained, module)
@@ -108,17 +112,24 @@ def convert(
             else:
                 remaining.append(given)
         identities = Identities(None if zoo is None else zoo.manifest, candidates)
-        work = _Work(None if dry_run else zoo, identities, trained, reading, module)
+        count = num_readers(workers, len(remaining), module)
+        kept_in = None if dry_run or zoo is None else place(zoo.path)
         show, done = options.get("show_progress", True), len(candidates) - len(remaining)
-        with progress("converting", len(candidates), done=done, show=show) as advance:
-            for cluster in clusters(remaining):
+        with (
+            readers(count if remaining else 0, Manner(trained.input_shape, reading, module), kept_in) as reader,
+            progress("converting", len(candidates), done=done, show=show) as advance,
+        ):
+            work = _Work(None if dry_run else zoo, identities, reader)
+            found = clusters(remaining)
+            reader.expect((given, work.keeps(cluster)) for cluster in found for given in cluster)
+            for cluster in found:
                 work.add(cluster)
                 for _ in cluster:
                     advance()
             work.groups.write_all()
     written = None if dry_run else out
     outcomes = sorted([*outcomes, *work.outcomes], key=lambda outcome: outcome.path)
-    return Report(written, tuple(outcomes), tuple(work.notes()))
+    return Report(written, tuple(outcomes), tuple(work.notes(reading, module, trained)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,35 +244,30 @@ class _Work:
 
     zoo: to be filled; None in a trial run.
     identities: the models that are in the zoo.
-    data: what the models were trained on.
-    reading: how files are read.
-    module: the networks' own code, where it was given.
+    reader: reads files.
     """
 
-    def __init__(
-        self,
-        zoo: Zoo | None,
-        identities: Identities,
-        data: "_Trained",
-        reading: Reading,
-        module: OwnModule | None,
-    ):
+    def __init__(self, zoo: Zoo | None, identities: Identities, reader: Reader):
         self.groups = Groups(zoo)
         self.outcomes: list[Outcome] = []
-        self._identities, self._data, self._reading, self._module = identities, data, reading, module
+        self._zoo, self._identities, self._reader = zoo, identities, reader
         self._taken: dict[str, list[Candidate]] = {}
         self._overridden: dict[Override, list[Path]] = {}
         self._misnamed: dict[Override, list[Path]] = {}
         self._unknown: list[Path] = []
+
+    def keeps(self, cluster: Sequence[Given]) -> bool:
+        """Whether the arrays of these files are kept as they are read first."""
+        return self._zoo is not None and len(cluster) == 1
 
     def add(self, cluster: Sequence[Given]) -> None:
         """Read the files that names say are one training run, or one seed, and keep those that are to be taken.
 
         Of several files only the identities are kept at first, and those taken are read again.
         """
-        read = [(given, self._read(given, keep=len(cluster) == 1)) for given in cluster]
+        read = [(given, self._read(given, keep=self.keeps(cluster))) for given in cluster]
         failed = [given.candidate for given, found in read if found is None]
-        members: dict[Path, tuple[Given, _Found]] = {}
+        members: dict[Path, tuple[Given, Found]] = {}
         for given, found in read:
             one = given.candidate
             if found is None:
@@ -277,11 +283,11 @@ class _Work:
             given, found = members[one.candidate.path]
             if (problem := self._identities.problem_of(one)) is not None:
                 self.outcomes.append(problem)
-            elif found.model is not None or (found := self._read(given)) is not None:
+            elif self._zoo is None or found.model is not None or (found := self._read(given, keep=True)) is not None:
                 self._take(given, found)
 
-    def notes(self) -> list[Note]:
-        """What there is to say of the files beside their outcomes."""
+    def notes(self, reading: Reading, module: OwnModule | None, data: "_Trained") -> list[Note]:
+        """What there is to say of the files beside their outcomes, which were read so, for these data."""
         found = [*self._identities.notes(), *seed_notes(self._taken, _MOST_SEEDS)]
         for (name, given, told), paths in self._overridden.items():
             sentence = f"{name} is {given} as given, not {told} as names, configs or the file say ({_counted(paths)})."
@@ -290,26 +296,22 @@ class _Work:
             sentence = f"{name} is {told} by the weights, not {given} as names say ({_counted(paths)})."
             found.append(Note(NoteCode.NETWORK_DIFFERS, sentence))
         if self._unknown:
-            lines = python_lines(self._unknown[0], self._reading, self._module, self._data)
+            lines = python_lines(self._unknown[0], reading, module, data)
             found.append(Note(NoteCode.OWN_MODULE, lines))
         return found
 
-    def _read(self, given: Given, *, keep: bool = True) -> "_Found | None":
+    def _read(self, given: Given, *, keep: bool) -> Found | None:
         """The network of a file, its arrays only with `keep`; None for a file that is refused."""
         path = given.candidate.path
-        try:
-            network = recognised(given, self._data.input_shape, self._reading, self._module)
-        except RefusedError as error:
-            reason = str(error)
-            if isinstance(error, UnknownFamilyError):
-                self._unknown.append(path)
-                reason += HINT if self._module is None else ""
-            self.outcomes.append(Outcome(path, OutcomeCode.REFUSED, reason))
-            return None
-        found = identity(given.candidate, network.row["configuration"], network.model)
-        return _Found(dataclasses.replace(network, model=None), network.model if keep else None, found)
+        found = self._reader.read(given, keep=keep)
+        if not isinstance(found, Refusal):
+            return found
+        if found.is_unknown:
+            self._unknown.append(path)
+        self.outcomes.append(Outcome(path, OutcomeCode.REFUSED, found.reason))
+        return None
 
-    def _take(self, given: Given, found: "_Found") -> None:
+    def _take(self, given: Given, found: Found) -> None:
         network, candidate = found.network, given.candidate
         self._identities.add(found.identity)
         self.groups.add(network.architecture, network.row, found.model)
@@ -319,14 +321,6 @@ class _Work:
         for kept, told in ((self._overridden, network.overridden), (self._misnamed, network.misnamed)):
             for override in told:
                 kept.setdefault(override, []).append(candidate.path)
-
-
-class _Found(NamedTuple):
-    """A file's network, with its arrays or without, and who it is."""
-
-    network: Recognised
-    model: Any
-    identity: Identity
 
 
 def _counted(paths: Sequence[Path]) -> str:

@@ -35,7 +35,7 @@ def read_arrays(path: Path, places: Sequence[Sequence[Any]]) -> list[np.ndarray]
 
 def _array(content: Any, kind: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
     dtype = np.dtype(kind)
-    if dtype.hasobject:
-        raise ValueError(f"arrays of {dtype} are not handed over")
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError(f"arrays of {dtype}{list(shape)} are not handed over")
     count = math.prod(shape)
     return np.frombuffer(content, dtype, count, offset).reshape(shape) if count else np.zeros(shape, dtype)

@@ -211,7 +211,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="plan for these devices, which are not here (default of --devices: all of them), see below",
     )
 
-    sweep = command("sweep", _sweep, "the same as measure, by the machines of a Ray cluster", _SWEEP_EPILOG)
+    sweep = command("sweep", _sweep, "measure by the machines of a Ray cluster", _SWEEP_EPILOG)
     sweep.add_argument("zoo", metavar="ZOO")
     sweep.add_argument("--out", type=table_output, required=True, metavar="TABLE", help="where the table goes")
     _add_what(sweep)
@@ -240,11 +240,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     """Add what a measurement is told of data and metrics, wherever it runs."""
-    parser.add_argument(
-        "--data",
-        metavar="NAME|PATH",
-        help="default: what the zoo was trained on, where that is data by name or an unchanged .npz",
-    )
+    usual = "default: what the zoo was trained on, where that is data by name or an unchanged .npz"
+    parser.add_argument("--data", metavar="NAME|PATH", help=usual)
     parser.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=_LAYOUT_HELP)
     parser.add_argument("--label-noise", metavar="0|known", help=_NOISE_HELP)
     parser.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mdjax.console import ERRORS, OutputError, complain, silence, warn
@@ -33,6 +33,11 @@ _DEVICES, _PCI, _GOOGLE = Path("/dev"), Path("/sys/bus/pci/devices"), "0x1ae0"
 """Where Linux shows devices and tells their makers, and the number of the one that makes TPUs."""
 
 _ending = threading.Event()
+
+_PATIENCE = 3.0
+"""Seconds that a duty may take when a signal ends the process."""
+
+_duties: list[Callable[[], None]] = []
 
 
 def run(prog: str, command: Callable[[], None], *, own_process: bool) -> None:
@@ -134,6 +139,19 @@ def end_by_signals(end: Callable[[int], None]) -> Callable[[], None]:
     return give_back
 
 
+@contextlib.contextmanager
+def when_ended(duty: Callable[[], None]) -> Iterator[None]:
+    """Have a duty done, from another thread and within seconds, should a signal end the process in this block.
+
+    Of several the last comes first.
+    """
+    _duties.append(duty)
+    try:
+        yield
+    finally:
+        _duties.remove(duty)
+
+
 def _end(prog: str, number: int) -> None:
     """Clear up, say so and end the process, whatever its other threads do."""
     name = signal.Signals(number).name
@@ -149,6 +167,10 @@ def _end(prog: str, number: int) -> None:
                 os.write(2, f"{before}{prog}: {what}; {_GO_ON}\n".encode())
         if (files := sys.modules.get("mdjax.files")) is not None:  # else nothing was begun
             files.remove_unfinished()
+        for duty in reversed(_duties):
+            thread = threading.Thread(target=duty, daemon=True)
+            thread.start()
+            thread.join(_PATIENCE)
     finally:
         os._exit(_STATUSES[name])
 

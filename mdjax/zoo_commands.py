@@ -5,13 +5,16 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdjax.arguments import fact, output, table_output, tell_beside
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
 from mdjax.table_commands import TREE_HELP
+
+if TYPE_CHECKING:
+    from mdjax.table import Table
 
 _CHECK_EPILOG = """\
 example:
@@ -97,6 +100,19 @@ account, of one call on each device; collectives counts the places where devices
 passed here; least_seconds is a bound, not a forecast: products and convolutions at the device's highest rate, loops
 that end when a result is good enough counted once."""
 
+_SWEEP_EPILOG = """\
+example:
+
+  ray start --head                                         # on the first machine; it tells what to run on the others
+  mdjax sweep /shared/zoo --out /shared/table --address 10.0.0.1:6379
+  mdjax sweep s3://bucket/zoo --out s3://bucket/table --address auto --workers 64 --accelerator gpu
+  mdjax sweep zoo --out table --address local --cpus-per-worker 2
+
+Each worker is a process of its own, one for each accelerator or core. Nodes may come and go: what one was at is done by
+others. All of them need mdjax (pip install 'mdjax[ray]') and see ZOO and TABLE under the same paths. The same command
+again goes on where the last one stopped; the table is that of mdjax measure, which may work at it too. docs/ray.md says
+more of GPUs, TPUs and clusters that scale themselves."""
+
 _LAYOUT_HELP = (
     "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
     "and shapes say)"
@@ -173,29 +189,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     measure.add_argument(
         "--out", type=table_output, metavar="TABLE", help="where the table goes; needed unless --plan is given"
     )
-    measure.add_argument(
-        "--data",
-        metavar="NAME|PATH",
-        help="default: what the zoo was trained on, where that is data by name or an unchanged .npz",
-    )
-    measure.add_argument(
-        "--layout",
-        metavar="nhwc|nchw|features|tokens",
-        help=_LAYOUT_HELP,
-    )
-    measure.add_argument(
-        "--label-noise",
-        metavar="0|known",
-        help=_NOISE_HELP,
-    )
-    measure.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
-    measure.add_argument("--metrics", metavar="a,b", help="see below (default: those the trees read)")
-    measure.add_argument(
-        "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
-    )
-    measure.add_argument(
-        "--devices", metavar="N|NxM", help="spread models over N devices, and each batch over M of them (default: 1)"
-    )
+    _add_what(measure)
     measure.add_argument(
         "--plan",
         action="store_true",
@@ -220,7 +214,51 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="tpu:v5e-16|cuda:h100|...",
         help="plan for these devices, which are not here (default of --devices: all of them), see below",
     )
-    measure.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
+
+    sweep = command("sweep", _sweep, "measure by the machines of a Ray cluster", _SWEEP_EPILOG)
+    sweep.add_argument("zoo", metavar="ZOO")
+    sweep.add_argument("--out", type=table_output, required=True, metavar="TABLE", help="where the table goes")
+    _add_what(sweep)
+    sweep.add_argument(
+        "--address",
+        metavar="auto|local|ADDRESS",
+        help="of the cluster: HOST:PORT, ray://HOST:PORT, auto (one that runs here), local (one that is started here "
+        "and ended again); default: auto, and else local",
+    )
+    sweep.add_argument(
+        "--workers",
+        default="auto",
+        metavar="N",
+        help="ask for N workers, also where nodes have first to come (default: auto, those that there is room for)",
+    )
+    sweep.add_argument(
+        "--cpus-per-worker", type=int, default=1, metavar="N", help="that each worker takes (default: %(default)s)"
+    )
+    sweep.add_argument(
+        "--accelerator",
+        default="auto",
+        metavar="auto|cpu|gpu|tpu",
+        help="of which each worker takes --devices (default: what the cluster has)",
+    )
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Add what a measurement is told of data and metrics, wherever it runs."""
+    usual = "default: what the zoo was trained on, where that is data by name or an unchanged .npz"
+    parser.add_argument("--data", metavar="NAME|PATH", help=usual)
+    parser.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=_LAYOUT_HELP)
+    parser.add_argument("--label-noise", metavar="0|known", help=_NOISE_HELP)
+    parser.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
+    parser.add_argument(
+        "--metrics", metavar="a,b", help="see the end of 'mdjax measure --help' (default: those the trees read)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
+    )
+    parser.add_argument(
+        "--devices", metavar="N|NxM", help="spread models over N devices, and each batch over M of them (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -291,14 +329,7 @@ def _measure(options: argparse.Namespace) -> None:
         raise InputError(
             f"--target {options.target} is of devices that are not here, where nothing is measured. Add --plan to it."
         )
-    arguments: dict[str, Any] = {
-        "data": options.data,
-        "preset": options.preset,
-        "metrics": options.metrics,
-        "settings": options.set,
-        "layout": options.layout,
-        "label_noise": options.label_noise,
-    }
+    arguments = _what(options)
     if options.target is not None:
         _plan_for(options.target, options.devices, options.zoo, arguments)
         return
@@ -316,9 +347,38 @@ def _measure(options: argparse.Namespace) -> None:
     running: Any = {"devices": devices, "workers": options.workers, "seed": options.seed}
     running["distributed"] = options.distributed
     table = measure(options.zoo, out=options.out, **running, **arguments)
+    _tell_counts(options.out, table)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from mdjax.sweeps.elastic import sweep
+
+    running: Any = {
+        "address": options.address,
+        "workers": options.workers,
+        "cpus_per_worker": options.cpus_per_worker,
+        "accelerator": options.accelerator,
+        "devices": options.devices or "1",
+        "seed": options.seed,
+    }
+    _tell_counts(options.out, sweep(options.zoo, out=options.out, **running, **_what(options)))
+
+
+def _what(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "data": options.data,
+        "preset": options.preset,
+        "metrics": options.metrics,
+        "settings": options.set,
+        "layout": options.layout,
+        "label_noise": options.label_noise,
+    }
+
+
+def _tell_counts(out: object, table: "Table") -> None:
     bad = int((table.models["status_code"] != StatusCode.OK).sum())
     tell(
-        f"{options.out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
+        f"{out}: {len(table.models)} models ({bad} not ok), {len(table.pairs)} pairs, "
         f"{len(table.configurations)} configurations"
     )
 

@@ -209,10 +209,21 @@ class Claims:
             if last not in self._deaths.get(unit, {}) and owner is not None and owner.startswith(f"{process}-"):
                 self._told.create(f"{_DEATHS}/{unit}.{last}", how.encode())
                 hit.append(unit)
+        self.tell_gone(process)
+        return hit
+
+    def tell_gone(self, process: str) -> None:
+        """Note that a process is gone and not by a fault of what it did: others take its units at once.
+
+        process: as `process_name` called it while it lived.
+        """
         for worker in self._told.names(_WORKERS):
             if worker.startswith(f"{process}-"):
-                self.store.delete(f"{_WORKERS}/{worker}")
-        return hit
+                self._told.delete(f"{_WORKERS}/{worker}")
+
+    def knows(self, worker: str) -> bool:
+        """Whether a worker by this name has given a sign of life in this store."""
+        return self._told.read(f"{_WORKERS}/{worker}") is not None
 
     def fail(self, unit: Unit, rows: pd.DataFrame, problems: Mapping[str, Status]) -> None:
         """Note what came of a unit that another run may change.

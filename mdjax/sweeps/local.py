@@ -25,9 +25,9 @@ from mdjax.sweeps.preparation import PlanOptions, prepared
 from mdjax.sweeps.results import Results, collected
 from mdjax.sweeps.running import Runner
 from mdjax.sweeps.sources import GivenModels, Source
-from mdjax.sweeps.units import Unit, digest
+from mdjax.sweeps.units import Unit, digest, kinds
 from mdjax.sweeps.worker import Assignment
-from mdjax.sweeps.workers import num_workers, supervise
+from mdjax.sweeps.workers import Recruit, recruiting, supervise
 from mdjax.sweeps.working import Share, Sharing, work_through
 from mdjax.table import Table, read_table, write_table
 from mdjax.zoo.data import Data
@@ -50,7 +50,7 @@ class RunOptions(PlanOptions, total=False):
 
     seed: int
     show_progress: bool
-    workers: int | str
+    workers: int | str | Recruit
     distributed: str | None
     devices: str | int
 
@@ -102,8 +102,8 @@ def measure(
     out = None if out is None else table_place(out)
     chosen = select(preset, metrics, settings)
     host = _joined(options, out)
-    count, assignment = 0 if host else num_workers(options.get("workers", 0), source), None
-    if count:
+    recruit, assignment = None if host else recruiting(options.get("workers", 0), source), None
+    if recruit is not None:
         assignment = _assignment(source, out, data, preset, metrics, settings, options)
         leave_accelerators_alone()
     elif "devices" in options:
@@ -135,8 +135,9 @@ def measure(
     if commits is None or out is None or isinstance(work.collection, GivenModels):
         return composed(_kept_in_memory(work.metrics, units, runner, show))
     run = functools.partial(work_through, runner)
-    if assignment is not None:
-        run = functools.partial(supervise, assignment, count)
+    if recruit is not None and assignment is not None:
+        told = assignment._replace(kinds=tuple(sorted(kinds(units))))
+        run = functools.partial(supervise, recruit, told)
     claims = Claims(commits.store)
     claims.clear()
     sharing = Sharing(units, commits, claims, None if host is None else Share(*host))

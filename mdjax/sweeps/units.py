@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,6 +209,11 @@ def _blocks(metric: Metric, cell: Cell, limit: int) -> Iterator[list[Member]]:
             block, size = block + part, size + runs
     if block:
         yield block
+
+
+def kinds(units: Iterable[Unit]) -> set[str]:
+    """What all units of a metric share in their names: it tells the metric, its settings, the seed and the data."""
+    return {unit.name.rpartition("-")[0] for unit in units}
 
 
 def _name(prefix: str, keys: Sequence[str]) -> str:

@@ -1,14 +1,16 @@
 """Processes on this machine that measure, each of which may die alone: started, watched, and replaced where they do."""
 
+import functools
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, Self
 
 from mdjax.addresses import Address
 from mdjax.errors import InputError
 from mdjax.subprocesses import MOST_IDLE_DEATHS, Subprocess, check_workers, gpus
-from mdjax.sweeps.claims import Claims, process_name
+from mdjax.sweeps.claims import process_name
 from mdjax.sweeps.worker import Assignment
 from mdjax.sweeps.working import Sharing
 from mdjax.zoo.store import Zoo
@@ -25,12 +27,12 @@ class Workers:
     """Processes that work at a table, in a context that ends them.
 
     assignment: what each is told.
+    sharing: of the table, where deaths are noted.
     count: how many there are at a time.
-    claims: of the table, where deaths are noted.
     """
 
-    def __init__(self, assignment: Assignment, count: int, claims: Claims):
-        self._assignment, self._count, self._claims = assignment, count, claims
+    def __init__(self, assignment: Assignment, sharing: Sharing, count: int):
+        self._assignment, self._count, self._claims = assignment, count, sharing.claims
         self._workers: dict[int, Subprocess] = {}
         self._names: dict[int, str] = {}
         self._idle_deaths = 0
@@ -42,6 +44,11 @@ class Workers:
         for worker in self._workers.values():
             worker.end()
         self._workers.clear()
+
+    @property
+    def num_alive(self) -> int:
+        """How many are at work."""
+        return len(self._workers)
 
     def tend(self) -> None:
         """Note who died and at what, and start who is missing; InputError where a worker says what is wrong."""
@@ -68,18 +75,36 @@ class Workers:
             self._names[number] = process_name(self._workers[number].pid)
 
 
-def supervise(assignment: Assignment, count: int, sharing: Sharing, advance: Callable[..., None]) -> None:
+class Crew(Protocol):
+    """Those who do the work: `Workers`, or processes on other machines; a context that ends them."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def tend(self) -> None: ...
+    @property
+    def num_alive(self) -> int: ...
+
+
+Recruit = Callable[[Assignment, Sharing], Crew]
+"""Makes those who do the work of what each is told, which stands for the same units as what there is to do."""
+
+
+def supervise(recruit: Recruit, assignment: Assignment, sharing: Sharing, advance: Callable[..., None]) -> None:
     """Have workers do units until all are settled.
 
-    assignment: what each is told; it stands for the same units as `sharing`.
-    count: how many workers.
+    recruit: makes the workers.
+    assignment: what each is told.
     sharing: what there is to do.
-    advance: told how many more members are settled.
+    advance: told how many more members are settled, by how many workers, at what rate.
     """
     sharing.look()
-    with Workers(assignment, count, sharing.claims) as workers:
+    start, first = time.monotonic(), sharing.num_open
+    with recruit(assignment, sharing) as workers:
         while True:
-            advance(sharing.newly_settled())
+            rate = (first - sharing.num_open) / max(time.monotonic() - start, 1.0)
+            pace = f", {rate:.3g} a second" if rate > 0 else ""
+            title = f"measuring, {_counted(workers.num_alive, 'worker')}{pace}"
+            advance(sharing.newly_settled(), title=title)
             if not sharing.num_open:
                 return
             while not sharing.is_due():
@@ -89,6 +114,22 @@ def supervise(assignment: Assignment, count: int, sharing: Sharing, advance: Cal
 
 
 _pause = time.sleep
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def recruiting(asked: int | str | Recruit, source: object) -> Recruit | None:
+    """How workers are made; None where this process measures.
+
+    asked: what makes them, or how many there are to be on this machine, as for `num_workers`.
+    source: what is measured.
+    """
+    if callable(asked):
+        return asked
+    count = num_workers(asked, source)
+    return functools.partial(Workers, count=count) if count else None
 
 
 def num_workers(asked: int | str, source: object) -> int:

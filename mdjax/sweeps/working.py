@@ -85,6 +85,11 @@ class Sharing:
         new, self._told = settled - self._told, settled
         return new
 
+    @property
+    def num_units(self) -> int:
+        """Units that are not settled yet."""
+        return len(self._open)
+
     def is_due(self) -> bool:
         """Whether it is time to look again."""
         return time.monotonic() - self._looked >= self.pause

@@ -1,0 +1,169 @@
+"""A sweep on a Ray cluster: nodes and workers come and go, and the table is that of one undisturbed process."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdjax.errors import InputError
+from mdjax.stores import LocalStore
+from mdjax.sweeps import ray_worker
+from mdjax.sweeps.claims import Claims
+from mdjax.sweeps.elastic import sweep
+from mdjax.sweeps.local import measure
+from mdjax.sweeps.ray_worker import RayWorker
+from mdjax.sweeps.worker import Assignment
+from mdjax.zoo.grids import Grid
+from mdjax.zoo.training import train
+
+GRID = Grid(family="mlp", width=(2, 3, 4, 5), batch_size=64, data_share=(0.5, 1.0), epochs=1, seeds=2)
+WHAT = {"preset": "fast", "metrics": "losses,hessian"}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    return train(GRID, tmp_path_factory.mktemp("zoo") / "zoo").path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster on the loopback interface: a head without a core, and two nodes of one each."""
+    pytest.importorskip("ray")
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets have to be short
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_TMPDIR", folder)
+        patched.setenv("RAY_AUTH_MODE", "disabled")
+        patched.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patched.setenv("RAY_memory_monitor_refresh_ms", "0")  # which ends workers for what others take
+        from ray._private import ray_constants
+        from ray.cluster_utils import Cluster
+
+        patched.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            for _ in range(2):
+                started.add_node(num_cpus=1)
+            yield started
+        finally:
+            started.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def workers_of(table):
+    """The numbers of the processes that give signs of life in a table."""
+    with contextlib.suppress(FileNotFoundError):
+        names = [path.name for path in (table / "run" / "workers").iterdir()]
+        return {int(name.split("-")[1]) for name in names if not name.startswith(".")} - {os.getpid()}
+    return set()
+
+
+def shards_of(table):
+    return list((table / "shards").glob("[!.]*.parquet"))
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def wait(condition, seconds=90):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_nodes_and_workers_come_and_go_and_nothing_is_lost_or_doubled(zoo, cluster, tmp_path):
+    table = tmp_path / "table"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sweep, zoo, out=table, address=cluster.address, show_progress=False, **WHAT)
+        wait(lambda: len(workers_of(table)) == 2 or running.done())
+        first = workers_of(table)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        wait(lambda: len(workers_of(table) - first) == 1 or running.done())
+        (old,) = workers_of(table) & first
+        os.kill(old, signal.SIGKILL)
+        wait(lambda: len(workers_of(table) - first) == 2 or running.done())
+        assert len(shards_of(table)) < 16
+        found = running.result(90)
+    assert not workers_of(table)
+    assert (found.models["status"] == "ok").all()
+    assert found.models["model_id"].is_unique
+    expected = measure(zoo, show_progress=False, **WHAT)
+    assert found.models["model_id"].tolist() == expected.models["model_id"].tolist()
+    columns = ["train_loss", "train_error", "test_loss", "test_error", "hessian_eigenvalue", "hessian_trace"]
+    np.testing.assert_allclose(found.models[columns], expected.models[columns], rtol=1e-5, atol=1e-5)
+    assert len(found.configurations) == len(expected.configurations) == 8
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_its_workers_and_goes_on(zoo, cluster, tmp_path):
+    table = tmp_path / "table"
+    command = [sys.executable, "-m", "mdjax", "sweep", str(zoo), "--out", str(table), "--address", cluster.address]
+    command += ["--preset", "fast", "--metrics", "losses", "--workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        wait(lambda: shards_of(table))
+        hired = workers_of(table) - {process.pid}
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("mdjax: interrupted; give the same command again"), errors
+    assert len(hired) == 1
+    wait(lambda: not any(map(is_alive, hired)), 20)
+    assert not workers_of(table) & hired
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{table}: 16 models (0 not ok), 0 pairs, 8 configurations\n"
+
+
+def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"Install it: pip install 'mdjax\[ray\]'"):
+        sweep("zoo", out=tmp_path / "table", address="local")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "127.0.0.1:1"}, "Cannot reach a Ray cluster at 127.0.0.1:1: Connection refused"),
+        ({"address": "ray://127.0.0.1:1"}, "Cannot reach a Ray cluster at ray://127.0.0.1:1: Connection refused"),
+        ({"workers": 0}, "workers is 0. Give a whole number of at least 1"),
+        ({"workers": "many"}, "workers is 'many'"),
+        ({"cpus_per_worker": 0}, "cpus_per_worker is 0"),
+        ({"accelerator": "npu"}, "Unknown accelerator 'npu'. Choose from auto, cpu, gpu, tpu"),
+        ({"devices": "0"}, "Cannot use devices '0'"),
+    ],
+)
+def test_wrong_use_is_refused_in_one_sentence(options, message, tmp_path):
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match=message):
+        sweep("zoo", out=tmp_path / "table", **options)
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_worker_that_does_not_see_the_same_files_says_so_and_writes_nothing(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_worker, "_PATIENCE", 0.0)
+    table = tmp_path / "table"
+    told = Assignment(str(zoo), str(table), None, **WHAT)
+    claims = Claims(LocalStore(table))
+    assert "does not see the table" in RayWorker().work(told, claims.worker, "cpu")
+    assert not table.exists()
+    with claims.beating():
+        assert "does not see the zoo" in RayWorker().work(told._replace(zoo="/none/zoo"), claims.worker, "cpu")
+        assert "JAX sees none there" in RayWorker().work(told, claims.worker, "gpu")
+        other = told._replace(kinds=("losses-0123456789ab",))
+        assert "not what it was told" in RayWorker().work(other, claims.worker, "cpu")
+    assert not (table / "shards").exists()

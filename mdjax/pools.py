@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mdjax.errors import InputError
-from mdjax.subprocesses import MOST_IDLE_DEATHS, Subprocess, answer, messages
+from mdjax.subprocesses import IdleDeaths, Subprocess, answer, messages
 
 MOST_DEATHS = 3
 """How many processes may die at one task before it is given up."""
@@ -60,7 +60,8 @@ class Pool:
         self._waiting: deque[_Task] = deque()
         self._answers: dict[int, Answer] = {}
         self._workers: dict[int, _Worker] = {}
-        self._number = self._idle_deaths = 0
+        self._number = 0
+        self._idle = IdleDeaths("Work in this process to see why: --workers 0 (workers=0).")
         self._heard = threading.Event()
 
     def __enter__(self) -> "Pool":
@@ -128,7 +129,8 @@ class Pool:
     def _hear(self, worker: "_Worker") -> None:
         for told in worker.process.answers():
             if told.get("ready"):
-                worker.is_ready, self._idle_deaths = True, 0
+                worker.is_ready = True
+                self._idle.end()
             elif worker.tasks and told.get("task") == worker.tasks[0].number:
                 if isinstance(told.get("advance"), float | int):
                     worker.done += told["advance"]
@@ -139,12 +141,7 @@ class Pool:
 
     def _bury(self, worker: "_Worker", how: str) -> None:
         if not worker.is_ready:
-            self._idle_deaths += 1
-            if self._idle_deaths >= MOST_IDLE_DEATHS:
-                raise InputError(
-                    f"{self._idle_deaths} workers in a row ended before they took any work: {how}. Work in this "
-                    "process to see why: --workers 0 (workers=0)."
-                )
+            self._idle.add(how)
         if worker.done:
             self._advance(-worker.done)
         if worker.tasks:

@@ -20,12 +20,34 @@ from typing import IO, Any
 from mdjax.console import complain
 from mdjax.errors import InputError, first_line
 
-MOST_IDLE_DEATHS = 3
-"""So many processes in a row that end before they take any work mean that none will."""
+_MOST_IDLE_DEATHS, _MOST_IDLE_KILLS = 3, 10
+"""So many processes in a row that end before they take any work mean that none will; more where others killed them."""
 
 MOST_WORKERS = 256
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+class IdleDeaths:
+    """Counts processes in a row that ended before they took any work.
+
+    remedy: what a user can do where there are too many.
+    """
+
+    def __init__(self, remedy: str):
+        self._remedy = remedy
+        self.end()
+
+    def add(self, how: str) -> None:
+        """One more, by which end; InputError where they are too many."""
+        self._number += 1
+        self._own += not how.startswith(("SIGKILL", "SIGTERM"))
+        if self._own >= _MOST_IDLE_DEATHS or self._number >= _MOST_IDLE_KILLS:
+            raise InputError(f"{self._number} workers in a row ended before they took any work: {how}. {self._remedy}")
+
+    def end(self) -> None:
+        """One has taken work."""
+        self._number = self._own = 0
 
 
 class Subprocess:

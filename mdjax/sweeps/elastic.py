@@ -14,6 +14,7 @@ from mdjax.console import warn
 from mdjax.engine import device_shape
 from mdjax.errors import InputError, check_options, check_whole, first_line
 from mdjax.processes import when_ended
+from mdjax.subprocesses import IdleDeaths
 from mdjax.sweeps.clusters import joined
 from mdjax.sweeps.local import RunOptions, measure
 from mdjax.sweeps.ray_worker import Place, RayWorker
@@ -30,9 +31,6 @@ _PAUSE = 1.0
 
 _REST = 5.0
 """Seconds in which none is replaced after a worker found nothing left to do."""
-
-_MOST_IDLE_DEATHS = 3
-"""So many workers in a row that end before they take anything mean that none will."""
 
 _WAIT = 15.0
 """Seconds without any worker after which it is said what is waited for."""
@@ -162,7 +160,10 @@ class RayCrew:
         self._ray, self._needs, self._count = ray, needs, count
         self._platform = next((name.lower() for name in needs if name != "CPU"), "cpu")
         self._hired: list[_Hired] = []
-        self._idle_deaths = 0
+        self._idle = IdleDeaths(
+            "Every node needs mdjax of this version, with what the metrics and the zoo need; 'mdjax measure' there "
+            "tells more."
+        )
         self._due = 0.0
         self._since: float | None = time.monotonic()  # without any worker
         self._stack = contextlib.ExitStack()
@@ -248,12 +249,10 @@ class RayCrew:
 
     def _note_death(self, worker: _Hired, how: str) -> None:
         hit = self._sharing.claims.tell_death(worker.place.process, how) if worker.place else []
-        self._idle_deaths = 0 if hit else self._idle_deaths + 1
-        if self._idle_deaths >= _MOST_IDLE_DEATHS:
-            raise InputError(
-                f"{self._idle_deaths} workers in a row ended before they took any work: {how}. Every node needs mdjax "
-                "of this version, with what the metrics and the zoo need; 'mdjax measure' there tells more."
-            )
+        if hit:
+            self._idle.end()
+        else:
+            self._idle.add(how)
 
     def _cores(self, place: Place) -> tuple[int, ...]:
         """Cores of its machine that no other worker has: JAX would start threads for all of them."""

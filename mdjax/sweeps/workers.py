@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from mdjax.addresses import Address
-from mdjax.errors import InputError
-from mdjax.subprocesses import MOST_IDLE_DEATHS, Subprocess, check_workers, gpus
+from mdjax.subprocesses import IdleDeaths, Subprocess, check_workers, gpus
 from mdjax.sweeps.claims import process_name
 from mdjax.sweeps.worker import Assignment
 from mdjax.sweeps.working import Sharing
@@ -35,7 +34,7 @@ class Workers:
         self._assignment, self._count, self._claims = assignment, count, sharing.claims
         self._workers: dict[int, Subprocess] = {}
         self._names: dict[int, str] = {}
-        self._idle_deaths = 0
+        self._idle = IdleDeaths("Measure in this process to see why: --workers 0 (workers=0).")
 
     def __enter__(self) -> "Workers":
         return self
@@ -65,12 +64,10 @@ class Workers:
                 if how is None:
                     continue  # it found nothing left to do
                 hit = self._claims.tell_death(self._names[number], how)
-                self._idle_deaths = 0 if hit else self._idle_deaths + 1
-                if self._idle_deaths >= MOST_IDLE_DEATHS:
-                    raise InputError(
-                        f"{self._idle_deaths} workers in a row ended before they took any work: {how}. Measure in this "
-                        "process to see why: --workers 0 (workers=0)."
-                    )
+                if hit:
+                    self._idle.end()
+                else:
+                    self._idle.add(how)
             self._workers[number] = Subprocess(_COMMAND, self._assignment._asdict(), number, self._count)
             self._names[number] = process_name(self._workers[number].pid)
 

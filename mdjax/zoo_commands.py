@@ -171,6 +171,12 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     calibrate.add_argument(
         "--no-landscape", action="store_true", help="measure losses alone: more networks, no trees for unknown settings"
     )
+    calibrate.add_argument(
+        "--workers",
+        default=0,
+        metavar="0|1",
+        help="1: train and measure in a process of its own, which may die alone (default: %(default)s)",
+    )
     calibrate.add_argument("--plan", action="store_true", help="time the smallest networks, say what would be grown")
 
     train = command("train", _train, "grow a zoo of models over a grid of settings", _TRAIN_EPILOG)
@@ -308,6 +314,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         vary=options.vary,
         seeds=options.seeds,
         landscape=not options.no_landscape,
+        workers=options.workers,
         plan_only=options.plan,
     )
     tell(found.to_text())

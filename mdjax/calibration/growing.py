@@ -1,9 +1,10 @@
 """A small zoo of the user's own task, grown within a time: trained, measured, and learnt from."""
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -13,6 +14,7 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from mdjax.calibration.design import Cell, cells
+from mdjax.calibration.growers import LostError, check_growers, growing_apart
 from mdjax.calibration.targets import VARIED, Build, Target, target_of
 from mdjax.calibration.trust import AXES, accuracies, surface_of
 from mdjax.columns import RECIPE
@@ -31,6 +33,7 @@ from mdjax.models import Architecture
 from mdjax.parquet import read_frame, write_frame
 from mdjax.progress import progress
 from mdjax.statuses import StatusCode
+from mdjax.subprocesses import leave_accelerators_alone
 from mdjax.sweeps.local import measure
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.store import Zoo
@@ -56,7 +59,8 @@ class CalibrateOptions(TypedDict, total=False):
     `vary`: "learning_rate" (the default) or "batch_size", what sets the temperature. `seeds` of each configuration,
     default 2. `landscape` (default True): measure the loss landscape too and grow trees, for networks whose settings
     are not known; without it the budget goes further. `plan_only`: time the smallest networks, and say what would be
-    grown. `show_progress` (default True) draws a bar.
+    grown. `show_progress` (default True) draws a bar. `workers`: 1 grows each cell in a process of its own, which may
+    die alone (default 0: this one does); it needs networks by name, and data by name or path.
     """
 
     recipe: Mapping[str, Any] | None
@@ -65,6 +69,7 @@ class CalibrateOptions(TypedDict, total=False):
     landscape: bool
     plan_only: bool
     show_progress: bool
+    workers: int | str
 
 
 class Plan(NamedTuple):
@@ -112,13 +117,16 @@ def calibrate(
     be written, that holds another calibration or that another process is writing.
     """
     check_options("calibrate", options, CalibrateOptions)
-    keep_compiled_programs()
     limit = seconds_of(budget if isinstance(budget, str) else f"{budget}s")
     vary, seeds = options.get("vary", VARIED[0]), options.get("seeds", 2)
     if vary not in VARIED:
         raise InputError(f"vary is {vary!r}. Choose one of {', '.join(VARIED)}.")
     check_whole("seeds", seeds, 1, _MOST_SEEDS)
-    target, dataset = target_of(like, build, options.get("recipe")), dataset_of(data)
+    target = target_of(like, build, options.get("recipe"))
+    if is_apart := check_growers(options.get("workers", 0), data, target):
+        leave_accelerators_alone()
+    keep_compiled_programs()
+    dataset = dataset_of(data)
     if dataset.x_train.dtype.kind != "f":
         raise InputError(f"The inputs of {dataset.name} are {dataset.x_train.dtype}. Calibrate on floats, or pixels.")
     target.recipe.check(dataset.input_shape)
@@ -126,10 +134,16 @@ def calibrate(
     out = place(out)
     with writing(f"the calibration {out}", "Choose a folder that you may write."):
         make_writable(out)
-    with one_writer(out / LOCK, f"the calibration {out}"):
+    with one_writer(out / LOCK, f"the calibration {out}"), contextlib.ExitStack() as stack:
         kept = _Kept(out, target, dataset, (vary, seeds, landscape))
-        grower = _Grower(target, dataset, vary, seeds, landscape, kept)
-        return grower.run(limit, plan_only=options.get("plan_only", False), show=options.get("show_progress", True))
+        grower = CellGrower(target, dataset, vary, seeds, landscape)
+        if is_apart and isinstance(data, str | Path):
+            told = (data, dataset.fingerprint, target, (vary, seeds, landscape), out)
+            grow = stack.enter_context(growing_apart(*told)).grown
+        else:
+            grow = grower.grown
+        plan_only, show = options.get("plan_only", False), options.get("show_progress", True)
+        return grower.run(kept, grow, limit, plan_only=plan_only, show=show)
 
 
 class _Kept:
@@ -169,18 +183,20 @@ class _Kept:
             write_frame(rows, temporary)
 
 
-class _Grower:
-    """Trains and measures cells, and knows what they cost."""
+class CellGrower:
+    """Trains and measures cells, knows what they cost, and decides which of them to grow."""
 
-    def __init__(self, target: Target, dataset: Dataset, vary: str, seeds: int, landscape: bool, kept: _Kept):
+    def __init__(self, target: Target, dataset: Dataset, vary: str, seeds: int, landscape: bool):
         self._target, self._dataset, self._vary, self._seeds = target, dataset, vary, seeds
-        self._landscape, self._kept = landscape, kept
+        self._landscape = landscape
         self._operations: dict[int, float] = {}
         self._networks: dict[int, Network] = {}  # the same objects each time, which share their compiled programs
 
-    def run(self, limit: float, *, plan_only: bool, show: bool) -> Calibration | Plan:
-        """Grow what fits the limit in seconds, in all calls together, and learn from it."""
-        grown = self._kept.read()
+    def run(
+        self, kept: _Kept, grow: Callable[[Cell], pd.DataFrame], limit: float, *, plan_only: bool, show: bool
+    ) -> Calibration | Plan:
+        """Grow what fits the limit in seconds, in all calls together, by `grow`, keep it, and learn from it."""
+        grown = kept.read()
         smallest = Cell(self._target.widths()[0], self._target.shares(self._dataset)[0])
         with progress("calibrating", round(limit), done=round(min(limit, _spent(grown))), show=show) as advance:
             while (cell := self._next(grown, smallest, limit)) is not None:
@@ -188,18 +204,21 @@ class _Grower:
                     break
                 advance(0, title=f"growing width {cell.width} on {100 * cell.data_share:.3g} % of the data")
                 try:
-                    grown[cell] = self._grown(cell)
+                    grown[cell] = grow(cell)
+                except LostError as error:
+                    warn(f"networks of width {cell.width} are not grown: {error}. Growing ends before them.")
+                    break
                 except Exception as error:
                     if not is_shortage(error):
                         raise
                     # Nothing that is true of the task: not kept, and tried again by the next call.
                     warn(f"networks of width {cell.width} do not fit the memory: growing ends before them.")
                     break
-                self._kept.write(cell, grown[cell])
+                kept.write(cell, grown[cell])
                 advance(min(limit, _spent(grown)) - min(limit, _spent({k: v for k, v in grown.items() if k != cell})))
         if plan_only:
             return self._plan(grown, limit)
-        return self._learnt(grown)
+        return self._learnt(grown, kept.out)
 
     def _next(self, grown: dict[Cell, pd.DataFrame], smallest: Cell, limit: float) -> Cell | None:
         """The cheapest cell of the plan that is not there and still fits; None where there is none."""
@@ -249,7 +268,7 @@ class _Grower:
         examples = self._dataset.subset_size(cell.data_share) * self._target.training["epochs"]
         return 3 * self._operations[cell.width] * models * examples
 
-    def _grown(self, cell: Cell) -> pd.DataFrame:
+    def grown(self, cell: Cell) -> pd.DataFrame:
         """A cell's networks trained and measured: a row for each temperature."""
         started = time.monotonic()
         network = self._network(cell.width)
@@ -299,14 +318,14 @@ class _Grower:
             **shared,
         )
 
-    def _learnt(self, grown: dict[Cell, pd.DataFrame]) -> Calibration:
+    def _learnt(self, grown: dict[Cell, pd.DataFrame], out: Path) -> Calibration:
         if not _is_enough(grown):
             raise InputError(
                 f"{len(grown)} of the cells of width and data were grown within the budget, of one width or one amount "
                 "of data alone. Give a larger --budget (budget=)."
             )
         table = pd.concat([grown[cell] for cell in sorted(grown)], ignore_index=True)
-        path = self._kept.out / "zoo.parquet"
+        path = out / "zoo.parquet"
         with writing(str(path), "Free space, then run the same command again."), replacing(path) as temporary:
             write_frame(table, temporary)
         network = self._network(self._target.width)
@@ -319,7 +338,7 @@ class _Grower:
         }
         num_models = len(table) * self._seeds
         calibration = Calibration(surface_of(table), facts, accuracies(table), num_models, self._trees(table))
-        calibration.save(self._kept.out)
+        calibration.save(out)
         return calibration
 
     def _trees(self, table: pd.DataFrame) -> dict[str, MDTree]:

@@ -127,7 +127,7 @@ def test_rows_whose_settings_are_not_known_are_left_to_the_trees(calibrated, tab
 def test_it_goes_on_where_it_stopped_and_keeps_to_itself(calibrated, two_amounts, monkeypatch, capsys):
     before = (calibrated / "calibration.json").read_bytes()
     monkeypatch.setattr(growing, "train_stack", lambda *a, **k: pytest.fail("nothing is left to train"))
-    monkeypatch.setattr(growing._Grower, "_next", lambda self, grown, smallest, limit: None)
+    monkeypatch.setattr(growing.CellGrower, "_next", lambda self, grown, smallest, limit: None)
     main([*CALIBRATE[:-1], str(calibrated)])
     assert (calibrated / "calibration.json").read_bytes() == before
     with pytest.raises(SystemExit):
@@ -333,7 +333,7 @@ def test_a_zoo_says_what_it_is_like(tmp_path):
     ],
 )
 def test_bad_arguments_are_told_in_one_sentence(tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setattr(growing._Grower, "_measured", lambda *a: pd.DataFrame({"width": [1], "data_share": [0.125]}))
+    monkeypatch.setattr(growing.CellGrower, "_measured", lambda *a: pd.DataFrame({"width": [1], "data_share": [0.125]}))
     with pytest.raises(InputError, match=message):
         calibrate(**{"data": digits(), "out": tmp_path / "cal", **QUICK, **arguments})
 

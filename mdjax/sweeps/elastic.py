@@ -79,6 +79,8 @@ def sweep(
     InputError as of `measure`, where there is no such cluster, and where its nodes do not see zoo and table.
     """
     check_options("sweep", options, SweepOptions)
+    if options.get("distributed") is not None:
+        raise InputError("distributed was given for a sweep, whose processes Ray starts. Leave it out, or use measure.")
     taken = _taken(options)
     rest: Any = {name: value for name, value in options.items() if name not in _OWN}
     # Workers have other working folders.

@@ -145,6 +145,7 @@ def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
         ({"cpus_per_worker": 0}, "cpus_per_worker is 0"),
         ({"accelerator": "npu"}, "Unknown accelerator 'npu'. Choose from auto, cpu, gpu, tpu"),
         ({"devices": "0"}, "Cannot use devices '0'"),
+        ({"distributed": "auto"}, "distributed was given for a sweep, whose processes Ray starts"),
     ],
 )
 def test_wrong_use_is_refused_in_one_sentence(options, message, tmp_path):

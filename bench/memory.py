@@ -58,7 +58,7 @@ def write_zoo(folder: Path, architecture: Architecture) -> None:
 
 def here(command: str, folder: Path, data: Path, metrics: str, chunk: int) -> dict:
     """Plan or measure in this process, models of a call one after another: batched they wait for each other on CPUs."""
-    preparation.default_plan = lambda mesh: Plan("map", chunk, "patches", mesh)
+    preparation.default_plan = lambda mesh, target=None: Plan("map", chunk, "patches", mesh)
     settings = [text for name in metrics.split(",") for text in SETTINGS[name]]
     if command == "plan":
         plan = previews.preview(folder, data=data, metrics=metrics, settings=settings)

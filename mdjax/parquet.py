@@ -87,7 +87,7 @@ def read_metadata(source: BinaryIO) -> Any:
     file: Any = pq.ParquetFile(source, buffer_size=_BUFFER)
     # Where metadata and schema disagree, asking for a column's metadata ends the process: pyarrow declares that it
     # raises nothing. Reading raises: it is begun, of no row, with every group of rows.
-    for group in range(file.num_row_groups):
+    for group in range(file.num_row_groups if file.schema_arrow.names else 0):  # without columns it divides by zero
         next(file.reader.iter_batches(0, row_groups=[group], column_indices=None, use_threads=False), None)
     return file.metadata
 

@@ -155,3 +155,9 @@ for path in sorted(Path(sys.argv[1]).glob("*.parquet")):
 """
     found = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
     assert (found.returncode, found.stdout.split()) == (0, ["0", "1", "2", "3"]), found.stderr
+
+
+def test_a_frame_without_columns_is_one(tmp_path):
+    """pyarrow divides by their number where nothing is read of them."""
+    write_frame(pd.DataFrame(), tmp_path / "empty.parquet")
+    assert read_frame(tmp_path / "empty.parquet").shape == (0, 0)

@@ -97,7 +97,6 @@ def test_nodes_and_workers_come_and_go_and_nothing_is_lost_or_doubled(zoo, clust
         (old,) = workers_of(table) & first
         os.kill(old, signal.SIGKILL)
         wait(lambda: len(workers_of(table) - first) == 2 or running.done())
-        assert len(shards_of(table)) < 16
         found = running.result(90)
     assert not workers_of(table)
     assert (found.models["status"] == "ok").all()

@@ -191,7 +191,7 @@ def test_what_lacked_memory_is_tried_again(grown, measured, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("plan", [Plan("vmap", 1, "patches"), Plan("vmap", 4, "patches"), Plan("map", 16, "patches")])
 def test_the_plan_changes_nothing(grown, measured, monkeypatch, plan):
-    monkeypatch.setattr(preparation, "default_plan", lambda mesh: plan)
+    monkeypatch.setattr(preparation, "default_plan", lambda *_: plan)
     monkeypatch.setattr(preparation, "_UNIT_SIZE", 3)
     table = local.measure(grown, preset="fast")
     if plan.chunk_size == 1:

@@ -18,7 +18,19 @@ from mdjax.sweeps import previews, target_plans
 from mdjax.sweeps.previews import preview
 
 COLUMNS = [
-    *("architecture", "metric", "members", "devices", "convolution", "batching", "per_call", "calls", "memory"),
+    *("architecture", "metric", "members", "units", "devices", "convolution", "batching", "per_call", "calls"),
+    "memory",
+        "architecture",
+        "metric",
+        "members",
+        "units",
+        "devices",
+        "convolution",
+        "batching",
+        "per_call",
+        "calls",
+        "memory",
+    ),
     *("device_memory", "fits", "collectives", "compile_seconds", "least_seconds", "refusal"),
 ]
 CHIP = Chip(2**30, 1e12, 1e11)

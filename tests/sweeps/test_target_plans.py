@@ -19,19 +19,7 @@ from mdjax.sweeps.previews import preview
 
 COLUMNS = [
     *("architecture", "metric", "members", "units", "devices", "convolution", "batching", "per_call", "calls"),
-    "memory",
-        "architecture",
-        "metric",
-        "members",
-        "units",
-        "devices",
-        "convolution",
-        "batching",
-        "per_call",
-        "calls",
-        "memory",
-    ),
-    *("device_memory", "fits", "collectives", "compile_seconds", "least_seconds", "refusal"),
+    *("memory", "device_memory", "fits", "collectives", "compile_seconds", "least_seconds", "refusal"),
 ]
 CHIP = Chip(2**30, 1e12, 1e11)
 

@@ -97,7 +97,7 @@ def simulated(plan: list[Unit], folder: Path, num_workers: int) -> dict:
     random = np.random.RandomState(1)
     seconds = dict(zip((unit.name for unit in plan), random.lognormal(0.0, 0.8, len(plan)), strict=True))
     sharing = Sharing(plan, Commits(LocalStore(folder)), Claims(LocalStore(folder)))
-    sharing.costs.seconds = lambda unit: seconds[unit.name]  # type: ignore[method-assign]
+    sharing.estimates.seconds = lambda unit: seconds[unit.name]  # type: ignore[method-assign]
     now, busy, taken, looks = 0.0, [(0.0, number, None) for number in range(num_workers)], 0, 0
     heapq.heapify(busy)
     looked, look_seconds, real = 0.0, [], time.perf_counter()

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -81,9 +82,7 @@ class LocalStore:
 
     def create(self, name: str, content: bytes) -> bool:
         path = self._path(name)
-        with temporary_file(path.parent) as temporary:
-            temporary.write_bytes(content)
-            flush(temporary)
+        with _written(path.parent, content) as temporary:
             try:
                 os.link(temporary, path)
                 return True
@@ -100,9 +99,7 @@ class LocalStore:
 
     def write(self, name: str, content: bytes) -> None:
         path = self._path(name)
-        with temporary_file(path.parent) as temporary:
-            temporary.write_bytes(content)
-            flush(temporary)
+        with _written(path.parent, content) as temporary:
             commit(temporary, path)
 
     def delete(self, name: str) -> None:
@@ -127,3 +124,12 @@ class LocalStore:
             remove_leftovers(path.parent)
             self._made.add(path.parent)
         return path
+
+
+@contextlib.contextmanager
+def _written(folder: Path, content: bytes) -> Iterator[Path]:
+    """Yields a new file in a folder, with its content on the disk; what is still under its name is removed."""
+    with temporary_file(folder) as temporary:
+        temporary.write_bytes(content)
+        flush(temporary)
+        yield temporary

@@ -5,7 +5,7 @@ import pandas as pd
 from mdjax.metrics.losses import Losses
 from mdjax.sweeps.units import Cell, Unit
 
-MODELS = pd.DataFrame({"model_id": list("abcdef")})
+MODELS = pd.DataFrame({"model_id": list("abcdef"), "weights_hash": list("uvwxyz")})
 CELL = Cell(MODELS, None, 1.0, 0.0)
 
 

@@ -27,8 +27,6 @@ def join(how: str) -> Host:
     if found is None and how != "auto":
         raise InputError(f"Cannot join {how[:80]!r}. Give auto, or ADDRESS:PORT,COUNT,NUMBER like 10.0.0.1:8476,4,0.")
     if not jax.distributed.is_initialized():
-        # Processes on CPUs talk to each other by it; other backends have their own.
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
         try:
             if found is None:
                 jax.distributed.initialize()

@@ -9,7 +9,6 @@ import pandas as pd
 
 from mdjax.columns import CONFIGURATION, Feature, describe
 from mdjax.metrics import Metric
-from mdjax.metrics.contract import Member
 from mdjax.statuses import OK, Status, StatusCode
 from mdjax.table import Table
 
@@ -21,14 +20,6 @@ APPLIED_NOISE = "applied_label_noise"
 
 _KEYS = {"models": ("model_id",), "pairs": ("configuration", "model_a", "model_b")}
 """What identifies a row of each frame."""
-
-
-def member_row(models: pd.DataFrame, member: Member) -> dict[str, Any]:
-    """What identifies the row of a model, or of a pair of models, of these rows of a manifest."""
-    names = [models["model_id"].iloc[index] for index in member]
-    if len(names) == 1:
-        return {"model_id": names[0]}
-    return {"configuration": models["configuration"].iloc[member[0]], "model_a": names[0], "model_b": names[1]}
 
 
 def identity_columns(metric: Metric) -> tuple[str, ...]:

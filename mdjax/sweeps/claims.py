@@ -1,52 +1,35 @@
 """Who is at work on which unit: claims that several processes, on several machines, make in the store of a table.
 
-    run/workers/<worker>             a process at work; rewritten every few seconds, as long as it lives
+    run/workers/<worker>             a process at work (`mdjax.sweeps.signs`)
     run/claims/<unit>.<try>          made by the worker that took a unit, which holds its name
     run/deaths/<unit>.<try>          how a worker died at it, told by who saw it
     run/failures/<unit>.parquet      what came of a unit in this run that another run may change
     run/done/<deed>                  what one process had to do for all, such as the table, and has done
 
 A claim counts as long as its worker lives. The first to create the claim of the next try has the unit, so that no two
-take one that has lapsed. Nothing depends on clocks that agree: a worker of another machine is gone when its file has
-not changed for a lease by the observer's own clock; one of this machine, when its process is. A claim is no lock: what
-two workers do twice all the same is committed once.
+take one that has lapsed. A claim is no lock: what two workers do twice all the same is committed once.
 """
 
 import contextlib
-import functools
-import hashlib
 import io
-import os
-import platform
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
-from mdjax.files import writing
 from mdjax.parquet import read_frame, write_frame
 from mdjax.statuses import Status, StatusCode
 from mdjax.stores import Store
+from mdjax.sweeps.signs import LEASE, Signs, Told
 from mdjax.sweeps.units import Unit
 
 T = TypeVar("T")
 
-LEASE = 60.0
-"""Seconds after which a worker of another machine that gave no sign of life is taken for gone."""
-
 _GLANCE = 0.2
 """Seconds between two looks at whether another has done something."""
 
-_BEATS = 4
-"""Signs of life in a lease."""
-
-_FOLDERS = ("workers", "claims", "deaths", "failures", "done")
-REMEDY = "See to that place, then run the same command again: finished work is kept."
-_WORKERS, _CLAIMS, _DEATHS, _FAILURES, _DONE = (f"run/{name}" for name in _FOLDERS)
+_CLAIMS, _DEATHS, _FAILURES, _DONE = (f"run/{name}" for name in ("claims", "deaths", "failures", "done"))
 _SUFFIX = ".parquet"
 _PROBLEMS, _KEYS = "problems", "keys"
 
@@ -66,36 +49,6 @@ class Failure(NamedTuple):
     keys: tuple[str, ...]
 
 
-class _Told:
-    """A store whose refusals are sentences."""
-
-    def __init__(self, store: Store):
-        self._store = store
-
-    def read(self, name: str) -> bytes | None:
-        with self._reached():
-            return self._store.read(name)
-
-    def create(self, name: str, content: bytes) -> bool:
-        with self._reached():
-            return self._store.create(name, content)
-
-    def write(self, name: str, content: bytes) -> None:
-        with self._reached():
-            self._store.write(name, content)
-
-    def delete(self, name: str) -> None:
-        with self._reached():
-            self._store.delete(name)
-
-    def names(self, folder: str) -> list[str]:
-        with self._reached():
-            return self._store.names(folder)
-
-    def _reached(self) -> contextlib.AbstractContextManager[None]:
-        return writing(f"the table {self._store.address}", REMEDY)
-
-
 class Claims:
     """The claims of one worker, which is at work from `beating` on; `refresh` finds out about the others.
 
@@ -106,41 +59,29 @@ class Claims:
 
     def __init__(self, store: Store, *, lease: float = LEASE, worker: str | None = None):
         self.store = store
-        self._told = _Told(store)
-        self.lease = lease
-        self.worker = worker or f"{process_name(os.getpid())}-{uuid.uuid4().hex[:6]}"
+        self._told = Told(store)
+        self._signs = Signs(store, lease=lease, worker=worker)
         self._tries: dict[str, list[int]] = {}
         self._deaths: dict[str, dict[int, str]] = {}
         self._owners: dict[str, str] = {}
         self._failures: set[str] = set()
-        self._seen: dict[str, tuple[bytes | None, float]] = {}
 
-    @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
+    @property
+    def worker(self) -> str:
+        """This worker's name."""
+        return self._signs.worker
+
+    def beating(self) -> contextlib.AbstractContextManager[None]:
         """Gives signs of life until the block ends; its claims lapse with it."""
-        stopped = threading.Event()
-        name = f"{_WORKERS}/{self.worker}"
+        return self._signs.beating()
 
-        def beat() -> None:
-            count = 0
-            while not stopped.wait(self.lease / _BEATS):
-                count += 1
-                with contextlib.suppress(OSError):  # the store refuses for a while: others may take over
-                    self.store.write(name, str(count).encode())
-
-        self._told.write(name, b"0")
-        thread = threading.Thread(target=beat, name="signs of life", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            thread.join(self.lease / _BEATS)
-            with contextlib.suppress(OSError):
-                self.store.delete(name)
+    def others(self) -> list[str]:
+        """The other workers that live."""
+        return self._signs.others()
 
     def refresh(self) -> None:
         """Look at what others do."""
+        self._signs.refresh()
         self._tries, self._deaths = {}, {}
         for name in self._told.names(_CLAIMS):
             unit, _, number = name.rpartition(".")
@@ -159,7 +100,7 @@ class Claims:
         if not numbers or max(numbers) in self._deaths.get(unit, {}):
             return False
         owner = self._owner(f"{unit}.{max(numbers)}")
-        return owner is not None and owner != self.worker and not self._is_gone(owner)
+        return owner is not None and owner != self.worker and not self._signs.is_gone(owner)
 
     def take(self, unit: str) -> bool:
         """Claim a unit; False where another worker has it."""
@@ -178,13 +119,6 @@ class Claims:
         for number in self._tries.pop(unit, []):
             with contextlib.suppress(OSError):
                 self.store.delete(f"{_CLAIMS}/{unit}.{number}")
-
-    def release(self, unit: str) -> None:
-        """Give up the claim of this try alone: what is known of others stays."""
-        numbers = self._tries.get(unit, [])
-        if numbers:
-            with contextlib.suppress(OSError):
-                self.store.delete(f"{_CLAIMS}/{unit}.{max(numbers)}")
 
     def tries(self, unit: str) -> Tries:
         """How often others failed at a unit."""
@@ -217,13 +151,11 @@ class Claims:
 
         process: as `process_name` called it while it lived.
         """
-        for worker in self._told.names(_WORKERS):
-            if worker.startswith(f"{process}-"):
-                self._told.delete(f"{_WORKERS}/{worker}")
+        self._signs.forget(process)
 
     def knows(self, worker: str) -> bool:
         """Whether a worker by this name has given a sign of life in this store."""
-        return self._told.read(f"{_WORKERS}/{worker}") is not None
+        return self._told.read(f"run/workers/{worker}") is not None
 
     def fail(self, unit: Unit, rows: pd.DataFrame, problems: Mapping[str, Status]) -> None:
         """Note what came of a unit that another run may change.
@@ -277,21 +209,26 @@ class Claims:
         """Have a deed of `once` done again."""
         self._told.delete(f"{_DONE}/{deed}")
 
-    def others(self) -> list[str]:
-        """The other workers that live."""
-        workers = [name for name in self._told.names(_WORKERS) if name != self.worker]
-        return [name for name in workers if not self._is_gone(name)]
+    def clear(self, say: Callable[[str], None] | None = None) -> None:
+        """Remove all that is known of this run, where nobody else is at work.
 
-    def clear(self) -> None:
-        """Remove all that is known of this run, where nobody else is at work."""
-        if self.others():
-            return
+        say: told, where it takes a while, what is waited for: whether workers of other machines of which there are
+            signs live, or were ended with a run that left failures behind, which would count as those of this run
+            (default: they count as alive).
+        """
+        self._signs.refresh()
+        while others := self._signs.others():
+            has_left = any(self._told.names(folder) for folder in (_DEATHS, _FAILURES))
+            if say is None or not has_left or any(map(self._signs.is_proven, others)):
+                return
+            say(f"Another worker left what failed in {self.store.address}. It is waited for whether it is at work.")
+            say = _say_nothing
+            time.sleep(_GLANCE)
+            self._signs.refresh()
         for folder in (_CLAIMS, _DEATHS, _FAILURES, _DONE):
             for name in self._told.names(folder):
                 self._told.delete(f"{folder}/{name}")
-        for name in self._told.names(_WORKERS):
-            if name != self.worker:
-                self.store.delete(f"{_WORKERS}/{name}")
+        self._signs.forget_all()
         self._tries, self._deaths, self._failures, self._owners = {}, {}, set(), {}
 
     def _owner(self, claim: str) -> str | None:
@@ -306,49 +243,6 @@ class Claims:
         unit, _, number = claim.rpartition(".")
         return int(number) in self._tries.get(unit, [])
 
-    def _is_gone(self, worker: str) -> bool:
-        sign = self._told.read(f"{_WORKERS}/{worker}")
-        if sign is None:
-            return True  # it ended, or was seen to die
-        machine, _, rest = worker.partition("-")
-        if machine == _machine():
-            process, _, started = rest.partition("-")
-            return _start_of(process) != started.partition("-")[0]
-        before, since = self._seen.get(worker, (None, 0.0))
-        if sign != before:
-            self._seen[worker] = (sign, time.monotonic())
-            return False
-        return time.monotonic() - since > self.lease
 
-
-@functools.cache
-def _machine() -> str:
-    """What tells processes by their numbers: this machine since its start, and what is seen of it from here."""
-    facts = [platform.node()]
-    for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        with contextlib.suppress(OSError):
-            facts.append(str(Path(name).readlink()) if name.endswith("pid") else Path(name).read_text())
-    return hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()
-
-
-def process_name(process: int) -> str:
-    """A process of this machine, by its number and when it began: how the names of its workers begin."""
-    return f"{_machine()}-{process}-{_start_of(str(process)) or '0'}"
-
-
-def _start_of(process: str) -> str | None:
-    """When a process began, by the system's account; None where it has ended, "0" where the system does not tell."""
-    try:
-        fields = Path(f"/proc/{int(process)}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
-    except (OSError, ValueError, IndexError):
-        pass
-    if Path("/proc/self/stat").exists():
-        return None
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return None
-    except PermissionError:
-        pass
-    return "0"
+def _say_nothing(text: str) -> None:
+    pass

@@ -166,7 +166,7 @@ class Commits:
             self._pack(old)
 
     def pack_all(self, units: Iterable[Unit]) -> None:
-        """Put all that is there of these units into packs; only for who knows that nobody looks for them by name."""
+        """Put all that is there of these units, which are all settled, into packs, where that is enough for one."""
         prefixes = {_prefix(unit.name) for unit in units}
         loose = [name for name in self._listed() if _PACK not in name and _prefix(name) in prefixes]
         if len(loose) >= PACK_SIZE:

@@ -171,7 +171,7 @@ class RayCrew:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(when_ended(self._leave))
+        self._stack.enter_context(when_ended(self._end))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -273,12 +273,6 @@ class RayCrew:
         self._hired.remove(worker)
         with contextlib.suppress(Exception):  # it, or its node, is gone
             self._ray.kill(worker.actor)
-
-    def _leave(self) -> None:
-        self._end()
-        claims = self._sharing.claims
-        with contextlib.suppress(OSError, InputError):
-            claims.tell_gone(claims.worker.rpartition("-")[0])
 
     def _end(self) -> None:
         """End them now: what they have not committed, the next run does."""

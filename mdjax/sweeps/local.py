@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeGuard, Unpack
 
 from mdjax.addresses import Address
 from mdjax.console import warn
@@ -41,11 +41,11 @@ class RunOptions(PlanOptions, total=False):
     `workers` are processes of their own that measure, each of which may die alone (default 0: this one measures;
     "auto": one for each GPU, else one, where the zoo has more than a few dozen models). They need a zoo and data by
     name or path, metrics by name, `out`, and `devices` in place of `mesh`: what each of them measures on, as the
-    command line calls it (default "1").
+    command line calls it (default "1"). JAX in this process then keeps to the CPU, unless it has begun on another
+    device: accelerators are the workers'.
 
     `distributed` joins the processes of a job on several hosts (`mdjax.engine.hosts.join`): each measures its part of
-    the units on its own devices, then what is left of the others', and one of them writes the table. Then `workers`
-    are not used.
+    the units on its own devices, then what is left of the others', and one of them writes the table.
     """
 
     seed: int
@@ -101,7 +101,9 @@ def measure(
     check_whole("seed", seed, 0, MOST_SEED)
     out = None if out is None else table_place(out)
     chosen = select(preset, metrics, settings)
-    host = _joined(options, out)
+    if "devices" in options and options.get("mesh") is not None:
+        raise InputError("Both mesh and devices were given, which say the same. Give one of them.")
+    host = _joined(source, options, out)
     recruit, assignment = None if host else recruiting(options.get("workers", 0), source), None
     if recruit is not None:
         assignment = _assignment(source, out, data, preset, metrics, settings, options)
@@ -139,7 +141,7 @@ def measure(
         told = assignment._replace(kinds=tuple(sorted(kinds(units))))
         run = functools.partial(supervise, recruit, told)
     claims = Claims(commits.store)
-    claims.clear()
+    claims.clear(say=warn)
     sharing = Sharing(units, commits, claims, None if host is None else Share(*host))
     deed = f"table-{digest([unit.name for unit in units])}"
     claims.undo(deed)
@@ -152,14 +154,25 @@ def measure(
     return table
 
 
-def _joined(options: RunOptions, out: Path | Address | None) -> Host | None:
-    """Where this process is one of several of a job, which."""
+def _joined(source: Source, options: RunOptions, out: Path | Address | None) -> Host | None:
+    """Where this process is one of several of a job, which; InputError for what such processes cannot share."""
     how = options.get("distributed")
     if how is None:
         return None
     if out is None:
         raise InputError("Processes of a job share their work in the table. Name its place: --out TABLE (out=).")
+    if not _is_named(source):
+        raise InputError("Processes of a job share the models of a zoo. Give one, or leave distributed out.")
+    if options.get("workers", 0) not in (0, "0", "auto"):
+        raise InputError(
+            f"workers is {options.get('workers')!r}, but the processes of a job measure themselves. Leave workers or "
+            "distributed out."
+        )
     return join(how)
+
+
+def _is_named(source: Source) -> TypeGuard[Zoo | str | Path | Address]:
+    return isinstance(source, Zoo | str | Path | Address)
 
 
 def _kept_in_memory(metrics: Sequence[Metric], units: Sequence[Unit], runner: Runner, show: bool) -> Results:
@@ -185,12 +198,11 @@ def _assignment(
     if out is None or options.get("mesh") is not None:
         given = "no place for the table" if out is None else "a mesh"
         raise InputError(f"workers were asked for with {given}. Give out=, and devices= in place of a mesh.")
-    names = metrics if isinstance(metrics, str | None) else tuple(map(str, metrics))
-    is_named = names is None or isinstance(metrics, str) or all(isinstance(metric, str) for metric in metrics or ())
+    names = metrics if isinstance(metrics, str | None) else tuple(metrics)
     for what, fits in (
-        ("a zoo", isinstance(source, Zoo | str | Path | Address)),
+        ("a zoo", _is_named(source)),
         ("data", isinstance(data, str | Path | None)),
-        ("metrics", is_named),
+        ("metrics", not isinstance(names, tuple) or all(isinstance(name, str) for name in names)),
     ):
         if not fits:
             raise InputError(f"workers are other processes and need {what} by name or path. Give that, or workers=0.")
@@ -199,7 +211,7 @@ def _assignment(
         table=str(out),
         data=None if data is None else str(data),
         preset=preset,
-        metrics=names,
+        metrics=names if isinstance(names, str | None) else tuple(map(str, names)),
         settings=tuple(settings),
         seed=options.get("seed", 0),
         layout=options.get("layout"),
@@ -218,6 +230,7 @@ def _settled(
     for _ in range(_MOST_ROUNDS):
         run(sharing, advance)
         if (results := collected(metrics, sharing.units, sharing.commits, sharing.claims)) is not None:
+            sharing.commits.pack_all(sharing.units)
             return results
         # A file was damaged, and is gone.
     raise InputError(

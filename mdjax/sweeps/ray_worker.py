@@ -44,7 +44,7 @@ class RayWorker:
             os.environ.setdefault(name, value)
         with contextlib.suppress(OSError):  # then paths that are not absolute are told to be missing
             os.chdir(folder)
-        from mdjax.sweeps.claims import process_name
+        from mdjax.sweeps.signs import process_name
 
         ray = importlib.import_module("ray")
         cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()

@@ -1,5 +1,7 @@
 """A unit of work → its rows, here: models read, measured, and what went wrong put into a status."""
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -8,12 +10,12 @@ from mdjax.engine import Programs, is_shortage
 from mdjax.engine import measure as measure_stack
 from mdjax.errors import InputError, first_line
 from mdjax.statuses import Status, StatusCode
-from mdjax.sweeps.aggregation import member_row, with_status
+from mdjax.sweeps.aggregation import identity_columns, with_status
 from mdjax.sweeps.commits import KEY
 from mdjax.sweeps.noise import rise
 from mdjax.sweeps.preparation import Work
 from mdjax.sweeps.sources import DeviceData, Loaded, loaded, recent_groups, runner
-from mdjax.sweeps.units import Unit
+from mdjax.sweeps.units import Unit, identity
 
 
 class Outcome(NamedTuple):
@@ -34,9 +36,13 @@ class Runner:
         self._work, self._model = work, model
         self._read_group = recent_groups(work.collection.read_group)
         self._programs = Programs(work.plan)
-        self._data = DeviceData(work.dataset, work.plan)
         self.errors: dict[str, Exception] = {}
         """The first error that each metric raised, by its name."""
+
+    @functools.cached_property
+    def _data(self) -> DeviceData:
+        """On the device once they are needed: never where workers measure."""
+        return DeviceData(self._work.dataset, self._work.plan)
 
     def doubts(self) -> str | None:
         """What the training losses say of the label noise that is applied, where it is not certain."""
@@ -52,29 +58,22 @@ class Runner:
         rows = unit.cell.rows.iloc[indices]
         try:
             models = self._loaded(rows, unit.cell.architecture)
-            places = {name: place for place, name in enumerate(models.rows["model_id"])}
+            place = {name: number for number, name in enumerate(models.rows["model_id"])}
             ids = [name for name, _ in unit.cell.models]
-            members, keys = [], []
-            for member, key in zip(unit.members, unit.keys, strict=True):
-                if all(ids[index] in places for index in member):
-                    members.append(tuple(places[ids[index]] for index in member))
-                    keys.append(key)
-            if not members:
+            is_read = [all(ids[index] in place for index in member) for member in unit.members]
+            if not any(is_read):
                 return Outcome(pd.DataFrame(), models.problems)
+            part = unit.part([number for number, there in enumerate(is_read) if there])
             found = measure_stack(
                 unit.metric,
                 models.stack,
                 self._data.examples(unit.cell),
-                members,
+                [tuple(place[ids[index]] for index in member) for member in part.members],
                 seed=self._work.seed,
                 programs=self._programs,
                 timed=True,
             )
-            measured = [
-                member_row(models.rows, member) | with_status(columns)
-                for member, columns in zip(members, found, strict=True)
-            ]
-            return Outcome(pd.DataFrame(measured).assign(**{KEY: keys}), models.problems)
+            return Outcome(_rows(part, found), models.problems)
         except Exception as error:  # of one metric, which must not cost the others
             return Outcome(self._failed(unit, error), {})
 
@@ -96,7 +95,16 @@ _FIRST = 16
 
 def rows_with(unit: Unit, status: Status) -> pd.DataFrame:
     """A unit's rows with nothing but a status."""
-    rows = [member_row(unit.cell.rows, member) | with_status({"status": status}) for member in unit.members]
+    return _rows(unit, [{"status": status}] * len(unit.members))
+
+
+def _rows(unit: Unit, found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A unit's rows: what each is about, and a metric's columns."""
+    names = identity_columns(unit.metric)
+    rows = [
+        dict(zip(names, identity(unit.cell, member), strict=True)) | with_status(columns)
+        for member, columns in zip(unit.members, found, strict=True)
+    ]
     return pd.DataFrame(rows).assign(**{KEY: list(unit.keys)})
 
 

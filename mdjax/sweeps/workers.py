@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from mdjax.addresses import Address
 from mdjax.subprocesses import IdleDeaths, Subprocess, check_workers, gpus
-from mdjax.sweeps.claims import process_name
+from mdjax.sweeps.signs import process_name
 from mdjax.sweeps.worker import Assignment
 from mdjax.sweeps.working import Sharing
 from mdjax.zoo.store import Zoo

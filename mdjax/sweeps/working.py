@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from mdjax.statuses import Status, StatusCode
 from mdjax.sweeps.claims import Claims, Tries
 from mdjax.sweeps.commits import KEY, Commits
-from mdjax.sweeps.costs import Costs
+from mdjax.sweeps.estimates import Estimates
 from mdjax.sweeps.running import Outcome, rows_with
 from mdjax.sweeps.units import Unit
 
@@ -50,10 +50,12 @@ class Sharing:
 
     def __init__(self, units: Sequence[Unit], commits: Commits, claims: Claims, share: Share | None = None):
         self.units, self.commits, self.claims = units, commits, claims
-        self.costs = Costs()
+        self.estimates = Estimates()
         self.total = sum(len(unit.keys) for unit in units)
         self._preferred = {unit.name for unit in units[share.number :: share.of]} if share else set()
         self._open: dict[str, Unit] = {}
+        self.num_open = 0
+        """Members that are not settled yet."""
         self._avoided: set[str] = set()
         self._num_workers = 1
         self._random = random.Random(claims.worker)
@@ -67,17 +69,13 @@ class Sharing:
         start = time.monotonic()
         self.claims.refresh()
         left = [part for unit in self.commits.missing(self.units) for part in self._parts(unit)]
-        left.sort(key=lambda unit: (unit.name not in self._preferred, -self.costs.seconds(unit)))
+        left.sort(key=lambda unit: (unit.name not in self._preferred, -self.estimates.seconds(unit)))
         self._open = {unit.name: unit for unit in left}
+        self.num_open = sum(len(unit.keys) for unit in left)
         self._avoided = set()
         self._num_workers = 1 + len(self.claims.others())
         self._looked = time.monotonic()
         self.pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, (self._looked - start) / _PART))
-
-    @property
-    def num_open(self) -> int:
-        """Members that are not settled yet."""
-        return sum(len(unit.keys) for unit in self._open.values())
 
     def newly_settled(self) -> int:
         """Members that have been settled, here or elsewhere, since it was asked last."""
@@ -107,8 +105,7 @@ class Sharing:
                 continue
             if not self.commits.has(unit):
                 return unit
-            self.claims.drop(unit.name)
-            self._open.pop(unit.name, None)
+            self._close(unit)
 
     def settle(self, unit: Unit, outcome: Outcome) -> None:
         """Keep what came of a unit that was taken, and give it up."""
@@ -119,9 +116,13 @@ class Sharing:
             part = unit.part([index for index, key in enumerate(unit.keys) if key not in finished])
             unfinished = rows[~rows[KEY].isin(finished)] if len(rows) else rows
             self.claims.fail(part, unfinished, outcome.problems)
-        self.claims.drop(unit.name)
-        self._open.pop(unit.name, None)
+        self._close(unit)
         self.commits.pack()
+
+    def _close(self, unit: Unit) -> None:
+        self.claims.drop(unit.name)
+        if self._open.pop(unit.name, None) is not None:
+            self.num_open -= len(unit.keys)
 
     def _free(self) -> list[Unit]:
         """The first units that this process may take: enough to choose from."""
@@ -165,7 +166,7 @@ def work_through(runner: Runs, sharing: Sharing, advance: Callable[..., None]) -
             advance(0, title=f"measuring {unit.metric.name}")
             start = time.monotonic()
             outcome = runner.run(unit)
-            sharing.costs.learn(unit, time.monotonic() - start)
+            sharing.estimates.learn(unit, time.monotonic() - start)
             sharing.settle(unit, outcome)
             advance(sharing.newly_settled())
             if sharing.is_due():

@@ -11,8 +11,9 @@ from sweep_units import frame, unit
 
 from mdjax.statuses import Status, StatusCode
 from mdjax.stores import LocalStore
-from mdjax.sweeps import claims as module
-from mdjax.sweeps.claims import Claims, process_name
+from mdjax.sweeps import claims, signs
+from mdjax.sweeps.claims import Claims
+from mdjax.sweeps.signs import process_name
 
 ELSEWHERE = "ffffffffffff-7-1-abc"
 """A worker of another machine."""
@@ -26,7 +27,7 @@ def store(tmp_path):
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signs.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -53,7 +54,7 @@ def test_a_unit_is_taken_by_one_of_many(store):
     for thread in threads:
         thread.join()
     assert sum(taken) == 1
-    assert sum(looking(store).is_busy("u") for _ in range(1)) == 1
+    assert looking(store).is_busy("u")
 
 
 def test_what_is_dropped_can_be_taken(store):
@@ -70,10 +71,11 @@ def test_a_process_of_this_machine_that_has_ended_is_gone_at_once(store):
     other = looking(store, worker=f"{name}-x")
     assert other.take("u")
     assert looking(store).is_busy("u")
-    process.kill()  # its parent has not asked for its end yet: a zombie is gone, too
-    process_ended = [looking(store).is_busy("u") for _ in range(200)]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its parent has not asked for it: a zombie
+    assert not looking(store).is_busy("u")
     process.communicate()
-    assert not process_ended[-1] or not looking(store).is_busy("u")
+    assert not looking(store).is_busy("u")
     own = looking(store)
     assert own.take("u") and own.tries("u").lapses == 1
 
@@ -89,13 +91,15 @@ def test_a_worker_of_another_machine_is_gone_when_it_gives_no_sign_for_a_lease(s
     assert other.take("u")
     own = looking(store, lease=60.0)
     assert own.is_busy("u") and not own.take("u")
-    clock[0] += 59
+
+    def later(seconds):
+        clock[0] += seconds
+        own.refresh()
+        return own
+
     store.write(f"run/workers/{ELSEWHERE}", b"1")  # by a clock that may be years off
-    assert own.is_busy("u")
-    clock[0] += 59
-    assert own.is_busy("u")
-    clock[0] += 2
-    assert not own.is_busy("u") and own.take("u")
+    assert later(59).is_busy("u") and later(59).is_busy("u")
+    assert not later(2).is_busy("u") and own.take("u")
     assert looking(store, worker=ELSEWHERE).is_busy("u")  # were it to come back, the unit is another's
 
 
@@ -150,6 +154,45 @@ def test_failures_are_noted_with_their_keys_and_cleared_with_the_run(store):
         leaving.refresh()
         assert not leaving.failures
     assert not any(store.names(f"run/{name}") for name in ("claims", "deaths", "failures", "workers"))
+
+
+def test_a_signal_takes_the_sign_of_life_away(store, tmp_path):
+    script = (
+        "from mdjax.processes import run\nfrom mdjax.stores import LocalStore\nfrom mdjax.sweeps.signs import Signs\n"
+        "from pathlib import Path\n"
+        f"signs = Signs(LocalStore(Path({str(store.folder)!r})))\n"
+        "def command():\n    with signs.beating():\n        print('begun', flush=True)\n        input()\n"
+        "run('test', command, own_process=True)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        assert len(store.names("run/workers")) == 1
+        process.terminate()
+        assert process.wait(30) == 143
+    assert store.names("run/workers") == []
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_what_failed_in_a_run_elsewhere_is_cleared_once_it_is_known_to_have_ended(store, clock, monkeypatch, is_alive):
+    other = looking(store, worker=ELSEWHERE)
+    other.fail(unit("a"), frame("a", status_code="failed"), {})
+    said, count = [], [0]
+
+    def pause(seconds):
+        clock[0] += 16
+        count[0] += is_alive
+        store.write(f"run/workers/{ELSEWHERE}", str(count[0]).encode())
+
+    monkeypatch.setattr(claims.time, "sleep", pause)
+    own = Claims(store)
+    own.clear()  # who does not wait takes it for alive
+    own.refresh()
+    assert own.failures
+    own.clear(say=said.append)
+    assert len(said) == 1 and "Another worker left what failed" in said[0]
+    own.refresh()
+    assert bool(own.failures) == is_alive
 
 
 @pytest.mark.parametrize("name", ["odd", "u.x", "..", "u.-1", "u.99999999999999999999"])

@@ -85,6 +85,16 @@ def test_units_are_packed_once_they_are_old_enough_and_stay_what_they_are(commit
     pd.testing.assert_frame_equal(fresh.rows(planned, anything), before)
 
 
+def test_at_the_end_all_is_packed_whoever_did_it(commits, monkeypatch):
+    monkeypatch.setattr(module, "PACK_SIZE", 2)
+    planned = [unit(name) for name in "abc"]
+    for one in planned:
+        Commits(commits.store).commit(one, frame(one.name[-1]))
+    commits.pack_all(planned)
+    assert len(files(commits)) == 2 and all("-pack-" in name for name in files(commits))
+    assert commits.rows(planned, anything)["model_id"].tolist() == ["a", "b", "c"]
+
+
 def test_what_is_packed_while_it_is_read_is_read_from_the_pack(commits, monkeypatch):
     monkeypatch.setattr(module, "PACK_SIZE", 2)
     planned = [unit("a"), unit("b")]

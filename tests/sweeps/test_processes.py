@@ -13,6 +13,7 @@ import pytest
 
 import mdjax
 from mdjax.cli import main
+from mdjax.engine import device_mesh
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
 from mdjax.sweeps import workers
@@ -125,6 +126,9 @@ def test_workers_that_never_begin_are_told(zoo, tmp_path, monkeypatch):
         ({"distributed": "here"}, r"Cannot join 'here'. Give auto, or ADDRESS:PORT,COUNT,NUMBER like"),
         ({"distributed": "auto", "out": None}, "share their work in the table. Name its place"),
         ({"devices": "3x"}, "Cannot use devices '3x'"),
+        ({"devices": "2", "mesh": device_mesh(2)}, "Both mesh and devices were given"),
+        ({"distributed": "auto", "workers": 2}, "workers is 2, but the processes of a job measure themselves"),
+        ({"distributed": "auto"}, "Cannot join the other processes of the job: .* Start this command on every host"),
     ],
 )
 def test_what_cannot_be_shared_is_told(zoo, tmp_path, options, message):
@@ -134,8 +138,11 @@ def test_what_cannot_be_shared_is_told(zoo, tmp_path, options, message):
 
 def test_a_list_of_models_is_measured_here(zoo):
     params, state = zoo.read_group(zoo.groups[0])
+    given = {"model": lambda p, s, x: x, "data": "digits", "out": "t"}
     with pytest.raises(InputError, match="workers are other processes and need a zoo by name or path"):
-        mdjax.measure([(params, state)], model=lambda p, s, x: x, data="digits", out="t", workers=1)
+        mdjax.measure([(params, state)], workers=1, **given)
+    with pytest.raises(InputError, match="Processes of a job share the models of a zoo"):
+        mdjax.measure([(params, state)], distributed="auto", **given)
 
 
 def test_the_command_line_takes_workers(zoo, expected, tmp_path, capsys):

@@ -35,8 +35,8 @@ class Died(BaseException):
 
 @pytest.fixture(autouse=True)
 def seconds(monkeypatch):
-    monkeypatch.setattr(working.Costs, "seconds", lambda self, one: 100 - ord(one.keys[0][-1]))
-    monkeypatch.setattr(working.Costs, "learn", lambda *_: None)
+    monkeypatch.setattr(working.Estimates, "seconds", lambda self, one: 100 - ord(one.keys[0][-1]))
+    monkeypatch.setattr(working.Estimates, "learn", lambda *_: None)
 
 
 @pytest.fixture
@@ -148,8 +148,8 @@ def test_what_makes_processes_go_away_unseen_is_left_alone_too(store):
     runner = Recorder({"ef": dying, "e": dying, "f": dying})
     gone = 0
     while True:
-        own = sharing(store)
-        own.claims.worker = f"ffffffffffff-7-1-{gone}"  # of another machine, of which nobody tells
+        # Of another machine, of which nobody tells.
+        own = Sharing(UNITS, Commits(store), Claims(store, worker=f"ffffffffffff-7-1-{gone}"))
         try:
             with own.claims.beating():
                 work_through(runner, own, lambda *_, **__: None)

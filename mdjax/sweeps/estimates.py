@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from mdjax.sweeps.units import Unit
 
 
-class Costs:
+class Estimates:
     """Learns from the units that are done; a worker has one of its own."""
 
     def __init__(self) -> None:

@@ -12,6 +12,16 @@ from mdjax.files import is_standard_output, place, table_place
 
 T = TypeVar("T")
 
+LAYOUT_HELP = (
+    "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
+    "and shapes say)"
+)
+NOISE_HELP = (
+    "take the training labels as they are, or redraw them with the noise that models are known to have been trained "
+    "with (default: known, and said where the data may be others)"
+)
+"""Of options that several commands have."""
+
 
 def output(text: str) -> Path:
     """The path of an --out or --report."""

@@ -26,7 +26,7 @@ def _parser() -> "Parser":
     import argparse
     from pathlib import Path
 
-    from mdjax import __version__, table_commands, zoo_commands
+    from mdjax import __version__, measure_commands, table_commands, zoo_commands
     from mdjax.arguments import output
     from mdjax.parsers import Parser
 
@@ -46,6 +46,7 @@ def _parser() -> "Parser":
     demo = command("demo", _demo, "the whole path on real data: train, measure, diagnose, report")
     demo.add_argument("--out", type=output, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     zoo_commands.add(command)
+    measure_commands.add(command)
     table_commands.add(command)
     return parser
 

@@ -137,6 +137,11 @@ def test_every_preset_goes_to_the_files_of_a_table(preset, seeds, tmp_path, caps
         (["train", "none.toml", "--out", "zoo"], "Cannot read the grid none.toml"),
         (["measure", "none", "--out", "table"], "none is no zoo"),
         (["measure", "none", "--out", "table", "--metrics", "hesian"], "Unknown metric 'hesian'. Choose from losses"),
+        (
+            ["measure", "none", "--plan", "--distributed", "auto"],
+            "A plan is made by one process. Leave --distributed out",
+        ),
+        (["measure", "none", "--target", "tpu:v5e-4"], "nothing is measured. Add --plan to it"),
         (["measure", "ZOO"], "No place for the table. Name it: --out TABLE"),
         (["measure", "ZOO", "--out", "t", "--preset", "slow"], "Unknown preset 'slow'. Choose one of default, "),
         (["measure", "ZOO", "--out", "t", "--devices", "4x"], "Cannot use devices '4x'. Give a number, or models x"),

@@ -1,10 +1,8 @@
 """Conversions that read in other processes: the zoo of one, whatever dies."""
 
-import os
-import signal
-
 import pytest
 import torch
+from killed_workers import killing_the_first, run_in_children
 from torch_checkpoints import LINEAR, SUBSET, convert, reasons, save
 
 from converters.cli import main
@@ -74,16 +72,7 @@ def test_the_zoo_and_the_report_are_those_of_one_process_though_a_worker_is_kill
     tree, expected, tmp_path, monkeypatch
 ):
     report, zoo = expected
-    killed = []
-    tell = pools.Subprocess.tell
-
-    def told(process, message):
-        tell(process, message)
-        if "task" in message and not killed:
-            killed.append(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
-
-    monkeypatch.setattr(pools.Subprocess, "tell", told)
+    killed = killing_the_first(monkeypatch)
     found = convert(tree, tmp_path / "zoo", workers=2)
     assert killed
     assert (found.outcomes, found.notes) == (report.outcomes, report.notes)
@@ -91,9 +80,8 @@ def test_the_zoo_and_the_report_are_those_of_one_process_though_a_worker_is_kill
 
 
 def test_a_file_that_ends_every_process_is_refused_and_the_others_are_converted(tree, tmp_path, monkeypatch, capsys):
-    (tmp_path / "sitecustomize.py").write_text(FATAL)
+    run_in_children(FATAL, tmp_path, monkeypatch)
     monkeypatch.setattr(pools, "MOST_DEATHS", 1)  # `tests/test_pools.py` has three
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(SystemExit) as stopped:
         main([str(tree / "checkpoint"), "--out", str(tmp_path / "zoo"), "--workers", "1"])
     assert stopped.value.code == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_workers import run_in_children
 
 import mdjax
 from mdjax.cli import main
@@ -93,10 +94,8 @@ running.Runner.run = fatal
 def test_a_model_that_ends_every_process_is_a_row_with_a_status(zoo, expected, tmp_path, monkeypatch, capsys):
     """A segmentation fault, each time that its losses are measured."""
     model = expected.models["model_id"][1]
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'mdjax.sweeps.worker' in sys.orig_argv:" + FATAL.format(model=model).replace("\n", "\n    ")
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    code = "import sys\nif 'mdjax.sweeps.worker' in sys.orig_argv:" + FATAL.format(model=model).replace("\n", "\n    ")
+    run_in_children(code, tmp_path, monkeypatch)
     table = mdjax.measure(zoo, out=tmp_path / "table", workers=1, **OPTIONS)
     row = table.models.set_index("model_id").loc[model]
     assert row["status_code"] == StatusCode.DIED

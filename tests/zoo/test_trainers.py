@@ -1,6 +1,5 @@
 """Training in other processes: the zoo of one, whatever dies."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_workers import killing_the_first, run_in_children
 
 import mdjax
 from mdjax import pools
@@ -60,26 +60,16 @@ def leaves(zoo, group):
 
 def test_a_worker_that_is_killed_costs_nothing(expected, tmp_path, monkeypatch):
     """As soon as it has been told a group."""
-    killed = []
-    tell = pools.Subprocess.tell
-
-    def told(process, message):
-        tell(process, message)
-        if "task" in message and not killed:
-            killed.append(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
-
-    monkeypatch.setattr(pools.Subprocess, "tell", told)
+    killed = killing_the_first(monkeypatch)
     zoo = mdjax.train(GRID, tmp_path / "zoo", workers=2, show_progress=False)
     assert killed
     assert_equal(zoo, expected)
 
 
 def test_a_group_that_ends_every_process_is_told_and_the_others_are_trained(expected, tmp_path, monkeypatch, capsys):
-    (tmp_path / "sitecustomize.py").write_text(FATAL)
+    run_in_children(FATAL, tmp_path, monkeypatch)
     (tmp_path / "grid.toml").write_text(TOML)
     monkeypatch.setattr(pools, "MOST_DEATHS", 1)  # `tests/test_pools.py` has three
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     command = ["train", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "zoo"), "--workers", "1"]
     with pytest.raises(SystemExit) as stopped:
         main(command)

@@ -42,6 +42,9 @@ from mdjax.zoo.store import Zoo
 
 METRICS = "losses,cka,similarity,surface,hessian"
 SETTINGS = ("surface.num_points=5", "hessian.max_steps=4", "hessian.max_probes=4", "hessian.trace_tolerance=0.9")
+_FILES = 10
+"""Of each cell, so many times two checkpoints are converted: two are read in no time."""
+
 PATIENCE = 600
 """Seconds without a kill in which a command must end."""
 
@@ -85,9 +88,13 @@ def what_it_is(command: str) -> str:
     return next((kind for word, kind in kinds.items() if word in command), "")
 
 
-def disturbed(job: Job, kills: int, chance: random.Random) -> Counter:
-    """Run a command with so many kills; what was killed."""
+def disturbed(job: Job, kills: int, chance: random.Random, progress: Path | None = None) -> Counter:
+    """Run a command with so many kills; what was killed.
+
+    progress: a folder whose files change as work is done, which has to go on between two kills (default: time alone).
+    """
     done: Counter = Counter()
+    seen: set[str] = set()
     starts, process = 1, job.start()
     calm_since = time.monotonic()
     while True:
@@ -101,6 +108,9 @@ def disturbed(job: Job, kills: int, chance: random.Random) -> Counter:
             process = job.start()
             continue
         if sum(done.values()) < kills and time.monotonic() - calm_since > chance.uniform(0.5, 4):
+            found = {entry.name for entry in progress.iterdir()} if progress and progress.is_dir() else set()
+            if progress and found == seen:
+                continue
             targets = [(pid, what_it_is(command)) for pid, command in descendants(process.pid)]
             targets = [(pid, kind) for pid, kind in targets if kind]
             if not targets:
@@ -108,7 +118,7 @@ def disturbed(job: Job, kills: int, chance: random.Random) -> Counter:
             if chance.random() < 0.2:
                 targets = [(process.pid, "driver")]
             pid, kind = chance.choice(targets)
-            calm_since = time.monotonic()
+            calm_since, seen = time.monotonic(), found
             try:
                 os.kill(pid, signal.SIGKILL)
                 done[kind] += 1
@@ -191,7 +201,7 @@ def main() -> None:
     left_alone = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = checkpoints(folder / "src", options.cells)
+        source = checkpoints(folder / "src", _FILES * options.cells)
         toml = grid(folder, options.cells)
         calm = folder / "calm"
         measuring = ["--metrics", METRICS, *(part for text in SETTINGS for part in ("--set", text))]
@@ -221,11 +231,12 @@ def main() -> None:
                 continue
             start = time.perf_counter()
             job = Job(commands[kind](wild), folder / f"{kind}-wild.log")
-            kills[kind] = disturbed(job, options.kills // len(kinds), chance)
+            progress = wild / kind / "shards" if kind == "sweep" else None  # a node takes seconds to start
+            kills[kind] = disturbed(job, options.kills // len(kinds), chance, progress)
             seconds[kind].append(time.perf_counter() - start)
             if kind in ("train", "convert"):
                 totals += zoos(wild / kind, calm / kind)
-                totals["units"] += options.cells
+                totals["units"] += options.cells * (_FILES if kind == "convert" else 1)
             else:
                 table = read_table(wild / kind)
                 codes = [frame["status_code"] == StatusCode.DIED for frame in (table.models, table.pairs)]

@@ -139,7 +139,7 @@ def test_every_preset_goes_to_the_files_of_a_table(preset, seeds, tmp_path, caps
         (["measure", "none", "--out", "table", "--metrics", "hesian"], "Unknown metric 'hesian'. Choose from losses"),
         (
             ["measure", "none", "--plan", "--distributed", "auto"],
-            "A plan is made by one process. Leave --distributed out",
+            "A plan is made by one process. Leave --dist",
         ),
         (["measure", "none", "--target", "tpu:v5e-4"], "nothing is measured. Add --plan to it"),
         (["measure", "ZOO"], "No place for the table. Name it: --out TABLE"),

@@ -40,6 +40,9 @@ from mdjax.sweeps.preparation import prepared
 from mdjax.table import read_table
 from mdjax.zoo.store import Zoo
 
+_LAYOUT = ("group", "position")
+"""Columns that say where a model lies in its zoo: converted ones are written in groups of what was read by then."""
+
 METRICS = "losses,cka,similarity,surface,hessian"
 SETTINGS = ("surface.num_points=5", "hessian.max_steps=4", "hessian.max_probes=4", "hessian.trace_tolerance=0.9")
 _FILES = 10
@@ -137,7 +140,7 @@ def compared(frame: pd.DataFrame, other: pd.DataFrame, keys: list[str]) -> Count
     own = both[keys].merge(other, on=keys, how="left")
     differs = np.zeros(len(own), bool)
     for column in own:
-        if column.endswith("_seconds") or column in keys or column == "input_shape":
+        if column.endswith("_seconds") or column in (*keys, *_LAYOUT):
             continue
         if own[column].dtype.kind in "fiub":
             first, second = (table[column].to_numpy(float) for table in (both, own))

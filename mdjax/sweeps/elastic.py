@@ -166,6 +166,9 @@ class RayCrew:
             "Every node needs mdjax of this version, with what the metrics and the zoo need; 'mdjax measure' there "
             "tells more."
         )
+        self._node: str | None = None  # this process's own, where Ray tells it
+        with contextlib.suppress(Exception):
+            self._node = ray.get_runtime_context().get_node_id()
         self._due = 0.0
         self._since: float | None = time.monotonic()  # without any worker
         self._stack = contextlib.ExitStack()
@@ -195,6 +198,11 @@ class RayCrew:
         if now < self._due:
             return
         self._due = now + _PAUSE
+        if self._node is not None and not self._is_there(self._node):
+            raise InputError(
+                "The Ray node that this command runs on has ended, and no worker can be asked for without it. Give the "
+                "same command again to go on from here."
+            )
         for _ in range(self._room()):
             self._hire()
         if self.num_alive:

@@ -18,7 +18,7 @@ from mdjax.errors import InputError
 from mdjax.stores import LocalStore
 from mdjax.sweeps import ray_worker
 from mdjax.sweeps.claims import Claims
-from mdjax.sweeps.elastic import sweep
+from mdjax.sweeps.elastic import RayCrew, sweep
 from mdjax.sweeps.local import measure
 from mdjax.sweeps.ray_worker import RayWorker
 from mdjax.sweeps.worker import Assignment
@@ -167,3 +167,24 @@ def test_a_worker_that_does_not_see_the_same_files_says_so_and_writes_nothing(zo
         other = told._replace(kinds=("losses-0123456789ab",))
         assert "not what it was told" in RayWorker().work(other, claims.worker, "cpu")
     assert not (table / "shards").exists()
+
+
+def test_a_command_whose_own_node_has_ended_says_so(tmp_path):
+    """Ray would let it wait for ever."""
+
+    class Ray:
+        @staticmethod
+        def get_runtime_context():
+            return Ray
+
+        @staticmethod
+        def get_node_id():
+            return "own"
+
+        @staticmethod
+        def nodes():
+            return [{"NodeID": "own", "Alive": False}, {"NodeID": "other", "Alive": True}]
+
+    crew = RayCrew(Assignment("zoo", "table"), None, ray=Ray, needs={"CPU": 1}, count=None)
+    with pytest.raises(InputError, match="The Ray node that this command runs on has ended"):
+        crew.tend()

@@ -26,7 +26,7 @@ from mdjax.errors import InputError, first_line
 from mdjax.inputs import open_regular
 from mdjax.memory import check_needed
 from mdjax.models.layers import batch_moments
-from mdjax.zoo.weights import check_stored, size_of, stored_arrays
+from mdjax.zoo.weights import check_stored, checkpointer, size_of, stored_arrays
 
 PyTree = Any
 Arrays = dict[tuple[str, ...], np.ndarray]
@@ -321,9 +321,9 @@ def _restored(path: Path) -> Any:
     folder = next((item for item in items if (item / "_METADATA").is_file()), None)
     if folder is None:
         raise RefusedError("it is no Orbax checkpoint. Give the folder that holds _METADATA, or a step of a manager")
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with checkpointer() as reader:
         size = size_of(folder)  # before a pipe in it could hang its reader
-        metadata: Any = checkpointer.metadata(folder.absolute())
+        metadata: Any = reader.metadata(folder.absolute())
         check_stored(
             "its arrays", {name: leaf for name, leaf in stored_arrays(metadata).items() if leaf is not None}, size
         )
@@ -333,7 +333,7 @@ def _restored(path: Path) -> Any:
             tree,
             is_leaf=lambda node: not isinstance(node, dict | list | tuple),
         )
-        return checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
+        return reader.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
 
 
 def _contents(content: Any) -> list[Mapping[str, Any]]:

@@ -109,6 +109,13 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="auto|cpu|gpu|tpu",
         help="of which each worker takes --devices (default: what the cluster has)",
     )
+    sweep.add_argument(
+        "--gang",
+        default="1",
+        metavar="N|v5e-16|...",
+        help="each worker is N processes, on nodes of their own, that begin and end together, or one on each host of "
+        "such a TPU slice, with all of its chips (default: 1)",
+    )
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +177,8 @@ def _sweep(options: argparse.Namespace) -> None:
         "workers": options.workers,
         "cpus_per_worker": options.cpus_per_worker,
         "accelerator": options.accelerator,
-        "devices": options.devices or "1",
+        "gang": options.gang,
+        **({} if options.devices is None else {"devices": options.devices}),
         "seed": options.seed,
     }
     _tell_counts(options.out, sweep(options.zoo, out=options.out, **running, **_what(options)))

@@ -4,7 +4,7 @@ from mdjax.engine.measuring import measure
 from mdjax.engine.plan import Plan, default_plan, device_mesh
 from mdjax.engine.programs import Need, Programs, is_shortage, metric_key
 from mdjax.engine.stacks import Stack
-from mdjax.engine.targets import Target, device_shape, target_of
+from mdjax.engine.targets import Target, device_shape, target_of, tpu_slice
 
 __all__ = [
     "Need",
@@ -19,4 +19,5 @@ __all__ = [
     "measure",
     "metric_key",
     "target_of",
+    "tpu_slice",
 ]

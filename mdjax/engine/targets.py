@@ -75,7 +75,7 @@ def target_of(text: str, devices: str | int | None = None) -> Target:
     """
     platform, _, rest = str(text).lower().partition(":")
     if platform == "tpu":
-        found, chip = _tpus(text, rest)
+        found, chip = _tpus(text)
         how = "with effort O1", TPU_OPTIONS
     elif platform == "cuda":
         found, chip = _gpus(text, rest)
@@ -112,22 +112,9 @@ def _unknown(text: str) -> InputError:
     )
 
 
-def _tpus(text: str, rest: str) -> tuple[list[Any], Chip]:
-    name, _, size = rest.replace("v5litepod", "v5e").partition("-")
-    tpu = TPUS.get(name)
-    if tpu is None or not re.fullmatch(r"\d{1,5}(x\d{1,5})*", size):
-        raise _unknown(text)
-    sides = tuple(map(int, size.split("x")))
-    if len(sides) == 1:
-        sides = _sides(sides[0] // tpu.cores, tpu.num_axes) if sides[0] % tpu.cores == 0 else ()
-    count = math.prod(sides)
-    if len(sides) != tpu.num_axes or not 1 <= count <= tpu.most_chips:
-        least = tpu.cores * (1 if tpu.num_axes == 2 else 4)
-        raise InputError(
-            f"There is no target {brief(text)}. Give a power of two from {name}-{least} to "
-            f"{name}-{tpu.most_chips * tpu.cores}, or its chips on {tpu.num_axes} sides, like "
-            f"{name}-{'x'.join('244'[-tpu.num_axes :])}."
-        )
+def _tpus(text: str) -> tuple[list[Any], Chip]:
+    name, sides = tpu_slice(text)
+    tpu, count = TPUS[name], math.prod(sides)
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise InputError(
             f"Cannot compile for {text}: its compiler libtpu is not installed. Install it: "
@@ -151,6 +138,28 @@ def _tpus(text: str, rest: str) -> tuple[list[Any], Chip]:
             "of this release of JAX: pip install 'mdjax[plan-tpu]'."
         ) from error
     return list(found), tpu.chip
+
+
+def tpu_slice(text: str) -> tuple[str, tuple[int, ...]]:
+    """A TPU's version and the chips on each side of a slice, from "tpu:v5e-16", "v5e-16" or "v5p-2x4x4".
+
+    InputError where there is no such slice.
+    """
+    name, _, size = text.lower().removeprefix("tpu:").replace("v5litepod", "v5e").partition("-")
+    tpu = TPUS.get(name)
+    if tpu is None or not re.fullmatch(r"\d{1,5}(x\d{1,5})*", size):
+        raise _unknown(text)
+    sides = tuple(map(int, size.split("x")))
+    if len(sides) == 1:
+        sides = _sides(sides[0] // tpu.cores, tpu.num_axes) if sides[0] % tpu.cores == 0 else ()
+    if len(sides) != tpu.num_axes or not 1 <= math.prod(sides) <= tpu.most_chips:
+        least = tpu.cores * (1 if tpu.num_axes == 2 else 4)
+        raise InputError(
+            f"There is no target {brief(text)}. Give a power of two from {name}-{least} to "
+            f"{name}-{tpu.most_chips * tpu.cores}, or its chips on {tpu.num_axes} sides, like "
+            f"{name}-{'x'.join('244'[-tpu.num_axes :])}."
+        )
+    return name, sides
 
 
 def _sides(count: int, num_axes: int) -> tuple[int, ...]:

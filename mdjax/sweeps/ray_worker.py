@@ -6,6 +6,7 @@ Nothing is imported before `begin` has set the environment, which JAX reads when
 import contextlib
 import importlib
 import os
+import socket
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -25,6 +26,8 @@ class Place(NamedTuple):
     node: str  # Ray's name of the node
     address: str  # of the node, for people
     cores: tuple[int, ...]
+    port: int = 0  # one that was free a moment ago, for the gang's first
+    number: int = 0  # of its host in a TPU slice
 
     @property
     def machine(self) -> str:
@@ -49,18 +52,34 @@ class RayWorker:
         ray = importlib.import_module("ray")
         cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
         node = ray.get_runtime_context().get_node_id()
-        return Place(process_name(os.getpid()), node, ray.util.get_node_ip_address(), cores)
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            port = listener.getsockname()[1]
+        number = os.environ.get("TPU_WORKER_ID", "")
+        return Place(
+            process_name(os.getpid()),
+            node,
+            ray.util.get_node_ip_address(),
+            cores,
+            port,
+            int(number) if number.isdecimal() else 0,
+        )
 
-    def work(self, assignment: Assignment, driver: str, platform: str) -> str | None:
+    def work(self, assignment: Assignment, driver: str, platform: str, joined: str | None = None) -> str | None:
         """Measure until all is settled; returns what is wrong where nothing can be measured here.
 
         assignment: what to do.
         driver: a worker whose signs of life have to be in the table.
         platform: "cpu", or what JAX has to find instead.
+        joined: how the processes of its gang are joined, if there are others (`mdjax.engine.hosts.join`).
         """
         from mdjax.errors import InputError
 
         try:
+            if joined is not None:
+                from mdjax.engine.hosts import join
+
+                join(joined)
             self._check(assignment, driver, platform)
             work(assignment)
         except InputError as error:

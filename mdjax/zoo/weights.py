@@ -25,6 +25,8 @@ from mdjax.models import Architecture
 
 PyTree = Any
 
+_FORMAT = {"use_ocdbt": True, "use_zarr3": True}
+
 _LATE = 0.1
 """Seconds in which the threads of a checkpoint that failed come to their ends."""
 
@@ -46,8 +48,8 @@ def weights_hash(params: PyTree, state: PyTree) -> list[str]:
 def save(folder: Path, params: PyTree, state: PyTree) -> None:
     """Save stacked weights in a new folder; OSError with the system's reason where it fails, as on a full disk."""
     try:
-        with _quiet(), _checkpointer() as checkpointer:
-            checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave({"params": params, "state": state}))
+        with _quiet(), checkpointer(**_FORMAT) as writer:
+            writer.save(folder.absolute(), args=ocp.args.PyTreeSave({"params": params, "state": state}))
     except OSError:
         raise
     except Exception as error:  # TensorStore's are ValueErrors whose text holds the system's code, if any
@@ -82,8 +84,8 @@ def _restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyT
         raise ValueError(str(error)) from None
     tree = {"params": params, "state": state}
     size = size_of(folder)
-    with _quiet(), _checkpointer() as checkpointer:
-        metadata: Any = checkpointer.metadata(folder.absolute())
+    with _quiet(), checkpointer(**_FORMAT) as reader:
+        metadata: Any = reader.metadata(folder.absolute())
         stored = stored_arrays(metadata)
         expected = {
             jax.tree_util.keystr(path): ((count, *leaf.shape), np.dtype(leaf.dtype))
@@ -97,7 +99,7 @@ def _restored(folder: Path, architecture: Architecture, count: int) -> tuple[PyT
                 raise ValueError(f"its array {name} is {found}, but {kind}{list(shape)} was expected")
         check_stored("its arrays", stored, size)
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        found = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
+        found = reader.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=arguments))
     return found["params"], found.get("state") or {}
 
 
@@ -160,8 +162,17 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(is_news)
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True))
+def checkpointer(**options: Any) -> ocp.Checkpointer:
+    """A reader and writer of checkpoints for this process alone.
+
+    Else Orbax would wait, at every checkpoint, until all processes of a job (`mdjax.engine.hosts`) read one as well.
+
+    options: of Orbax's `PyTreeCheckpointHandler`.
+    """
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, {own}, barrier_sync_key_prefix=f"process{own}")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def finite_models(params: PyTree, state: PyTree) -> np.ndarray:

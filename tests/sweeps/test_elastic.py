@@ -18,8 +18,10 @@ from mdjax.errors import InputError
 from mdjax.stores import LocalStore
 from mdjax.sweeps import ray_worker
 from mdjax.sweeps.claims import Claims
-from mdjax.sweeps.elastic import RayCrew, sweep
+from mdjax.sweeps.elastic import sweep
+from mdjax.sweeps.gangs import Needs, Slice, hire, num_ready, parse_gang
 from mdjax.sweeps.local import measure
+from mdjax.sweeps.ray_crew import RayCrew
 from mdjax.sweeps.ray_worker import RayWorker
 from mdjax.sweeps.worker import Assignment
 from mdjax.zoo.grids import Grid
@@ -109,6 +111,26 @@ def test_nodes_and_workers_come_and_go_and_nothing_is_lost_or_doubled(zoo, clust
 
 
 @pytest.mark.slow
+def test_a_gang_begins_and_ends_together_and_another_takes_its_place(zoo, cluster, tmp_path):
+    table = tmp_path / "table"
+    with ThreadPoolExecutor(1) as pool:
+        options = {"address": cluster.address, "gang": 2, "workers": 1, "show_progress": False}
+        running = pool.submit(sweep, zoo, out=table, **options, metrics="losses")
+        wait(lambda: len(workers_of(table)) == 2 or running.done())
+        first = workers_of(table)
+        os.kill(max(first), signal.SIGKILL)
+        wait(lambda: not any(map(is_alive, first)) or running.done())
+        wait(lambda: len(workers_of(table) - first) == 2 or running.done())
+        second = workers_of(table) - first
+        found = running.result(90)
+    assert len(first) == len(second) == 2
+    assert (found.models["status"] == "ok").all() and found.models["model_id"].is_unique
+    expected = measure(zoo, show_progress=False, metrics="losses")
+    columns = ["train_loss", "train_error", "test_loss", "test_error"]
+    np.testing.assert_allclose(found.models[columns], expected.models[columns], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_command_ends_with_its_workers_and_goes_on(zoo, cluster, tmp_path):
     table = tmp_path / "table"
     command = [sys.executable, "-m", "mdjax", "sweep", str(zoo), "--out", str(table), "--address", cluster.address]
@@ -128,6 +150,46 @@ def test_the_command_ends_with_its_workers_and_goes_on(zoo, cluster, tmp_path):
     assert done.stdout == f"{table}: 16 models (0 not ok), 0 pairs, 8 configurations\n"
 
 
+@pytest.mark.slow
+def test_a_gang_takes_a_whole_slice_of_tpus_and_gives_it_back(cluster, monkeypatch):
+    """Nodes that say they are the hosts of a slice; what runs on them asks for no TPU."""
+    import ray
+
+    monkeypatch.setenv("TPU_NAME", "one")
+    slice_of = {"ray.io/tpu-slice-name": "one", "ray.io/tpu-pod-type": "v4-16", "ray.io/tpu-topology": "2x2x2"}
+    needs = Needs({"CPU": 1, "TPU": 4}, 2, Slice("v4", "2x2x2"))
+    assert parse_gang("v4-16") == parse_gang("tpu:v4-2x2x2") == (needs.num_processes, needs.slice, 4)
+    assert parse_gang("v5e-16") == (4, Slice("v5litepod", "4x4"), 4)
+    assert parse_gang("v5e-8") == (1, Slice("v5litepod", "2x4"), 8)
+    nodes = []
+    try:
+        for number in range(2):
+            head = {"TPU-v4-16-head": 1} if number == 0 else {}
+            labels = slice_of | {"ray.io/tpu-worker-id": str(number)}
+            nodes.append(cluster.add_node(num_cpus=1, resources={"TPU": 4} | head, labels=labels))
+        ray.init(address=cluster.address, log_to_driver=False, include_dashboard=False)
+        wait(lambda: num_ready(ray, needs) == 1)
+        gang = hire(ray, needs, lambda actor: actor.begin.remote({}, "/"))
+        assert gang is not None
+        places = ray.get([member.answer for member in gang.members], timeout=60)
+        ids = {node.node_id for node in nodes}
+        assert {place.node for place in places} == ids
+        wait(lambda: num_ready(ray, needs) == 0)
+        for member, place, number in zip(gang.members, places, (1, 0), strict=True):
+            member.place = place._replace(number=number)
+        joined = gang.joined()
+        assert [member.place.number for member in gang.members] == [0, 1]
+        assert joined == [f"{places[1].address}:{places[1].port},2,{number}" for number in range(2)]
+        for member in gang.members:
+            ray.kill(member.actor)
+        gang.release()
+        wait(lambda: num_ready(ray, needs) == 1)
+    finally:
+        ray.shutdown()
+        for node in nodes:
+            cluster.remove_node(node)
+
+
 def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Install it: pip install 'mdjax\[ray\]'"):
@@ -144,6 +206,10 @@ def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
         ({"cpus_per_worker": 0}, "cpus_per_worker is 0"),
         ({"accelerator": "npu"}, "Unknown accelerator 'npu'. Choose from auto, cpu, gpu, tpu"),
         ({"devices": "0"}, "Cannot use devices '0'"),
+        ({"gang": 0}, "Cannot make a gang of '0'. Give a number of processes up to 4096, or a TPU slice like v5e-16"),
+        ({"gang": "v5e-12"}, "Cannot make a gang of 'v5e-12'"),
+        ({"gang": "v5e-16", "accelerator": "gpu"}, "takes all 4 chips of each host, not 4 of 'gpu'"),
+        ({"gang": "v5e-16", "devices": "2"}, "takes all 4 chips of each host, not 2 of 'auto'"),
         ({"distributed": "auto"}, "distributed was given for a sweep, whose processes Ray starts"),
     ],
 )
@@ -185,6 +251,6 @@ def test_a_command_whose_own_node_has_ended_says_so(tmp_path):
         def nodes():
             return [{"NodeID": "own", "Alive": False}, {"NodeID": "other", "Alive": True}]
 
-    crew = RayCrew(Assignment("zoo", "table"), None, ray=Ray, needs={"CPU": 1}, count=None)
+    crew = RayCrew(Assignment("zoo", "table"), None, ray=Ray, needs=Needs({"CPU": 1}), count=None)
     with pytest.raises(InputError, match="The Ray node that this command runs on has ended"):
         crew.tend()

@@ -182,6 +182,31 @@ def test_two_hosts_with_four_devices_each_make_the_table_of_one_process(zoo, exp
     assert_equal(read_table(out), expected)
 
 
+@pytest.mark.slow
+def test_a_host_reads_weights_without_waiting_for_the_others_to_read_some(zoo):
+    """Orbax would have all processes of a job meet at every checkpoint, and parts of a sweep are not of equal sizes."""
+    code = (
+        "import sys; from mdjax.engine.hosts import join; from mdjax.zoo.store import Zoo\n"
+        "host = join(sys.argv[1]); zoo = Zoo(sys.argv[2])\n"
+        "[zoo.read_group(group) for group in zoo.groups] if host.number == 1 else None\n"
+        "print('done')"
+    )
+    port = free_port()
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, f"127.0.0.1:{port},2,{number}", str(zoo.path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        assert [host.communicate(timeout=60)[0] for host in hosts] == ["done\n"] * 2
+    finally:
+        for host in hosts:
+            host.kill()
+
+
 def test_workers_end_with_their_parent():
     worker = subprocess.Popen(workers._COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert worker.stdin is not None

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mdjax.calibration import targets
@@ -26,9 +27,10 @@ def zoo(tmp_path_factory):
 def test_examples_run(number, zoo, monkeypatch, capsys):
     monkeypatch.setattr(targets, "_SHARES", 2)  # each amount of data is another program
     example = EXAMPLES[number].replace("runs/demo", str(zoo)).replace("calibrate(8,", "calibrate(4,")
+    np.random.seed(0)  # untrained weights of an example may be at chance, or not
     exec(compile(example, f"README example {number}", "exec"), {})
     told = capsys.readouterr().out
-    assert "train_error = " in told or "larger networks of the zoo (balanced" in told
+    assert any(text in told for text in ("train_error = ", "at chance", "larger networks of the zoo (balanced")), told
 
 
 def test_there_are_examples_and_their_files():

@@ -27,7 +27,7 @@ def zoo(tmp_path_factory):
 def test_examples_run(number, zoo, monkeypatch, capsys):
     monkeypatch.setattr(targets, "_SHARES", 2)  # each amount of data is another program
     example = EXAMPLES[number].replace("runs/demo", str(zoo)).replace("calibrate(8,", "calibrate(4,")
-    np.random.seed(0)  # untrained weights of an example may be at chance, or not
+    np.random.seed(0)  # noqa: NPY002  # the example's own generator
     exec(compile(example, f"README example {number}", "exec"), {})
     told = capsys.readouterr().out
     assert any(text in told for text in ("train_error = ", "at chance", "larger networks of the zoo (balanced")), told

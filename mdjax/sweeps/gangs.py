@@ -4,7 +4,6 @@ A slice of several hosts is one computer to its runtime: it starts when a proces
 of such processes is joined by `mdjax.engine.hosts`. What each measures is still its own: no unit spans hosts.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import math
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mdjax.engine import tpu_slice
 from mdjax.errors import InputError, first_line
+from mdjax.sweeps.clusters import imported
 from mdjax.sweeps.ray_worker import Place, RayWorker
 
 _MOST_PROCESSES = 4096
@@ -102,15 +102,17 @@ def parse_gang(asked: int | str) -> tuple[int, Slice | None, int]:
     text = str(asked).strip().lower().removeprefix("tpu:")
     if text.isdecimal() and 1 <= int(text) <= _MOST_PROCESSES:
         return int(text), None, 1
-    with contextlib.suppress(InputError):
+    try:
         version, sides = tpu_slice(text)
-        found = Slice(_RAYS_NAMES.get(version, version), "x".join(map(str, sides)))
-        chips = importlib.import_module("ray.util.tpu").get_chips_per_host(found.topology, found.version)
-        return max(1, math.prod(sides) // chips), found, min(chips, math.prod(sides))
-    raise InputError(
-        f"Cannot make a gang of {str(asked)[:80]!r}. Give a number of processes up to {_MOST_PROCESSES}, or a TPU "
-        "slice like v5e-16."
-    )
+    except InputError:
+        raise InputError(
+            f"Cannot make a gang of {str(asked)[:80]!r}. Give a number of processes up to {_MOST_PROCESSES}, or a TPU "
+            "slice like v5e-16."
+        ) from None
+    found = Slice(_RAYS_NAMES.get(version, version), "x".join(map(str, sides)))
+    imported()
+    chips = importlib.import_module("ray.util.tpu").get_chips_per_host(found.topology, found.version)
+    return max(1, math.prod(sides) // chips), found, min(chips, math.prod(sides))
 
 
 def hire(ray: Any, needs: Needs, begin: Callable[[Any], Any]) -> Gang | None:

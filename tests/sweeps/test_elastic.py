@@ -192,8 +192,9 @@ def test_a_gang_takes_a_whole_slice_of_tpus_and_gives_it_back(cluster, monkeypat
 
 def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"Install it: pip install 'mdjax\[ray\]'"):
-        sweep("zoo", out=tmp_path / "table", address="local")
+    for options in ({}, {"gang": "v5e-16"}):
+        with pytest.raises(InputError, match=r"Install it: pip install 'mdjax\[ray\]'"):
+            sweep("zoo", out=tmp_path / "table", address="local", **options)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,13 @@ def over_data(batch: PyTree, axis: int = 0) -> PyTree:
     return jax.tree.map(split, batch)
 
 
+def over_data_multiple(number: int) -> int:
+    """The least multiple of the devices of the mesh's "data" axis that is at least `number`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    size = 1 if mesh.empty or "data" not in mesh.axis_names else mesh.shape["data"]
+    return -(-number // size) * size
+
+
 def slice_batch(
     array: jax.Array, start: jax.Array, num_examples: jax.Array | int, size: int
 ) -> tuple[jax.Array, jax.Array]:

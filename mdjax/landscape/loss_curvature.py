@@ -1,13 +1,15 @@
-"""The mean loss of a model over its examples → its curvature, as an operator and as quadratic forms."""
+"""The mean loss of a model over its examples → its curvature: an operator, quadratic forms, and its exact trace."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mdjax.landscape.batches import LabelledExamples, over_data, slice_batch
+from mdjax.landscape.affinity import is_affine_in_each
+from mdjax.landscape.batches import LabelledExamples, over_data, over_data_multiple, slice_batch
 from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, curvature_operator
-from mdjax.landscape.losses import Loss, cross_entropy
+from mdjax.landscape.limits import current_limits
+from mdjax.landscape.losses import Loss, cross_entropy, curvature_factors
 from mdjax.landscape.quadratic_forms import QuadraticForms, quadratic_forms
 from mdjax.linalg.operators import LinearOperator
 from mdjax.models import Model
@@ -16,6 +18,12 @@ PyTree = Any
 
 _BATCH_SIZE = 128
 """Examples in one pass where what is finite is looked for."""
+
+_MOST_OUTPUTS = 128
+"""Of more outputs an exact trace, with a backward pass for each, costs more than one by random probes."""
+
+_GRADIENT_FLOATS = 2**22
+"""What the gradients of examples taken together may hold: more leaves a CPU's caches."""
 
 
 def loss_curvature(
@@ -59,6 +67,68 @@ def loss_quadratic_forms(
     Cost of a vector: half that of a product.
     """
     return quadratic_forms(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
+
+
+def has_exact_trace(
+    model: Model,
+    params: PyTree,
+    state: PyTree,
+    inputs: jax.Array,
+    *,
+    matrix: CurvatureMatrix = "hessian",
+) -> bool:
+    """Whether the trace of `loss_curvature` is what `gauss_newton_traces` gives, whatever the loss.
+
+        model, params, state: as for `loss_curvature`.
+        inputs: examples [n, ...]; only their shape counts.
+        matrix: the Hessian or the Gauss–Newton matrix.
+
+    So it is for the Gauss–Newton matrix, and for the Hessian of a network that is piecewise affine in each array of
+    its parameters (`mdjax.landscape.affinity`): the Hessian is the Gauss–Newton matrix and Σₖ (∂ℓ/∂zₖ) ∇²zₖ, whose
+    diagonal is then zero. Not for more than 128 outputs, where random probes cost less. Cost: tracing.
+    """
+    outputs = jax.eval_shape(model.apply, params, state, inputs[:1])
+    if outputs.shape[-1] > _MOST_OUTPUTS:
+        return False
+    return matrix == "gauss_newton" or is_affine_in_each(model.apply, params, state, inputs[:1])
+
+
+def gauss_newton_traces(
+    model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, loss: Loss = cross_entropy
+) -> PyTree:
+    """The exact trace of the diagonal block of each array of `params` in the mean loss's Gauss–Newton matrix.
+
+        model: its `apply` is used, on single examples.
+        params, state: one model's.
+        examples: what the mean is taken over.
+        loss: of each example: (logits[b, c], labels[b]) → [b].
+
+    tr Σᵢ Jᵢᵀ (∇²ℓᵢ) Jᵢ / n = Σᵢₖ wᵢₖ ‖Jᵢᵀuᵢₖ‖² / n with wᵢₖ, uᵢₖ of `curvature_factors`: squared norms of the gradients
+    of single examples, so no random numbers and no error but rounding. Cost: a forward and c backward passes over the
+    examples, each with its own gradients of the weights: about 5 gradients for 10 classes, where the passes of an
+    example share its activations; memory c·p floats, or 16 MiB where that is more (times `vectors_at_once`).
+    """
+    inputs, labels, num_examples = examples
+    num_outputs = jax.eval_shape(model.apply, params, state, inputs[:1]).shape[-1]
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    together = _GRADIENT_FLOATS * current_limits().vectors_at_once // (num_outputs * num_params)
+    size = min(over_data_multiple(max(together, 1)), len(inputs))
+
+    def squares(x: jax.Array, y: jax.Array, weight: jax.Array) -> PyTree:
+        logits, pullback = jax.vjp(lambda params: model.apply(params, state, x[None])[0], params)
+        weights, vectors = curvature_factors(loss, logits, y)
+        (gradients,) = jax.vmap(pullback)(vectors)
+        weights = weights * weight / num_examples
+        return jax.tree.map(lambda leaf: weights @ jnp.sum(leaf.reshape(num_outputs, -1) ** 2, axis=1), gradients)
+
+    def add(start: jax.Array, total: PyTree) -> PyTree:
+        x, weights = slice_batch(inputs, start * size, num_examples, size)
+        y, _ = slice_batch(labels, start * size, num_examples, size)
+        found = jax.vmap(squares)(x, y, weights)
+        return jax.tree.map(lambda total, leaf: total + jnp.sum(leaf), total, found)
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params)
+    return jax.lax.fori_loop(0, -(-len(inputs) // size), add, zeros)
 
 
 class FiniteParts(NamedTuple):

@@ -20,6 +20,32 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
 
 
+class Factors(NamedTuple):
+    """A symmetric matrix Σₖ weights[k] uₖuₖᵀ with uₖ the k-th row of vectors[c, c]."""
+
+    weights: jax.Array
+    vectors: jax.Array
+
+
+def curvature_factors(loss: Loss, logits: jax.Array, label: jax.Array) -> Factors:
+    """The second derivative of an example's loss by its logits[c], in c rank-one terms.
+
+        loss: of each example.
+        logits: of one example [c].
+        label: its label.
+
+    Cross-entropy's is the covariance of the classes, Σₖ pₖ(eₖ − p)(eₖ − p)ᵀ; of any other loss it takes the
+    eigenvectors, c³ flops.
+    """
+    if loss is cross_entropy:
+        p = jax.nn.softmax(logits)
+        # 1 − pₖ as the sum of the others: near 1 the difference would be all rounding.
+        others = jnp.where(jnp.eye(len(p), dtype=bool), 0.0, p)
+        return Factors(p, jnp.diag(jnp.sum(others, axis=1)) - others)
+    weights, columns = jnp.linalg.eigh(jax.hessian(lambda logits: loss(logits[None], label[None])[0])(logits))
+    return Factors(weights, columns.T)
+
+
 def mean_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
     """Weighted mean cross-entropy in nats of logits[b, c] and labels[b]; weights[b] are 1, or 0 for padding."""
     return jnp.sum(weights * cross_entropy(logits, labels)) / jnp.sum(weights)

@@ -19,7 +19,12 @@ _KEPT, _EXHAUSTED = 1e-4, 1e-6
 
 
 class Wanted(NamedTuple):
-    """Which Ritz pairs have to converge: the `num_largest` and `num_smallest`, to residuals of `tolerance`·|θ|."""
+    """Which Ritz pairs have to converge: the `num_largest` and `num_smallest`, to residuals of `tolerance`·|θ|.
+
+    An eigenvalue's error is about its residual² over the gap to the next one (Kato & Temple), so at most
+    10·`tolerance`²·|θ| for gaps from a tenth of it on; where the next Ritz value is closer, the residual has to be so
+    much smaller that this holds.
+    """
 
     num_largest: int = 1
     num_smallest: int = 0
@@ -296,6 +301,10 @@ def _converged(
     index = jnp.arange(len(values))
     is_wanted = (index < wanted.num_smallest) | ((index >= size - wanted.num_largest) & (index < size))
     largest = jnp.max(jnp.where(index < size, jnp.abs(values), 0.0))
+    steps = jnp.diff(values, prepend=-jnp.inf, append=jnp.inf)
+    gaps = jnp.minimum(steps[:-1], steps[1:])
+    errors = jnp.minimum(residuals, residuals**2 / jnp.maximum(gaps, jnp.finfo(gaps.dtype).tiny))
     small = residuals <= jnp.maximum(wanted.tolerance * jnp.abs(values), _rounding(largest))
+    small &= errors <= jnp.maximum(10 * wanted.tolerance**2 * jnp.abs(values), _rounding(largest))
     enough = size >= wanted.num_largest + wanted.num_smallest
     return enough & jnp.all(small | ~is_wanted)

@@ -1,7 +1,7 @@
 """A symmetric linear operator → its trace and Frobenius norm, with standard errors.
 
-Four methods: Hutchinson's, Hutch++, XTrace, and Hutchinson's deflated by a block Krylov run, the cheapest where the
-spectrum has outliers and its ends are wanted as well.
+Four methods: Hutchinson's, Hutch++, XTrace, and Hutchinson's deflated by a Krylov run, the cheapest where the spectrum
+has outliers and its ends are wanted as well. The last also takes a trace that is known, and adds what else is asked.
 """
 
 from typing import NamedTuple
@@ -29,14 +29,16 @@ class TraceResult(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How long to sample: in blocks, until the trace's standard error is at most `tolerance`·|trace|.
+    """How long to sample: until the trace's standard error is at most `tolerance`·max(|tr A|, ‖A‖_F).
 
-    At least `min_probes` and, rounded up to whole blocks of `block_size`, at most `max_probes`.
+    Where positive and negative eigenvalues nearly cancel, the trace is small beside the norm, and the error relative
+    to it could ask for any number of probes; where all have one sign, |tr A| ≥ ‖A‖_F. In blocks of `block_size`, at
+    least `min_probes` and, rounded up to whole blocks, at most `max_probes`.
     """
 
     tolerance: float = 0.02
-    block_size: int = 4
-    min_probes: int = 8
+    block_size: int = 1
+    min_probes: int = 5
     max_probes: int = 100
 
 
@@ -56,21 +58,33 @@ class _Exact(NamedTuple):
 class _Probes(NamedTuple):
     """Running means over `number` Rademacher probes z of C = (1−P)A(1−P): trace of zᵀCz and squares of ‖Cz‖².
 
-    `norm_spread` is the sum of squared deviations of ‖Cz‖²; `diagonal_squares` is the mean of ‖diag C‖² as pairs of
-    probes in the same block estimate it.
+    `diagonal[p]` is the mean of z ⊙ Cz, an estimate of diag C. Two estimates of the variance of ‖Cz‖², for few probes
+    leave each of them uncertain: `norm_spread` is the sum of squared deviations of ‖Cz‖², with number − 1 degrees of
+    freedom; `crossed` is the sum of `num_crossed` terms 2(yᵀCz)²/k with y = `image_sum[p]`, the sum of Cz over the k
+    probes of the blocks before: (zᵀC²z')² of independent probes has the mean ‖C²‖_F², and the variance is at most twice
+    that.
     """
 
     number: jax.Array
     trace: jax.Array
     squares: jax.Array
+    diagonal: jax.Array
     norm_spread: jax.Array
-    diagonal_squares: jax.Array
+    crossed: jax.Array
+    num_crossed: jax.Array
+    image_sum: jax.Array
+
+    def diagonal_squares(self) -> jax.Array:
+        """‖diag C‖² as all pairs of two probes estimate it: without the pairs of one with itself, ‖Cz‖², no bias."""
+        number = jnp.maximum(self.number, 1)
+        pairs = number * jnp.sum(self.diagonal**2) - self.squares
+        return jnp.where(self.number > 1, pairs / jnp.maximum(number - 1, 1), 0.0)
 
 
 def hutchinson(operator: LinearOperator, key: jax.Array, sampling: Sampling = DEFAULT_SAMPLING) -> TraceResult:
     """Hutchinson's estimator with Rademacher probes.
 
-    Cost: 2(‖A‖_F² − ‖diag A‖²)/(tolerance·tr A)² products, in blocks; memory 3·block_size·p floats. The standard
+    Cost: 2(‖A‖_F² − ‖diag A‖²)/(tolerance·tr A)² products, in blocks; memory (3·block_size + 1)·p floats. The standard
     error comes from that formula, with the norms estimated by the same products: for a Hessian it is far less noisy
     than the spread of a few samples. Source: Hutchinson, "A stochastic estimator of the trace of the influence
     matrix", Commun. Stat. Simul. Comput. 1990.
@@ -114,53 +128,73 @@ def deflated_trace(
     key: jax.Array,
     sampling: Sampling = DEFAULT_SAMPLING,
     *,
-    min_steps: int = 5,
-    max_steps: int = 16,
+    min_steps: int = 12,
+    max_steps: int = 64,
     wanted: Wanted = LARGEST,
+    known_trace: jax.Array | None = None,
 ) -> tuple[Krylov, TraceResult]:
-    """A block Krylov run until the wanted eigenvalues have converged, then Hutchinson on the basis's complement.
+    """A Krylov run while it pays, then Hutchinson's estimator on the complement of its basis.
 
         operator: A[p, p].
         key: for the Krylov run and the probes.
         sampling: of the complement's trace; its `block_size` is also that of the Krylov run.
         min_steps, max_steps: of the Krylov run.
         wanted: the Ritz pairs that have to converge.
+        known_trace: tr A, where it is known otherwise: then the run ends as soon as the wanted pairs have converged,
+            and `min_probes` are taken for the Frobenius norm alone.
 
-    Every product serves both: the basis holds the outliers and a good part of the bulk after `min_steps` blocks, so
-    few probes are left to take, and one program holds the product once. Under `vmap` every model goes at its own
-    pace. Cost: the products reported, `block_size`·max_steps + max_probes at most, and 8·m·p flops each; memory
-    (block_size·(max_steps + 8))·p floats.
-    Unlike single-vector Lanczos, whose late vectors are nearly undetermined, a few steps of a block are a
-    well-conditioned basis: rounding moves the trace by a small part of its standard error.
-    Sources: Golub & Van Loan, Matrix Computations, section 10.3.6; Meyer et al. 2021 (deflation of the probes).
+    Every product serves both: the basis holds the outliers, whose part of the trace is then exact. With C = (1−P)A(1−P)
+    a further direction q lowers ‖C‖_F² by 2‖Cq‖² − (qᵀCq)², which the run's own coefficients give, and the probes that
+    C needs by 2/(tolerance·tr A)² times that; a product as a probe saves one. So the run goes on until the wanted pairs
+    have converged and its last directions (a running mean, the last counting half) save less than one probe each. One
+    program holds the product once. Under `vmap` every model goes at its own pace. Cost: the products reported,
+    `block_size`·max_steps + max_probes at most, and 8·m·p flops each; memory (block_size·(max_steps + 8) + 1)·p floats.
+    Single vectors find an eigenvalue in the fewest products, blocks those that coincide.
+    Sources: Golub & Van Loan, Matrix Computations, section 10.3.6; Meyer et al. 2021 (deflation of the probes); when to
+    go on: as Persson, Cortinovis & Kressner, "Improved variants of the Hutch++ algorithm for trace estimation", SIAM J.
+    Matrix Anal. Appl. 2022, section 3, balance the two, here for one Krylov run.
     """
     start_key, fresh_key, probe_key = jax.random.split(key, 3)
     size = operator.size
     start = krylov_start(start_key, size, block_size=sampling.block_size, max_steps=max_steps)
     # A matrix that is no larger than the basis is taken whole; its probes come in blocks of the same size.
-    sampling = sampling._replace(block_size=start.next_block.shape[0])
+    width = start.next_block.shape[0]
+    sampling = sampling._replace(block_size=width)
+    if known_trace is not None:
+        sampling = sampling._replace(max_probes=sampling.min_probes)
 
-    def step(carry: tuple[Krylov, _Probes]) -> tuple[Krylov, _Probes]:
-        krylov, probes = carry
-        signs = _signs(probe_key, probes, sampling.block_size, size)
+    def step(carry: tuple[Krylov, jax.Array, _Probes]) -> tuple[Krylov, jax.Array, _Probes]:
+        krylov, gain, probes = carry
+        signs = _signs(probe_key, probes, width, size)
         products = operator.matmat(jnp.where(krylov.finished, _deflated(signs, krylov.basis), krylov.next_block))
 
-        def extend() -> tuple[Krylov, _Probes]:
-            return krylov_extend(krylov, products, fresh_key, min_steps=min_steps, wanted=wanted), probes
+        def extend() -> tuple[Krylov, jax.Array, _Probes]:
+            extended = krylov_extend(krylov, products, fresh_key, min_steps=min_steps, wanted=wanted)
+            if known_trace is not None:
+                return extended, gain, probes
+            inside = products @ krylov.next_block.T
+            saved = (jnp.sum(inside**2) + 2 * jnp.sum(extended.off_diagonal**2)) / width
+            mean = jnp.where(krylov.num_steps == 0, saved, (gain + saved) / 2)
+            error = sampling.tolerance * _scale(_exact(extended.projected, extended.product_squares), probes)
+            going_on = (2 * mean > error**2) & ((extended.num_steps + 1) * width <= len(krylov.basis))
+            return extended._replace(finished=extended.finished & ~going_on), mean, probes
 
-        def sample() -> tuple[Krylov, _Probes]:
-            return krylov, _updated(probes, signs, _deflated(products, krylov.basis))
+        def sample() -> tuple[Krylov, jax.Array, _Probes]:
+            return krylov, gain, _updated(probes, signs, _deflated(products, krylov.basis))
 
         return jax.lax.cond(krylov.finished, sample, extend)
 
-    def unfinished(carry: tuple[Krylov, _Probes]) -> jax.Array:
-        krylov, probes = carry
+    def unfinished(carry: tuple[Krylov, jax.Array, _Probes]) -> jax.Array:
+        krylov, _, probes = carry
         complete = krylov.num_products >= size
-        return ~krylov.finished | (~complete & _inaccurate(probes, jnp.trace(krylov.projected), sampling))
+        exact = _exact(krylov.projected, krylov.product_squares)
+        return ~krylov.finished | (~complete & _inaccurate(probes, exact, sampling))
 
-    krylov, probes = jax.lax.while_loop(unfinished, step, (start, _no_probes()))
-    exact = _exact(krylov.projected, krylov.product_squares)
-    return krylov, _result(exact, probes, krylov.num_products)
+    krylov, _, probes = jax.lax.while_loop(unfinished, step, (start, jnp.zeros(()), _no_probes(size)))
+    result = _result(_exact(krylov.projected, krylov.product_squares), probes, krylov.num_products)
+    if known_trace is not None:
+        result = result._replace(trace=Estimate(known_trace, jnp.zeros_like(known_trace)))
+    return krylov, result
 
 
 def xtrace(operator: LinearOperator, key: jax.Array, *, num_probes: int = 16) -> TraceResult:
@@ -242,7 +276,8 @@ def _sampled(
         signs = _signs(key, probes, sampling.block_size, operator.size)
         return _updated(probes, signs, _deflated(operator.matmat(_deflated(signs, basis)), basis))
 
-    probes = jax.lax.while_loop(lambda probes: _inaccurate(probes, exact.trace, sampling), step, _no_probes())
+    start = _no_probes(operator.size)
+    probes = jax.lax.while_loop(lambda probes: _inaccurate(probes, exact, sampling), step, start)
     return _result(exact, probes, num_products)
 
 
@@ -257,9 +292,10 @@ def _signs(key: jax.Array, probes: _Probes, block_size: int, size: int) -> jax.A
     return jax.random.rademacher(key, (block_size, size), probes.trace.dtype)
 
 
-def _no_probes() -> _Probes:
+def _no_probes(size: int) -> _Probes:
     zero = jnp.zeros(())
-    return _Probes(jnp.zeros((), jnp.int32), zero, zero, zero, zero)
+    none, vector = jnp.zeros((), jnp.int32), jnp.zeros(size)
+    return _Probes(none, zero, zero, vector, zero, zero, none, vector)
 
 
 def _updated(probes: _Probes, signs: jax.Array, images: jax.Array) -> _Probes:
@@ -269,10 +305,6 @@ def _updated(probes: _Probes, signs: jax.Array, images: jax.Array) -> _Probes:
     fraction = count / number
     diagonals = signs * images
     norms = jnp.sum(images**2, axis=1)
-    # Σ over pairs a ≠ b of (z ⊙ Cz)_a · (z ⊙ Cz)_b: z ⊙ Cz has the mean diag C, and two probes are independent, so
-    # no bias. Its terms with a = b are ‖Cz‖², since the entries of z are ±1.
-    pairs = (jnp.sum(jnp.sum(diagonals, axis=0) ** 2) - jnp.sum(norms)) / max(count * (count - 1), 1)
-    pairs = pairs if count > 1 else jnp.zeros(())
     # Chan's update: sums of squares would lose the variance of large, nearly equal samples.
     block_mean = jnp.mean(norms)
     within = jnp.sum((norms - block_mean) ** 2)
@@ -281,31 +313,41 @@ def _updated(probes: _Probes, signs: jax.Array, images: jax.Array) -> _Probes:
         number=number,
         trace=probes.trace + fraction * (jnp.mean(jnp.sum(diagonals, axis=1)) - probes.trace),
         squares=probes.squares + fraction * shift,
+        diagonal=probes.diagonal + fraction * (jnp.mean(diagonals, axis=0) - probes.diagonal),
         norm_spread=probes.norm_spread + within + fraction * probes.number * shift**2,
-        diagonal_squares=probes.diagonal_squares + fraction * (pairs - probes.diagonal_squares),
+        crossed=probes.crossed + 2 * jnp.sum((images @ probes.image_sum) ** 2) / jnp.maximum(probes.number, 1),
+        num_crossed=probes.num_crossed + jnp.where(probes.number > 0, count, 0),
+        image_sum=probes.image_sum + jnp.sum(images, axis=0),
     )
 
 
 def _standard_error(probes: _Probes) -> jax.Array:
     """Of the mean of zᵀCz, whose variance is 2(‖C‖_F² − ‖diag C‖²) for Rademacher z."""
     # The difference of two estimates: never taken for (almost) nothing.
-    variance = 2 * jnp.maximum(probes.squares - probes.diagonal_squares, probes.squares / 10)
+    variance = 2 * jnp.maximum(probes.squares - probes.diagonal_squares(), probes.squares / 10)
     return jnp.sqrt(variance / jnp.maximum(probes.number, 1))
 
 
-def _inaccurate(probes: _Probes, exact_trace: jax.Array, sampling: Sampling) -> jax.Array:
+def _scale(exact: _Exact, probes: _Probes) -> jax.Array:
+    """What a trace's error is compared with: the greater of |tr A| and ‖A‖_F, as far as they are known."""
+    norm = jnp.sqrt(jnp.maximum(exact.squares + probes.squares, 0.0))
+    return jnp.maximum(jnp.abs(exact.trace + probes.trace), norm)
+
+
+def _inaccurate(probes: _Probes, exact: _Exact, sampling: Sampling) -> jax.Array:
     """Whether more probes are to be taken."""
-    too_large = _standard_error(probes) > sampling.tolerance * jnp.abs(exact_trace + probes.trace)
+    too_large = _standard_error(probes) > sampling.tolerance * _scale(exact, probes)
     return (probes.number < sampling.min_probes) | (too_large & (probes.number < sampling.max_probes))
 
 
 def _result(exact: _Exact, probes: _Probes, num_products: jax.Array) -> TraceResult:
-    freedom = jnp.maximum(probes.number - 1, 1)
+    freedom = jnp.maximum(probes.number - 1 + probes.num_crossed, 1)
     # Student's t at 95 % over the normal quantile (Cornish & Fisher): ±2 standard errors of few samples cover 95 %.
     small_sample = (1 + 1.21 / freedom + 1.44 / freedom**2) / jnp.sqrt(freedom * jnp.maximum(probes.number, 1))
+    error = small_sample * jnp.sqrt(probes.norm_spread + probes.crossed)
     return TraceResult(
         trace=Estimate(exact.trace + probes.trace, _standard_error(probes)),
-        frobenius=_root(Estimate(exact.squares + probes.squares, small_sample * jnp.sqrt(probes.norm_spread))),
+        frobenius=_root(Estimate(exact.squares + probes.squares, error)),
         num_products=num_products + probes.number,
     )
 

@@ -8,8 +8,9 @@ from mdjax.metrics.cka import CKA, PublishedCKA
 from mdjax.metrics.connectivity import LinearConnectivity, ModeConnectivity, PublishedModeConnectivity
 from mdjax.metrics.contract import Examples, FeatureMetric, Metric, ModelMetric, PairMetric, Raw
 from mdjax.metrics.density import Density
-from mdjax.metrics.hessian import Hessian, PublishedHessian
+from mdjax.metrics.hessian import Hessian
 from mdjax.metrics.losses import Losses
+from mdjax.metrics.published_hessian import PublishedHessian
 from mdjax.metrics.registry import METRICS, PRESETS, select
 from mdjax.metrics.similarity import Similarity
 from mdjax.metrics.surface import Surface

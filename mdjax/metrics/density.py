@@ -13,7 +13,7 @@ from mdjax.landscape.loss_curvature import loss_curvature
 from mdjax.landscape.losses import Loss
 from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
-from mdjax.metrics.hessian import status_with_cause
+from mdjax.metrics.published_hessian import status_with_cause
 from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode

@@ -11,7 +11,7 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses, surfaces
 from mdjax.landscape.loss_curvature import loss_curvature, loss_quadratic_forms
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
-from mdjax.metrics.hessian import status_with_cause
+from mdjax.metrics.published_hessian import status_with_cause
 from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode

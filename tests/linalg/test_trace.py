@@ -22,7 +22,7 @@ SETTINGS = {
     "deflated": Sampling(),
     "deflated, fixed": Sampling(min_probes=8, max_probes=8),
     "hutchinson": Sampling(tolerance=0.05, max_probes=400),
-    "hutch++": Sampling(),
+    "hutch++": Sampling(min_probes=8),
     "xtrace": Sampling(),
 }
 

@@ -8,12 +8,13 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from curvlinops import HessianLinearOperator, hutchinson_trace, hutchpp_trace, xtrace
+from curvlinops import HessianLinearOperator
 from pyhessian import hessian
 from pyhessian.utils import group_product, hessian_vector_product, normalization
 from scipy.sparse.linalg import LinearOperator, eigsh
@@ -36,9 +37,22 @@ BATCH = 200
 """Examples in one pass: what the published measurements used, for the peers and here."""
 
 
+class Reference(NamedTuple):
+    """What is taken as true of one model: top eigenvalue, trace and Frobenius norm."""
+
+    eigenvalue: float
+    trace: float
+    norm: float
+
+    @property
+    def scale(self) -> float:
+        """What a trace's error is relative to: the trace, or the norm where the trace nearly cancels."""
+        return max(abs(self.trace), self.norm)
+
+
 @dataclasses.dataclass
 class Row:
-    """One width and number of samples: the models, their data, and the references of the first few."""
+    """One width, training and number of samples: the models, their data, and their references."""
 
     architecture: Architecture
     params: dict
@@ -46,7 +60,7 @@ class Row:
     x: np.ndarray
     y: np.ndarray
     budget: float
-    references: list = dataclasses.field(default_factory=list)
+    references: list[Reference] = dataclasses.field(default_factory=list)
 
     def examples(self) -> Examples:
         x, y = jnp.asarray(self.x), jnp.asarray(self.y)
@@ -82,14 +96,6 @@ def as_torch(architecture: Architecture, params: dict, state: dict) -> TorchResN
     return network
 
 
-def worst(found: list[tuple[float, float]], references: list[tuple[float, float]]) -> float | None:
-    """The largest relative error of (eigenvalue, trace) over the models that have references."""
-    if not found or not references:
-        return None
-    pairs = list(zip(found, references))
-    return round(float(max(abs(a - b) / abs(b) for one, two in pairs for a, b in zip(one, two))), 5)
-
-
 def stopped(samples: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
     """The samples PyHessian's trace takes before it stops."""
     mean = 0.0
@@ -101,12 +107,25 @@ def stopped(samples: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
     return samples
 
 
-def pyhessian_row(row: Row, samples_of_trace: list[np.ndarray], own_rule: bool) -> dict:
-    """PyHessian at its defaults, and continued until it is as accurate as asked."""
+class Peer(NamedTuple):
+    """A peer on one model: products to the accuracies asked for, seconds of each, errors, whether it got there."""
+
+    products: int
+    seconds_per_product: float
+    eigenvalue_error: float
+    trace_error: float
+    reached: bool = True
+
+
+def pyhessian_peers(row: Row, forms: list[np.ndarray]) -> list[Peer]:
+    """PyHessian continued until it is as accurate as asked; errors are those at its own stopping rules.
+
+    row: with references.
+    forms: samples of Hutchinson's estimator for each model: its trace takes their variance / (2 % of the scale)².
+    """
     batches = row.torch_batches()
-    found, counts, seconds = [], [], []
-    start = time.perf_counter()
-    for i, (eigenvalue, trace) in enumerate(row.references):
+    found, start = [], time.perf_counter()
+    for i, reference in enumerate(row.references):
         torch.manual_seed(i)
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         peer = hessian(row.torch_model(i), torch.nn.functional.cross_entropy, cuda=False, **data)
@@ -123,34 +142,31 @@ def pyhessian_row(row: Row, samples_of_trace: list[np.ndarray], own_rule: bool) 
             if own is None and value is not None and abs(value - new) / (abs(value) + 1e-6) < 1e-3:
                 own = value
             value = new
-            if abs(value - eigenvalue) <= EIGENVALUE * abs(eigenvalue) and own is not None:
+            if abs(value - reference.eigenvalue) <= EIGENVALUE * abs(reference.eigenvalue):
                 break
-            if iterations >= 3 and time.perf_counter() - begin > 2 * row.budget:
+            if iterations >= 3 and time.perf_counter() - begin > row.budget:
                 break
-        seconds.append((time.perf_counter() - begin) / iterations)
-        samples = np.asarray(peer.trace()) if own_rule else stopped(samples_of_trace[i])
-        found.append((value if own is None else own, float(samples.mean())))
-        counts.append(iterations + math.ceil(np.var(samples_of_trace[i], ddof=1) / (TRACE * trace) ** 2))
+        each = (time.perf_counter() - begin) / iterations
+        reached = abs(value - reference.eigenvalue) <= EIGENVALUE * abs(reference.eigenvalue)
+        own = value if own is None else own
+        probes = math.ceil(np.var(forms[i], ddof=1) / (TRACE * reference.scale) ** 2)
+        trace_error = abs(stopped(forms[i]).mean() - reference.trace) / reference.scale
+        eigenvalue_error = abs(own - reference.eigenvalue) / abs(reference.eigenvalue)
+        found.append(Peer(iterations + probes, each, float(eigenvalue_error), float(trace_error), bool(reached)))
         if time.perf_counter() - start > row.budget:
             break
-    return {
-        "peer": "pyhessian",
-        "peer_error": worst(found, row.references),
-        "own_rule": "run" if own_rule else "replayed",
-        "peer_products": round(float(np.mean(counts)), 1),
-        "peer_seconds_per_product": round(float(np.mean(seconds)), 4),
-        "peer_seconds": round(float(np.mean(np.multiply(counts, seconds))), 2),
-        "peer_seconds_are": "measured seconds per product x number of products",
-        "peer_models": len(found),
-    }
+    return found
 
 
-def curvlinops_row(row: Row) -> dict:
-    """SciPy's eigsh and XTrace over curvlinops' Hessian."""
+def curvlinops_peers(row: Row, needs: list) -> list[Peer]:
+    """SciPy's eigsh over curvlinops' Hessian, and XTrace at the fewest products that are accurate enough.
+
+    row: with references.
+    needs: each model's `hessian_references.XTraceNeed`.
+    """
     batches = row.torch_batches()
-    found, counts, seconds, others = [], [], [], []
-    start = time.perf_counter()
-    for i, (_, trace) in enumerate(row.references):
+    found, start = [], time.perf_counter()
+    for i, (reference, need) in enumerate(zip(row.references, needs)):
         torch.manual_seed(i)
         network = row.torch_model(i)
         loss = torch.nn.CrossEntropyLoss()
@@ -165,31 +181,11 @@ def curvlinops_row(row: Row) -> dict:
         flat @ np.ones(flat.shape[1], np.float32)  # traces and compiles: not part of a product's time
         begin = time.perf_counter()
         operator = LinearOperator(flat.shape, matvec=counted, dtype=np.float64)
+        # As few vectors and as loose a tolerance as reach the accuracy asked for.
         top = eigsh(operator, k=1, which="LA", tol=RESIDUAL, ncv=8, return_eigenvectors=False)[0]
         each = (time.perf_counter() - begin) / number
-        begin = time.perf_counter()
-        for products in (16, 32, 64, 128):
-            value = float(xtrace(matrix, products))
-            if abs(value - trace) <= TRACE * abs(trace) or time.perf_counter() - begin > row.budget:
-                break
-        estimate = {"products": products, "xtrace": abs(value - trace) / abs(trace)}
-        if time.perf_counter() - begin < row.budget / 2:
-            for name, method in (("hutch++", hutchpp_trace), ("hutchinson", hutchinson_trace)):
-                estimate[name] = abs(float(method(matrix, products - products % 3)) - trace) / abs(trace)
-        others.append({name: round(error, 4) for name, error in estimate.items()})
-        found.append((top, value))
-        counts.append(number + products)
-        seconds.append(each)
+        error = abs(top - reference.eigenvalue) / abs(reference.eigenvalue)
+        found.append(Peer(number + need.products, each, float(error), need.error, need.reached))
         if time.perf_counter() - start > row.budget:
             break
-    return {
-        "peer": "curvlinops",
-        "peer_error": worst(found, row.references),
-        "peer_products": round(float(np.mean(counts)), 1),
-        "peer_seconds_per_product": round(float(np.mean(seconds)), 4),
-        "peer_seconds": round(float(np.mean(np.multiply(counts, seconds))), 2),
-        "peer_seconds_are": "measured seconds per product of eigsh x number of products",
-        "peer_reached": sum(one["xtrace"] <= TRACE for one in others),
-        "peer_trace_errors": others,
-        "peer_models": len(found),
-    }
+    return found

@@ -1,28 +1,28 @@
 """How much faster are the top eigenvalue and the trace of the Hessian than with PyHessian and curvlinops?
 
-    python bench/hessian_vs_peers.py [--models 20] [--widths 2,4,8] [--samples 200,2000] [--budget 60] [--out FILE]
+    python bench/hessian_vs_peers.py [--models 5] [--widths 2,4,8] [--epochs 3,12] [--large 2x12x2000] [--out FILE]
 
-ResNet-18s trained for a few epochs on digits at 32 × 32 (copies shifted by pixels beyond the digits there are), equal
-weights and data for all. Asked for: the top eigenvalue within 1e-3 of its converged value and the trace with a standard
-error of 2 %. Compiling and training are timed apart. `--budget` is how many seconds each part of a row (ours, the
-references, each peer) may take before it stops at the model it is at: `*_models` say how many were measured.
+ResNet-18s on digits at 32 × 32, equal weights and data for all: barely trained ones and ones with less than 5 %
+training error, 200 samples each, and one row of more samples (`--large` WIDTHxEPOCHSxSAMPLES). Figures of a row are
+medians over its models. Asked for, of all alike: the top eigenvalue within 1e-3, and the trace with a standard error of
+2 % of it, or of the Frobenius norm where that is greater, since a trace that nearly cancels has no relative accuracy.
+Training and compiling are timed apart. `--budget` is how many seconds each peer may take in a row before it stops at
+the model it is at: `peer_models` says how many were measured.
 
-How PyHessian is continued until it is as accurate: its power iteration runs until the eigenvalue is within 1e-3 of the
-reference; its trace would need variance per probe / (2 % of the trace)² probes. Its time is measured seconds per
-product × products, and that product is timed in those runs. `peer_error` is what its own stopping rule left, the worse
-of the two; where products take long the rule is replayed on quadratic forms computed by mdjax for probes of the same
-distribution ("own_rule": "replayed"). curvlinops: SciPy's eigsh, and the first of 16, 32, 64, 128 products at which
-XTrace is within 2 % of the reference, or the last that the budget left time for: `peer_reached` counts the models where
-it got there, and where it is short of `peer_models` the speedup is a lower bound (Hutch++ and Hutchinson at that number
-are recorded too).
+References: `hessian_references.py`. PyHessian: its power iteration runs until it is within 1e-3 of the reference, its
+trace takes variance per probe / (2 % of the scale)² probes, replayed on forms computed by mdjax for probes of the same
+distribution; its time is seconds per product, measured in the power iteration, × products; `peer_error` is what its own
+stopping rules leave. curvlinops: SciPy's eigsh and XTrace at the fewest products whose root mean square error is 2 %;
+its time is seconds per product of eigsh × products. Where power iteration or XTrace did not get there within 100
+iterations or 96 products, `peer_reached` is short of `peer_models`, and the speedup is a lower bound.
 
-Writes rows with width, samples, peer, speedup, our_error, peer_error, our_products, peer_products, our_seconds,
-peer_seconds, hvp_per_gradient, hvp_per_gradient_block, form_per_gradient; and geomean_speedup over PyHessian's rows.
+Writes rows with width, epochs, samples, training_error, peer, speedup, our_error, peer_error, our_products,
+peer_products, our_seconds, peer_seconds, hvp_per_gradient, hvp_per_gradient_block, form_per_gradient; and
+geomean_speedup of each peer.
 """
 
 import argparse
 import dataclasses
-import functools
 import json
 import time
 from pathlib import Path
@@ -32,13 +32,22 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from environment import environment, large_digits
-from hessian_peers import BATCH, RESIDUAL, TRACE, Row, curvlinops_row, pyhessian_row, worst
+from hessian_peers import (
+    BATCH,
+    RESIDUAL,
+    TRACE,
+    Peer,
+    Reference,
+    Row,
+    curvlinops_peers,
+    pyhessian_peers,
+)
+from hessian_references import exact_trace, probes, single, split, xtrace_need
 from jax.flatten_util import ravel_pytree
 
 from mdjax import engine
 from mdjax.engine.plan import default_plan
 from mdjax.engine.stacks import take
-from mdjax.landscape import losses
 from mdjax.landscape.curvature import curvature_operator
 from mdjax.landscape.limits import ProductLimits
 from mdjax.landscape.quadratic_forms import quadratic_forms
@@ -55,7 +64,7 @@ def trained(width: int, count: int, epochs: int, dataset, cache: Path) -> tuple[
     architecture = Architecture("resnet18", width, dataset.input_shape)
     params, state = architecture.abstract
     leaves, structure = jax.tree.flatten((params, state))
-    path = cache / f"resnet18-w{width}-e{epochs}-{count}.npz"
+    path = cache / f"resnet18-w{width}-e{epochs}-{count}-{len(dataset.x_train)}.npz"
     seconds = 0.0
     if not path.exists():
         start = time.perf_counter()
@@ -68,8 +77,8 @@ def trained(width: int, count: int, epochs: int, dataset, cache: Path) -> tuple[
     return architecture, *jax.tree.unflatten(structure, arrays), seconds
 
 
-def ours(row: Row, metric: Hessian, seed: int, budget: float, limit: int) -> tuple[list[dict], float]:
-    """A row of columns for each model, one call a model, until the budget is spent; and the seconds of compiling."""
+def ours(row: Row, metric: Hessian, seed: int) -> tuple[list[dict], float]:
+    """A row of columns for each model, one call a model; and the seconds of compiling."""
     programs = engine.Programs(dataclasses.replace(default_plan(), chunk_size=1))
     model = row.architecture.model(programs.plan.convolution)
     compiling: list[float] = []
@@ -79,38 +88,22 @@ def ours(row: Row, metric: Hessian, seed: int, budget: float, limit: int) -> tup
             compiling.append(duration)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
-    found, start = [], time.perf_counter()
-    for i in range(limit):
+    found = []
+    for i in range(len(jax.tree.leaves(row.params)[0])):
         stack = engine.Stack(model, *take((row.params, row.state), [i]), [f"m{i}"])
         found += engine.measure(metric, stack, row.examples(), seed=seed, programs=programs, timed=True)
-        if time.perf_counter() - start - sum(compiling) > budget:
-            break
     return found, sum(compiling)
 
 
-def probes(row: Row, index: int, count: int) -> np.ndarray:
-    """Quadratic forms of Rademacher probes: the samples of Hutchinson's estimator."""
-    return np.asarray(_forms(row.architecture, *_single(row, index), jax.random.key(index), count))
-
-
-def _single(row: Row, index: int):
-    x, y = (jnp.asarray(a).reshape(-1, min(BATCH, len(a)), *a.shape[1:]) for a in (row.x, row.y))
-    return *jax.tree.map(lambda leaf: leaf[index], (row.params, row.state)), x, y
-
-
-def _split(architecture: Architecture, state, count: int):
-    model = architecture.model(default_plan().convolution)
-    return (
-        lambda params, batch: model.apply(params, state, batch[0]),
-        lambda logits, batch: jnp.sum(losses.cross_entropy(logits, batch[1])) / count,
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 6))
-def _forms(architecture, params, state, x, y, key, count):
-    size = ravel_pytree(params)[0].size
-    forms = quadratic_forms(*_split(architecture, state, x.shape[0] * x.shape[1]), params, (x, y))
-    return forms(jax.random.rademacher(key, (count, size), jnp.float32))
+def training_error(row: Row) -> float:
+    """The greatest share of the row's examples that one of its models gets wrong, in percent."""
+    model = row.architecture.model(default_plan().convolution)
+    wrong = []
+    for i in range(len(jax.tree.leaves(row.params)[0])):
+        params, state = jax.tree.map(lambda leaf: leaf[i], (row.params, row.state))
+        logits = jnp.concatenate([model.apply(params, state, x) for x in np.split(row.x, len(row.x) // BATCH)])
+        wrong.append(100 * float(jnp.mean(jnp.argmax(logits, -1) != row.y)))
+    return round(max(wrong), 2)
 
 
 def relative_costs(row: Row, block: int = 8) -> dict[str, float]:
@@ -119,8 +112,8 @@ def relative_costs(row: Row, block: int = 8) -> dict[str, float]:
     Each is the slope between a short and a long loop inside one program, so that what is done once does not count;
     over one batch.
     """
-    params, state, x, y = _single(dataclasses.replace(row, x=row.x[:BATCH], y=row.y[:BATCH]), 0)
-    outputs, loss = _split(row.architecture, state, x.shape[1])
+    params, state, x, y = single(dataclasses.replace(row, x=row.x[:BATCH], y=row.y[:BATCH]), 0)
+    outputs, loss = split(row.architecture, state, x.shape[1])
     flat, unravel = ravel_pytree(params)
     given = {"limits": ProductLimits(residual_bytes=2**33)}
 
@@ -176,83 +169,106 @@ def relative_costs(row: Row, block: int = 8) -> dict[str, float]:
     }
 
 
-def measured(row: Row, options: argparse.Namespace) -> list[dict]:
-    """The rows of one width and number of samples, one for each peer."""
-    samples = len(row.x)
-    metric = Hessian(num_samples=samples, batch_size=BATCH, tolerance=RESIDUAL, trace_tolerance=TRACE)
-    columns, compile_seconds = ours(row, metric, 0, row.budget, options.models)
-    pair = [(one["hessian_eigenvalue"], one["hessian_trace"]) for one in columns]
+def median(values) -> float:
+    return round(float(np.median(list(values))), 5)
+
+
+def measured(row: Row, costs: dict[str, float], epochs: int, options: argparse.Namespace) -> list[dict]:
+    """The rows of one width, training and number of samples, one for each peer."""
+    metric = Hessian(num_samples=len(row.x), batch_size=BATCH, tolerance=RESIDUAL, trace_tolerance=TRACE)
+    columns, compile_seconds = ours(row, metric, seed=0)
     # The same run with other random numbers, carried on for long.
-    own_rule = samples <= BATCH
-    limit = min(len(columns), options.references if own_rule else 1)
-    exact = dataclasses.replace(metric, tolerance=1e-3, trace_tolerance=TRACE / 4, max_probes=options.most_probes)
-    longer, _ = ours(row, exact, 1, row.budget, limit)
-    row.references = [(one["hessian_eigenvalue"], one["hessian_trace"]) for one in longer]
-    # PyHessian stops after 100 probes at the latest.
-    count = options.probes if own_rule else 100
-    samples_of_trace = [probes(row, i, count) for i in range(len(row.references))]
+    longer, _ = ours(row, dataclasses.replace(metric, tolerance=1e-4, min_steps=24, min_probes=16), seed=1)
+    # As many models as the peers are given time for, and no fewer than one.
+    forms, needs, deviations, begin = [], [], [], time.perf_counter()
+    for i, one in enumerate(longer):
+        trace = exact_trace(row.torch_model(i), row.torch_batches())
+        reference = Reference(one["hessian_eigenvalue"], trace, one["hessian_frobenius"])
+        row.references.append(reference)
+        forms.append(probes(row, i, options.probes))
+        deviations.append((forms[-1].mean() - trace) / (forms[-1].std(ddof=1) / len(forms[-1]) ** 0.5))
+        needs.append(xtrace_need(row, i, trace, reference.scale))
+        if time.perf_counter() - begin > options.models * options.budget / 2:
+            break
+    pairs = list(zip(columns, row.references))
     common = {
         "width": row.architecture.width,
-        "samples": samples,
-        "our_error": worst(pair, row.references),
-        "our_products": round(float(np.mean([one["hessian_products"] for one in columns])), 1),
-        "our_seconds": round(float(np.mean([one["hessian_seconds"] for one in columns])), 3),
+        "epochs": epochs,
+        "samples": len(row.x),
+        "training_error": training_error(row),
+        "our_error": round(max(abs(one["hessian_trace"] - it.trace) / it.scale for one, it in pairs), 6),
+        "our_eigenvalue_error": max(abs(one["hessian_eigenvalue"] / it.eigenvalue - 1) for one, it in pairs),
+        "our_products": median(one["hessian_products"] for one in columns),
+        "our_seconds": median(one["hessian_seconds"] for one in columns),
         "our_compile_seconds": round(compile_seconds, 2),
         "our_models": len(columns),
-        "references": [
-            {"eigenvalue": a, "trace": b, "trace_se": one["hessian_trace_se"]}
-            for (a, b), one in zip(row.references, longer)
-        ],
         "reached": sum("status" not in one for one in columns),
-        **relative_costs(row),
+        "references": [it._asdict() | {"scale": it.scale} for it in row.references],
+        "probe_deviation": [round(float(deviation), 2) for deviation in deviations],
+        **costs,
     }
-    found = [pyhessian_row(row, samples_of_trace, own_rule), curvlinops_row(row)]
-    rows = [common | peer | {"speedup": round(peer["peer_seconds"] / common["our_seconds"], 2)} for peer in found]
-    for one in rows:
-        print(json.dumps(one), flush=True)
+    rows = []
+    for name, peers in (("pyhessian", pyhessian_peers(row, forms)), ("curvlinops", curvlinops_peers(row, needs))):
+        rows.append(common | _peer_columns(name, peers, columns))
+        print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def _peer_columns(name: str, peers: list[Peer], columns: list[dict]) -> dict:
+    """Medians over the models; the speedup is the median of each model's own."""
+    seconds = [peer.products * peer.seconds_per_product for peer in peers]
+    return {
+        "peer": name,
+        "peer_error": median(peer.trace_error for peer in peers),
+        "peer_eigenvalue_error": median(peer.eigenvalue_error for peer in peers),
+        "peer_products": median(peer.products for peer in peers),
+        "peer_seconds_per_product": median(peer.seconds_per_product for peer in peers),
+        "peer_seconds": median(seconds),
+        "peer_seconds_are": "measured seconds per product x number of products",
+        "peer_models": len(peers),
+        "peer_reached": sum(peer.reached for peer in peers),
+        "speedup": round(float(np.median([s / one["hessian_seconds"] for s, one in zip(seconds, columns)])), 2),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--models", type=int, default=5)
     parser.add_argument("--widths", default="2,4,8")
-    parser.add_argument("--samples", default="200,2000")
-    parser.add_argument("--skip", default="", help="rows left out, as in 8x2000")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument(
-        "--references",
-        type=int,
-        default=2,
-        help="models compared with references and peers, at most (one where samples exceed a batch)",
-    )
-    parser.add_argument("--probes", type=int, default=32, help="from which the variance of a probe is estimated")
-    parser.add_argument("--most-probes", type=int, default=400, help="that a reference's trace may take")
-    parser.add_argument("--budget", type=float, default=40.0, help="seconds for each part of a row")
+    parser.add_argument("--epochs", default="3,12", help="of the barely trained networks and of the others")
+    parser.add_argument("--samples", type=int, default=BATCH)
+    parser.add_argument("--large", default="2x12x2000", help="the last row: width x epochs x samples, or none")
+    parser.add_argument("--probes", type=int, default=100, help="from which the variance of a probe is estimated")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each peer's models in a row")
     parser.add_argument("--cache", type=Path, default=Path("runs/bench"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    widths, samples = ([int(part) for part in text.split(",")] for text in (options.widths, options.samples))
-    dataset = large_digits(max(*samples, 1400))
+    widths, epochs = ([int(part) for part in text.split(",")] for text in (options.widths, options.epochs))
+    cells = [(width, number, options.samples) for width in widths for number in epochs]
+    if options.large != "none":
+        cells.append(tuple(int(part) for part in options.large.split("x")))
+    dataset = large_digits(max(1400, *(samples for _, _, samples in cells)))
     x_train, x_test = (np.repeat(x, 3, axis=-1) for x in (dataset.x_train, dataset.x_test))
     dataset = dataclasses.replace(dataset, x_train=x_train, x_test=x_test)
-    start, training, rows = time.perf_counter(), {}, []
-    for width in widths:
-        architecture, params, state, training[width] = trained(
-            width, options.models, options.epochs, dataset, options.cache
-        )
-        for count in samples:
-            if f"{width}x{count}" in options.skip.split(","):
-                continue
-            x, y = dataset.x_train[:count], dataset.y_train[:count]
-            rows += measured(Row(architecture, params, state, x, y, options.budget), options)
-    speedups = [row["speedup"] for row in rows if row["peer"] == "pyhessian"]
-    others = [row["speedup"] for row in rows if row["peer"] == "curvlinops"]
+    start, training, costs, rows = time.perf_counter(), 0.0, {}, []
+    for width, number, samples in cells:
+        architecture, params, state, seconds = trained(width, options.models, number, dataset, options.cache)
+        training += seconds
+        x, y = dataset.x_train[:samples], dataset.y_train[:samples]
+        row = Row(architecture, params, state, x, y, options.budget)
+        if width not in costs:
+            costs[width] = relative_costs(row)
+        rows += measured(row, costs[width], number, options)
+
+    def geomean(peer: str) -> float:
+        return round(float(np.exp(np.mean([np.log(row["speedup"]) for row in rows if row["peer"] == peer]))), 2)
+
     result = {
         "rows": rows,
-        "geomean_speedup": round(float(np.exp(np.mean(np.log(speedups)))), 2),
-        "geomean_speedup_curvlinops": round(float(np.exp(np.mean(np.log(others)))), 2),
-        "training_seconds": {width: round(seconds, 1) for width, seconds in training.items()},
+        "geomean_speedup": geomean("pyhessian"),
+        "geomean_speedup_curvlinops": geomean("curvlinops"),
+        "least_speedup_curvlinops": min(row["speedup"] for row in rows if row["peer"] == "curvlinops"),
+        "training_seconds": round(training, 1),
         "seconds": round(time.perf_counter() - start, 1),
         "settings": {name: str(value) for name, value in vars(options).items()},
         **environment("torch", "PyHessian", "curvlinops-for-pytorch", "scipy"),

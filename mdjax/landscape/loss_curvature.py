@@ -22,8 +22,8 @@ _BATCH_SIZE = 128
 _MOST_OUTPUTS = 128
 """Of more outputs an exact trace, with a backward pass for each, costs more than one by random probes."""
 
-_GRADIENT_FLOATS = 2**22
-"""What the gradients of examples taken together may hold: more leaves a CPU's caches."""
+_GRADIENT_FLOATS, _PASSES = 2**22, 512
+"""What the gradients of examples taken together may hold, and backward passes: more leaves a CPU's caches."""
 
 
 def loss_curvature(
@@ -106,12 +106,14 @@ def gauss_newton_traces(
     tr Σᵢ Jᵢᵀ (∇²ℓᵢ) Jᵢ / n = Σᵢₖ wᵢₖ ‖Jᵢᵀuᵢₖ‖² / n with wᵢₖ, uᵢₖ of `curvature_factors`: squared norms of the gradients
     of single examples, so no random numbers and no error but rounding. Cost: a forward and c backward passes over the
     examples, each with its own gradients of the weights: about 5 gradients for 10 classes, where the passes of an
-    example share its activations; memory c·p floats, or 16 MiB where that is more (times `vectors_at_once`).
+    example share its activations; memory c·p floats, or 16 MiB where that is more (times the limits' `vectors_at_once`).
     """
     inputs, labels, num_examples = examples
     num_outputs = jax.eval_shape(model.apply, params, state, inputs[:1]).shape[-1]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-    together = _GRADIENT_FLOATS * current_limits().vectors_at_once // (num_outputs * num_params)
+    limits = current_limits()
+    floats = min(_GRADIENT_FLOATS * limits.vectors_at_once, limits.residual_bytes // 32)
+    together = min(floats // num_params, _PASSES * limits.vectors_at_once) // num_outputs
     size = min(over_data_multiple(max(together, 1)), len(inputs))
 
     def squares(x: jax.Array, y: jax.Array, weight: jax.Array) -> PyTree:

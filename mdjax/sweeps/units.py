@@ -24,7 +24,7 @@ from mdjax.sweeps.descriptions import described
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import shape_on
 
-_VERSION = 7
+_VERSION = 8
 """Of the measurements. Raise it with every change that moves a metric's values or adds to its rows: what an earlier
 version measured is then measured again, and a table never holds rows of two versions."""
 

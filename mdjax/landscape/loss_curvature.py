@@ -106,7 +106,7 @@ def gauss_newton_traces(
     tr Σᵢ Jᵢᵀ (∇²ℓᵢ) Jᵢ / n = Σᵢₖ wᵢₖ ‖Jᵢᵀuᵢₖ‖² / n with wᵢₖ, uᵢₖ of `curvature_factors`: squared norms of the gradients
     of single examples, so no random numbers and no error but rounding. Cost: a forward and c backward passes over the
     examples, each with its own gradients of the weights: about 5 gradients for 10 classes, where the passes of an
-    example share its activations; memory c·p floats, or 16 MiB where that is more (times the limits' `vectors_at_once`).
+    example share its activations; memory c·p floats, or 16 MiB where that is more (more on accelerators).
     """
     inputs, labels, num_examples = examples
     num_outputs = jax.eval_shape(model.apply, params, state, inputs[:1]).shape[-1]

@@ -341,10 +341,12 @@ def _inaccurate(probes: _Probes, exact: _Exact, sampling: Sampling) -> jax.Array
 
 
 def _result(exact: _Exact, probes: _Probes, num_products: jax.Array) -> TraceResult:
-    freedom = jnp.maximum(probes.number - 1 + probes.num_crossed, 1)
+    # Where one direction dominates C, the crossed terms tell nothing new: they do not count as degrees of freedom.
+    freedom = jnp.maximum(probes.number - 1, 1)
     # Student's t at 95 % over the normal quantile (Cornish & Fisher): ±2 standard errors of few samples cover 95 %.
-    small_sample = (1 + 1.21 / freedom + 1.44 / freedom**2) / jnp.sqrt(freedom * jnp.maximum(probes.number, 1))
-    error = small_sample * jnp.sqrt(probes.norm_spread + probes.crossed)
+    small_sample = 1 + 1.21 / freedom + 1.44 / freedom**2
+    variance = (probes.norm_spread + probes.crossed) / jnp.maximum(probes.number - 1 + probes.num_crossed, 1)
+    error = small_sample * jnp.sqrt(variance / jnp.maximum(probes.number, 1))
     return TraceResult(
         trace=Estimate(exact.trace + probes.trace, _standard_error(probes)),
         frobenius=_root(Estimate(exact.squares + probes.squares, error)),

@@ -1,9 +1,10 @@
 """What the comparison with PyHessian and curvlinops takes as true, and how many products XTrace needs to come as near.
 
-The trace's reference is independent of mdjax: float64 gradients of single examples by PyTorch. These networks are
-affine in each array of their parameters, so the Hessian's diagonal is that of Σᵢₖ pᵢₖ gᵢₖ gᵢₖᵀ/n, with gᵢₖ the gradient
-of example i's loss if its label were k: no random numbers. That this is the Hessian's trace, the probes of PyHessian's
-estimator check in every row (`probe_deviation`, in standard errors).
+The trace's reference is computed in float64. These networks are affine in each array of their parameters, so the
+Hessian's diagonal is that of Σᵢₖ pᵢₖ gᵢₖ gᵢₖᵀ/n, with gᵢₖ the gradient of example i's loss if its label were k: no
+random numbers. Two checks stand in every row: PyTorch's own such sum over the first model's first examples
+(`reference_against_torch`, relative difference), and that it is the Hessian's trace, by the probes of PyHessian's
+estimator (`probe_deviation`, in standard errors).
 """
 
 import functools
@@ -18,7 +19,9 @@ from jax.flatten_util import ravel_pytree
 
 from mdjax.engine.plan import default_plan
 from mdjax.landscape import losses
+from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.curvature import curvature_operator
+from mdjax.landscape.loss_curvature import gauss_newton_traces
 from mdjax.landscape.quadratic_forms import quadratic_forms
 from mdjax.models import Architecture
 
@@ -26,19 +29,32 @@ XTRACE_GRID = (16, 24, 32, 48, 64, 96)
 """Products at which XTrace is tried."""
 
 
-def exact_trace(network: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """The Hessian's trace over all examples, in float64."""
+def exact_trace(row: Row, index: int, count: int) -> float:
+    """The trace of one model's Hessian over the row's first `count` examples, in float64."""
+    with jax.enable_x64(True):
+        given = jax.tree.map(lambda leaf: jnp.asarray(leaf[index], jnp.float64), (row.params, row.state))
+        x, y = jnp.asarray(row.x[:count], jnp.float64), jnp.asarray(row.y[:count])
+        return float(_exact_trace(row.architecture, *given, x, y))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _exact_trace(architecture, params, state, x, y):
+    model = architecture.model(default_plan().convolution)
+    traces = gauss_newton_traces(model, params, state, LabelledExamples(x, y, len(x)))
+    return sum(jax.tree.leaves(traces))
+
+
+def torch_trace(network: torch.nn.Module, images: torch.Tensor) -> float:
+    """The same of PyTorch's network, by PyTorch."""
     network = network.double()
-    params, total, count = list(network.parameters()), 0.0, 0
-    for images, _ in batches:
-        for image in images.double():
-            logits = network(image[None])[0]
-            p = torch.softmax(logits.detach(), 0)
-            scores = p.sqrt()[:, None] * (torch.eye(len(p), dtype=p.dtype) - p)
-            gradients = torch.autograd.grad(logits, params, scores, is_grads_batched=True)
+    params, total = list(network.parameters()), 0.0
+    for image in images.double():
+        logits = network(image[None])[0]
+        p = torch.softmax(logits.detach(), 0)
+        for root, others in zip(p.sqrt(), torch.eye(len(p), dtype=p.dtype) - p):
+            gradients = torch.autograd.grad(logits, params, root * others, retain_graph=True)
             total += sum(float((gradient**2).sum()) for gradient in gradients)
-            count += 1
-    return total / count
+    return total / len(images)
 
 
 def split(architecture: Architecture, state, count: int):

@@ -42,7 +42,7 @@ from hessian_peers import (
     curvlinops_peers,
     pyhessian_peers,
 )
-from hessian_references import exact_trace, probes, single, split, xtrace_need
+from hessian_references import exact_trace, probes, single, split, torch_trace, xtrace_need
 from jax.flatten_util import ravel_pytree
 
 from mdjax import engine
@@ -55,6 +55,9 @@ from mdjax.metrics import Hessian
 from mdjax.models import Architecture
 from mdjax.zoo.grids import Setting
 from mdjax.zoo.training import train_stack
+
+CHECKED = 20
+"""Examples whose exact trace PyTorch computes, too."""
 
 
 def trained(width: int, count: int, epochs: int, dataset, cache: Path) -> tuple[Architecture, dict, dict, float]:
@@ -182,7 +185,7 @@ def measured(row: Row, costs: dict[str, float], epochs: int, options: argparse.N
     # As many models as the peers are given time for, and no fewer than one.
     forms, needs, deviations, begin = [], [], [], time.perf_counter()
     for i, one in enumerate(longer):
-        trace = exact_trace(row.torch_model(i), row.torch_batches())
+        trace = exact_trace(row, i, len(row.x))
         reference = Reference(one["hessian_eigenvalue"], trace, one["hessian_frobenius"])
         row.references.append(reference)
         forms.append(probes(row, i, options.probes))
@@ -191,6 +194,7 @@ def measured(row: Row, costs: dict[str, float], epochs: int, options: argparse.N
         if time.perf_counter() - begin > options.models * options.budget / 2:
             break
     pairs = list(zip(columns, row.references))
+    by_torch = torch_trace(row.torch_model(0), row.torch_batches()[0][0][:CHECKED])
     common = {
         "width": row.architecture.width,
         "epochs": epochs,
@@ -204,6 +208,7 @@ def measured(row: Row, costs: dict[str, float], epochs: int, options: argparse.N
         "our_models": len(columns),
         "reached": sum("status" not in one for one in columns),
         "references": [it._asdict() | {"scale": it.scale} for it in row.references],
+        "reference_against_torch": abs(by_torch / exact_trace(row, 0, CHECKED) - 1),
         "probe_deviation": [round(float(deviation), 2) for deviation in deviations],
         **costs,
     }

@@ -1,6 +1,6 @@
 """How much faster are the top eigenvalue and the trace of the Hessian than with PyHessian and curvlinops?
 
-    python bench/hessian_vs_peers.py [--models 5] [--widths 2,4,8] [--epochs 3,12] [--large 2x12x2000] [--out FILE]
+    python bench/hessian_vs_peers.py [--models 5] [--widths 2,4,8] [--epochs 3,20] [--large 2x20x2000] [--out FILE]
 
 ResNet-18s on digits at 32 × 32, equal weights and data for all: barely trained ones and ones with less than 5 %
 training error, 200 samples each, and one row of more samples (`--large` WIDTHxEPOCHSxSAMPLES). Figures of a row are
@@ -240,9 +240,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=5)
     parser.add_argument("--widths", default="2,4,8")
-    parser.add_argument("--epochs", default="3,12", help="of the barely trained networks and of the others")
+    parser.add_argument("--epochs", default="3,20", help="of the barely trained networks and of the others")
     parser.add_argument("--samples", type=int, default=BATCH)
-    parser.add_argument("--large", default="2x12x2000", help="the last row: width x epochs x samples, or none")
+    parser.add_argument("--large", default="2x20x2000", help="the last row: width x epochs x samples, or none")
     parser.add_argument("--probes", type=int, default=100, help="from which the variance of a probe is estimated")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each peer's models in a row")
     parser.add_argument("--cache", type=Path, default=Path("runs/bench"))

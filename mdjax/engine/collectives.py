@@ -3,8 +3,8 @@
 import re
 
 _COLLECTIVE = re.compile(
-    # An asynchronous one is begun and ended by two instructions, and counts once.
-    r"= [^=]*?\s(?:all-gather|all-reduce|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
+    # An asynchronous one is begun and ended by two instructions, and counts once. Comments number the parts of a tuple.
+    r"= (?:[^=]|/\*index=\d+\*/)*?\s(?:all-gather|all-reduce|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
     r"|reduce-scatter)(?:-start)?\("
 )
 

@@ -114,8 +114,9 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
     batching only at mini-batches far smaller than those measured with here; and a model's row is then the same to
     the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there;
     `bench/convolutions.py` measures that choice, which has not been done yet. For the same reason a block of four
-    products runs side by side there, and a quarter of the memory may hold their residuals. A TPU's compiler takes its
-    time: there programs are as small as they can be, with one product for all batches.
+    products runs side by side on GPUs, and a quarter of the memory may hold their residuals. A TPU's compiler takes its
+    time: there programs are as small as they can be, with one product for all batches and for one vector at a time,
+    which moves as many bytes a vector as four side by side and takes two thirds of the memory.
     """
     if target is None and platform_of(mesh) == "cpu":
         return Plan("vmap", 1, "patches", mesh)
@@ -130,7 +131,7 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
         "looped" if is_tpu else "lax",
         mesh,
         residual_bytes=limit // 4,
-        vectors_at_once=4,
+        vectors_at_once=1 if is_tpu else 4,
         loops_over_batches=is_tpu,
         target=target,
     )

@@ -129,14 +129,10 @@ def _counted(jaxpr) -> collections.Counter:
 
 def in_a_process(case: dict, limit: int) -> dict:
     """The row of a case, from a process that may take so many seconds of processor time."""
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
-
     load = round(os.getloadavg()[0], 1)
-    command = [sys.executable, __file__, "--one", json.dumps(case)]
+    command = [sys.executable, __file__, "--one", json.dumps(case), "--limit", str(limit)]
     settings = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, preexec_fn=limited, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -159,6 +155,7 @@ def main() -> None:
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
+        resource.setrlimit(resource.RLIMIT_CPU, (options.limit, options.limit + 5))
         print(json.dumps(one(options.one)))
         return
     from environment import environment

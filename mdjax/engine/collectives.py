@@ -3,9 +3,9 @@
 import re
 
 _COLLECTIVE = re.compile(
-    # An asynchronous one is begun and ended by two instructions, and counts once.
-    r"= [^=]*?\s(?:all-gather|all-reduce|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
-    r"|reduce-scatter)(?:-start)?\("
+    # An asynchronous one is begun and ended by two instructions, and counts once. Comments number the parts of a tuple.
+    r"= (?:[^=]|/\*index=\d+\*/)*?\s"
+    r"(?:all-gather|all-reduce|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast|reduce-scatter)(?:-start)?\("
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import AxisType, Mesh
 
-from mdjax.engine.targets import DATA, MODELS, TPU_OPTIONS, Target, device_shape, mesh_of
+from mdjax.engine.targets import DATA, MODELS, TPU_EFFORT, TPU_EFFORTS, Target, device_shape, mesh_of
 from mdjax.errors import InputError
 from mdjax.landscape.limits import USUAL_LIMITS, ProductLimits
 from mdjax.memory import free_memory
@@ -31,7 +31,10 @@ class Plan:
     The Hessian's products can be taken from intermediates of one forward and backward pass, the residuals, kept in
     memory: `residual_bytes` is how much of each device's memory all models of a call may together use for that; with
     less than they need every product computes them anew, which costs half as much again. `vectors_at_once` is how
-    many vectors are multiplied side by side (`mdjax.landscape.limits`).
+    many vectors are multiplied side by side, and `loops_over_batches` whether a loop over batches holds one product,
+    rather than the program one for each batch (`mdjax.landscape.limits`).
+
+    `effort` is how hard the compiler of a TPU tries (`mdjax.engine.targets.TPU_EFFORTS`); others try as hard as ever.
 
     With a `target`, whose mesh it is, programs are compiled for devices that are not here, and none is run.
     """
@@ -42,6 +45,8 @@ class Plan:
     mesh: Mesh | None = None
     residual_bytes: int = USUAL_LIMITS.residual_bytes
     vectors_at_once: int = USUAL_LIMITS.vectors_at_once
+    loops_over_batches: bool = USUAL_LIMITS.loops_over_batches
+    effort: Literal["O0", "O1", "O2"] = TPU_EFFORT
     target: Target | None = None
 
     def __post_init__(self) -> None:
@@ -60,13 +65,24 @@ class Plan:
         """How that many models of one call on a device are run."""
         if num_models == 1:
             return "single"
-        # Batched LAPACK calls on several host devices wait for each other's threads for ever.
-        return "map" if self.mesh is not None and self.platform == "cpu" else self.batching
+        # Batched LAPACK calls on several host devices wait for each other's threads for ever. The grouped convolutions
+        # that a GPU makes of several models gather all examples of a batch that is split over devices.
+        if self.mesh is not None and (self.platform == "cpu" or (self.platform != "tpu" and self.splits_batches)):
+            return "map"
+        return self.batching
 
     def limits_of(self, num_models: int) -> ProductLimits:
         """The limits for the curvature products of each of that many models of one call on a device."""
         together = num_models if self.batching_of(num_models) == "vmap" else 1
-        return ProductLimits(self.residual_bytes // together, self.vectors_at_once)
+        # Vectors side by side become one axis with the examples of a batch: where that is split over devices, all of
+        # their activations would travel.
+        vectors = 1 if self.splits_batches else self.vectors_at_once
+        return ProductLimits(self.residual_bytes // together, vectors, self.loops_over_batches)
+
+    @property
+    def splits_batches(self) -> bool:
+        """Whether each batch's examples are split over devices, between which only sums are to travel."""
+        return self.mesh is not None and dict(self.mesh.shape).get(DATA, 1) > 1
 
     @property
     def platform(self) -> str:
@@ -76,9 +92,8 @@ class Plan:
     @property
     def compiler_options(self) -> dict[str, Any] | None:
         """What `jax.stages.Lowered.compile` is told; the same of a TPU that is here and of one that is not."""
-        if self.target is not None:
-            return dict(self.target.compiler_options)
-        return dict(TPU_OPTIONS) if self.platform == "tpu" else None
+        own = {"optimization_level": TPU_EFFORTS[self.effort]} if self.platform == "tpu" else {}
+        return own | dict(self.target.compiler_options if self.target is not None else {}) or None
 
     @property
     def num_shards(self) -> int:
@@ -99,14 +114,27 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
     batching only at mini-batches far smaller than those measured with here; and a model's row is then the same to
     the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there;
     `bench/convolutions.py` measures that choice, which has not been done yet. For the same reason a block of four
-    products runs side by side there, and a quarter of the memory may hold their residuals.
+    products runs side by side on GPUs, and a quarter of the memory may hold their residuals. A TPU's compiler takes its
+    time: there programs are as small as they can be, with one product for all batches and for one vector at a time,
+    which moves as many bytes a vector as four side by side and takes two thirds of the memory.
     """
-    if target is not None:
-        return Plan("vmap", 32, "lax", target.mesh, target.chip.memory // 4, vectors_at_once=4, target=target)
-    if platform_of(mesh) == "cpu":
+    if target is None and platform_of(mesh) == "cpu":
         return Plan("vmap", 1, "patches", mesh)
-    limit = (_device(mesh).memory_stats() or {}).get("bytes_limit", 2**32)
-    return Plan("vmap", 32, "lax", mesh, residual_bytes=limit // 4, vectors_at_once=4)
+    if target is not None:
+        mesh, limit = target.mesh, target.chip.memory
+    else:
+        limit = (_device(mesh).memory_stats() or {}).get("bytes_limit", 2**32)
+    is_tpu = platform_of(mesh) == "tpu"
+    return Plan(
+        "vmap",
+        32,
+        "looped" if is_tpu else "lax",
+        mesh,
+        residual_bytes=limit // 4,
+        vectors_at_once=1 if is_tpu else 4,
+        loops_over_batches=is_tpu,
+        target=target,
+    )
 
 
 def device_mesh(devices: str | int) -> Mesh | None:

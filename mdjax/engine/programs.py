@@ -73,7 +73,7 @@ class Programs:
             )
             leaves, structure = jax.tree.flatten((stacked, shared))
             what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
-            key = ("metric", *what, structure, tuple(leaves))
+            key = ("metric", *what, plan.effort, structure, tuple(leaves))
             try:
                 program = self._program(key, lambda: _compiled(*what, stacked, shared, plan.compiler_options))
             except jax.errors.JaxRuntimeError as error:
@@ -206,9 +206,11 @@ def _compiled(
     shared: PyTree,
     options: dict[str, Any] | None,
 ) -> Any:
-    lowered = functools.partial(_lowered, platform_of(mesh))
+    platform = platform_of(mesh)
+    lowered = functools.partial(_lowered, platform)
     # TF32 and bf16 silently spoil second derivatives.
-    with jax.default_matmul_precision("highest"), limited(limits):
+    precision = metric.tpu_precision if platform == "tpu" else "highest"
+    with jax.default_matmul_precision(precision), limited(limits):
         if mesh is None:
             return lowered(jax.jit, _over_runs(metric, model, batching), stacked, shared).compile(options)
         split, whole = PartitionSpec(MODELS), PartitionSpec()

@@ -27,9 +27,12 @@ _GPUS_OF_A_HOST = 8
 
 _MOST_GPUS = 4096
 
-TPU_OPTIONS = {"optimization_level": 19}
-"""How programs are compiled for TPUs: with the effort O1 (`EffortLevel` in XLA's xla_data.proto). With the usual effort
-the Hessian of a small CNN takes twice the time to compile, and that of a ResNet-18 has not been seen to end."""
+TPU_EFFORTS = {"O0": 9, "O1": 19, "O2": 29}
+"""How hard the compiler for TPUs may try: `EffortLevel` in XLA's xla_data.proto, whose usual one is O2."""
+
+TPU_EFFORT = "O0"
+"""What is usual here. O1 takes 2.3 times as long to compile the Hessian of a ResNet-18, for programs that by the
+compiler's own estimate take a sixth less time; O2 has not been seen to end."""
 
 _GPU_OPTIONS = {"xla_gpu_autotune_level": 0}
 """Where the GPU is not here: autotuning times kernels on it."""
@@ -53,7 +56,7 @@ class Target:
     mesh: of its devices, with the axis "models" and perhaps "data".
     chip: what each device has and can do.
     effort: how hard its compiler tries, for people to read.
-    compiler_options: the same for `jax.stages.Lowered.compile`.
+    compiler_options: what `jax.stages.Lowered.compile` is told beside a plan's effort.
     """
 
     name: str
@@ -76,7 +79,7 @@ def target_of(text: str, devices: str | int | None = None) -> Target:
     platform, _, rest = str(text).lower().partition(":")
     if platform == "tpu":
         found, chip = _tpus(text)
-        how = "with effort O1", TPU_OPTIONS
+        how = f"with effort {TPU_EFFORT}", {}
     elif platform == "cuda":
         found, chip = _gpus(text, rest)
         how = "without autotuning", _GPU_OPTIONS

@@ -30,10 +30,10 @@ def summed_over_batches(
         batches: arrays with the batches on axis 0.
         limits: default, those that hold where this is called.
 
-    Where there are at most four batches and their residuals fit the limits, these are computed once, here; else every
-    call of the sum computes them anew, batch by batch, once for all of its vectors. Side by side at most
-    `vectors_at_once`: on CPU one at a time is the fastest, since side by side the patches of a convolution leave the
-    caches.
+    Where there are at most four batches (any number of them, where the limits ask for a loop) and their residuals fit
+    the limits, these are computed once, here; else every call of the sum computes them anew, batch by batch, once for
+    all of its vectors. Side by side at most `vectors_at_once`: on CPU one at a time is the fastest, since side by side
+    the patches of a convolution leave the caches.
     """
     limits = current_limits() if limits is None else limits
     count = len(jax.tree.leaves(batches)[0])
@@ -47,7 +47,20 @@ def summed_over_batches(
 
     residuals = jax.tree.leaves(jax.eval_shape(lambda: linearized(batch_of(0))))
     needed_bytes = count * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in residuals)
-    if count <= _MOST_LINEARIZED and needed_bytes <= limits.residual_bytes:
+    is_kept = needed_bytes <= limits.residual_bytes
+    if is_kept and limits.loops_over_batches and count > 1:
+        # The program holds one linear map, and its residuals are arrays of those of all batches.
+        kept = jax.lax.map(linearized, batches)
+
+        def looped(vector: jax.Array) -> jax.Array:
+            def add_part(total: jax.Array, part: VectorFunction) -> tuple[jax.Array, None]:
+                return total + part(vector), None
+
+            first = jax.eval_shape(lambda: linearized(batch_of(0))(vector))
+            return jax.lax.scan(add_part, jnp.zeros(first.shape, first.dtype), kept)[0]
+
+        return looped, functools.partial(over_vectors, looped)
+    if is_kept and count <= _MOST_LINEARIZED:
         # One linear map for each batch rather than a scan: its residuals are then plain constants of the loops over
         # vectors, which XLA need not carry through them. The program grows by each of them.
         parts = [linearized(batch_of(index)) for index in range(count)]

@@ -63,9 +63,28 @@ def slice_batch(
 
     Indices past the end are clipped, so the last batch has the same shape as the others.
     """
+    return over_data(_slice(array, start, num_examples, size))
+
+
+def all_batches(array: jax.Array, num_examples: jax.Array | int, size: int) -> tuple[jax.Array, jax.Array]:
+    """All examples in batches [k, size, ...], and their weights [k, size]: 1, or 0 for what does not count.
+
+        array: examples [n, ...].
+        num_examples: how many of the array count.
+        size: examples in a batch; the last one is filled up.
+
+    Of each batch, and not of the batches, a device of the mesh's "data" axis has its part.
+    """
+    count = -(-array.shape[0] // size)
+    found = _slice(array, jnp.zeros((), int), num_examples, count * size)
+    batches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), found)
+    return over_data(batches, axis=1)
+
+
+def _slice(array: jax.Array, start: jax.Array, num_examples: jax.Array | int, size: int) -> tuple[jax.Array, jax.Array]:
     index = start + jnp.arange(size)
     weights = (index < num_examples).astype(jnp.float32)
-    return over_data((array[jnp.minimum(index, array.shape[0] - 1)], weights))
+    return array[jnp.minimum(index, array.shape[0] - 1)], weights
 
 
 def random_order(key: jax.Array, size: int, num_examples: jax.Array | int) -> jax.Array:

@@ -16,11 +16,13 @@ class ProductLimits(NamedTuple):
 
     `residual_bytes`: how much memory the residuals may take, the intermediates of the forward and backward pass that
     JAX keeps for a linear map; where they need more, every product computes them anew. `vectors_at_once`: how many
-    vectors of a `matmat` are multiplied side by side; the others follow in turn.
+    vectors of a `matmat` are multiplied side by side; the others follow in turn. `loops_over_batches`: whether one
+    product in a loop serves all batches, in place of one for each in the program.
     """
 
     residual_bytes: int = 2**30
     vectors_at_once: int = 1
+    loops_over_batches: bool = False
 
 
 USUAL_LIMITS = ProductLimits()

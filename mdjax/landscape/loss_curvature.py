@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mdjax.landscape.affinity import is_affine_in_each
-from mdjax.landscape.batches import LabelledExamples, over_data, over_data_multiple, slice_batch
+from mdjax.landscape.batches import LabelledExamples, all_batches, over_data, over_data_multiple, slice_batch
 from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, curvature_operator
 from mdjax.landscape.limits import current_limits
 from mdjax.landscape.losses import Loss, cross_entropy, curvature_factors
@@ -181,9 +181,8 @@ def _mean_loss(
     """The mean loss over the examples as a sum over batches, of which the last is padded with weights of 0."""
     inputs, labels, num_examples = examples
     size = min(batch_size, len(inputs))
-    num_batches = -(-len(inputs) // size)
-    x, weights = slice_batch(inputs, jnp.zeros((), int), num_examples, num_batches * size)
-    y, _ = slice_batch(labels, jnp.zeros((), int), num_examples, num_batches * size)
+    x, weights = all_batches(inputs, num_examples, size)
+    y, _ = all_batches(labels, num_examples, size)
 
     def outputs(params: PyTree, batch: PyTree) -> jax.Array:
         return model.apply(params, state, over_data(batch[0]))
@@ -192,5 +191,4 @@ def _mean_loss(
         _, y, weights = batch
         return jnp.sum(weights * loss(logits, y)) / num_examples
 
-    batches = jax.tree.map(lambda leaf: leaf.reshape(num_batches, size, *leaf.shape[1:]), (x, y, weights))
-    return _SummedLoss(outputs, contribution, params, batches)
+    return _SummedLoss(outputs, contribution, params, (x, y, weights))

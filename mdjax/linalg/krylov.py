@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg
 
 from mdjax.linalg.operators import LinearOperator
+from mdjax.linalg.orthonormalization import orthonormal, row_lengths
 
 _KEPT, _EXHAUSTED = 1e-4, 1e-6
 """A new direction at least `_KEPT`·‖A‖ long is kept, one below `_EXHAUSTED`·‖A‖ is rounding and is replaced."""
@@ -84,7 +85,7 @@ def krylov_start(key: jax.Array, size: int, *, block_size: int, max_steps: int) 
         basis=jnp.zeros((rows, size)),
         projected=jnp.zeros((rows, rows)),
         off_diagonal=jnp.zeros((block_size, block_size)),
-        next_block=_orthonormal(jax.random.normal(key, (block_size, size)))[0],
+        next_block=orthonormal(jax.random.normal(key, (block_size, size))).rows,
         dropped=zero,
         norm_bound=zero,
         product_squares=zero,
@@ -112,22 +113,23 @@ def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_st
     row = krylov.num_steps * width
     basis = jax.lax.dynamic_update_slice(krylov.basis, block, (row, 0))
     finite = jnp.all(jnp.isfinite(products))
-    replaced = jnp.linalg.norm(krylov.off_diagonal, axis=1)
+    replaced = row_lengths(krylov.off_diagonal)
     replaced = (1 - _kept(replaced, krylov.norm_bound)) * replaced
-    dropped = jnp.sqrt(krylov.dropped**2 + jnp.sum(replaced**2))
+    dropped = jnp.hypot(krylov.dropped, row_lengths(replaced[None])[0])
     overlap = basis @ products.T
     remainder = products - overlap.T @ basis
     projected = jax.lax.dynamic_update_slice(krylov.projected, overlap, (0, row))
     projected = jax.lax.dynamic_update_slice(projected, overlap.T, (row, 0))
-    norm_bound = jnp.maximum(krylov.norm_bound, jnp.max(jnp.linalg.norm(products, axis=1)))
 
-    rows, triangle = _orthonormal(remainder)
+    rows, triangle = orthonormal(remainder)
+    # The products are what the basis and the new rows make of these columns.
+    norm_bound = jnp.maximum(krylov.norm_bound, jnp.max(row_lengths(jnp.concatenate([overlap, triangle]).T)))
     # LAPACK may iterate for ever on NaN.
     left, lengths, right = jnp.linalg.svd(jnp.where(finite, triangle, 0.0))
     kept = _kept(lengths, norm_bound)
     fresh = jax.random.normal(jax.random.fold_in(key, krylov.num_steps), (width, size)) / size**0.5
     rows = kept[:, None] * (left.T @ rows) + (1 - kept)[:, None] * fresh
-    rows = _orthonormal(rows - (rows @ basis.T) @ basis)[0]
+    rows = orthonormal(rows - (rows @ basis.T) @ basis).rows
 
     num_steps = krylov.num_steps + 1
     off_diagonal = lengths[:, None] * right
@@ -263,13 +265,6 @@ def lanczos(operator: LinearOperator, starts: jax.Array, *, num_steps: int) -> T
     return Tridiagonal(steps.alpha.T, steps.beta.T)
 
 
-def _orthonormal(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Orthonormal rows Q[b, p] of the same span, and the triangle R[b, b] ≥ 0 on its diagonal with rowsᵀ = Qᵀ R."""
-    columns, triangle = jnp.linalg.qr(rows.T)
-    signs = jnp.where(jnp.diag(triangle) < 0, -1.0, 1.0)
-    return signs[:, None] * columns.T, signs[:, None] * triangle
-
-
 def _kept(lengths: jax.Array, norm_bound: jax.Array) -> jax.Array:
     """How much of each new direction is kept: 0 to 1, smoothly in the logarithm of its length, see `_KEPT`."""
     tiny = jnp.finfo(lengths.dtype).tiny
@@ -286,7 +281,9 @@ def _rounding(norm: Any) -> Any:
 def _padded_eigh(projected: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenpairs of the leading `size` rows, in ascending order; what fills up the array comes after them."""
     used = jnp.arange(len(projected)) < size
-    above_all = 1 + 2 * jnp.sum(jnp.abs(projected))
+    # Of the matrix's own scale: an eigenvalue far above it would be all that rounding leaves of the others.
+    above_all = 2 * jnp.sum(jnp.abs(projected))
+    above_all = jnp.where(above_all > 0, above_all, 1.0)
     return jnp.linalg.eigh(projected + jnp.diag(jnp.where(used, 0.0, above_all)))
 
 
@@ -297,7 +294,7 @@ def _converged(
     values, vectors = _padded_eigh(projected, size)
     width = len(off_diagonal)
     last = jax.lax.dynamic_slice(vectors, (size - width, 0), (width, len(vectors)))
-    residuals = jnp.linalg.norm(off_diagonal @ last, axis=0) + dropped
+    residuals = row_lengths((off_diagonal @ last).T) + dropped
     index = jnp.arange(len(values))
     is_wanted = (index < wanted.num_smallest) | ((index >= size - wanted.num_largest) & (index < size))
     largest = jnp.max(jnp.where(index < size, jnp.abs(values), 0.0))

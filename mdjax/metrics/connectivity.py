@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ class ModeConnectivity(PairMetric):
     )
     by_default: ClassVar[bool] = True
     reestimates_statistics: ClassVar[bool] = True
+    tpu_precision: ClassVar[Literal["highest", "high"]] = "high"
 
     settings: CurveSettings = CurveSettings()
     num_points: int = 9
@@ -123,6 +124,7 @@ class LinearConnectivity(PairMetric):
     name: ClassVar[str] = "linear_connectivity"
     description: ClassVar[str] = "loss and error along the straight line between two models"
     reestimates_statistics: ClassVar[bool] = True
+    tpu_precision: ClassVar[Literal["highest", "high"]] = "high"
 
     num_points: int = 11
     pairs: Pairs = "disjoint"

@@ -85,6 +85,11 @@ class Metric(abc.ABC):
     draws_inputs: ClassVar[bool] = False
     """Whether its traced half sees inputs drawn once for all models in place of the data."""
 
+    tpu_precision: ClassVar[Literal["highest", "high"]] = "highest"
+    """Of float32 products on a TPU, which makes them of six in bfloat16 ("highest") or of three ("high"): then with a
+    relative error of 3e-6 to 1.4e-5 in products with a Hessian and of 1e-7 to 4e-6 in a mean loss
+    (`bench/precision.py`). Other devices compute in float32."""
+
     @classmethod
     def of_preset(cls, preset: str) -> "Metric":
         """The metric with the settings of a preset; as it is, unless it says otherwise."""

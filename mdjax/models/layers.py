@@ -3,15 +3,16 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-Convolution = Literal["lax", "patches"]
-"""How a convolution is computed: XLA's own, or patches times a matrix (same result, other cost)."""
+Convolution = Literal["lax", "patches", "looped"]
+"""How convolutions are computed, with the same results at other costs: XLA's own, or patches times a matrix; "looped"
+is XLA's own, with layers that are alike as one in a loop where a network has that form (`mdjax.models.resnets`)."""
 
 
 def fan_in_uniform(fan_in: int):
@@ -134,6 +135,33 @@ def batch_moments(inputs: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax
     return mean, variance, variance * count / jnp.maximum(count - 1, 1)
 
 
+_EPSILON = 1e-5
+
+
+class Statistics(NamedTuple):
+    """Mean and variance of each channel."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+def normalised(
+    inputs: jax.Array, weights: jax.Array | None, scale: jax.Array, bias: jax.Array, stored: Statistics
+) -> tuple[jax.Array, Statistics]:
+    """Batch normalisation over all axes but the last, and the statistics that it leaves.
+
+    inputs: [b, ..., c].
+    weights: of the examples, as for `BatchNorm`.
+    scale, bias: [c].
+    stored: the statistics [c] that are used, and left alone, where there are no weights.
+    """
+    mean, variance = found = stored
+    if weights is not None:
+        mean, variance, unbiased = batch_moments(inputs, weights)
+        found = Statistics(mean, unbiased)
+    return (inputs - mean) * (jax.lax.rsqrt(variance + _EPSILON) * scale) + bias, found
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
@@ -143,8 +171,6 @@ class BatchNorm(nn.Module):
     average in training, a sample-weighted mean in re-estimation).
     """
 
-    epsilon: float = 1e-5
-
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
         features = inputs.shape[-1:]
@@ -152,14 +178,11 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, features)
         mean_variable = self.variable("batch_stats", "mean", jnp.zeros, features)
         variance_variable = self.variable("batch_stats", "var", jnp.ones, features)
-        if weights is None:
-            mean, variance = mean_variable.value, variance_variable.value
-        else:
-            mean, variance, unbiased = batch_moments(inputs, weights)
-            if not self.is_initializing():
-                mean_variable.value = mean
-                variance_variable.value = unbiased
-        return (inputs - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        stored = Statistics(mean_variable.value, variance_variable.value)
+        outputs, found = normalised(inputs, weights, scale, bias, stored)
+        if weights is not None and not self.is_initializing():
+            mean_variable.value, variance_variable.value = found
+        return outputs
 
 
 def max_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:

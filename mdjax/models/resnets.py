@@ -4,12 +4,14 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016; th
 3×3 convolution.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from mdjax.models.layers import BatchNorm, Conv, Convolution, dense, max_pool
+from mdjax.models.layers import BatchNorm, Conv, Convolution, Statistics, dense, lax_convolution, max_pool, normalised
 
 Stem = Literal["3x3", "3x3-pool", "7x7"]
 """The first convolution: 3×3, the same followed by a 3×3 max-pool of stride 2, or 7×7 of stride 2 with that pool."""
@@ -97,9 +99,74 @@ class ResNet(nn.Module):
             hidden = max_pool(hidden, size=3, stride=2, padding=1)
         block_type = BasicBlock if self.depth in BASIC else Bottleneck
         for stage, count in enumerate(BLOCKS[self.depth]):
+            if self.convolution == "looped" and block_type is BasicBlock and not self.is_initializing():
+                names = [f"layer{stage + 1}_{block}" for block in range(count)]
+                hidden, statistics = _looped_stage(self.variables, names, hidden, weights)
+                if weights is not None:
+                    for name, found in statistics.items():
+                        self.put_variable("batch_stats", name, found)
+                continue
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
                 hidden = block_type(self.width * 2**stage, stride, self.convolution, name=f"layer{stage + 1}_{block}")(
                     hidden, weights
                 )
         return dense(self.num_classes, hidden.mean((1, 2)), "linear")
+
+
+class _Layer(NamedTuple):
+    """The arrays of a convolution and of the BatchNorm after it."""
+
+    kernel: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    stored: Statistics
+
+    def outputs(
+        self, inputs: jax.Array, weights: jax.Array | None, stride: int, padding: int
+    ) -> tuple[jax.Array, Statistics]:
+        outputs = lax_convolution(inputs, self.kernel, stride, padding)
+        return normalised(outputs, weights, self.scale, self.bias, self.stored)
+
+
+def _looped_stage(
+    variables: Mapping[str, Any], names: list[str], hidden: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, dict[str, dict[str, dict[str, jax.Array]]]]:
+    """A stage of basic blocks, and the statistics that its blocks leave: what `BasicBlock` computes, in a loop.
+
+        variables: "params" and "batch_stats" of the network.
+        names: of the stage's blocks.
+        hidden, weights: as of a block.
+
+    All convolutions of a stage but a first one that changes the shape are alike: one, in a loop, serves all of them. A
+    ResNet-18 has 20 convolutions, and 11 in its program so.
+    """
+
+    def arrays(name: str, convolution: str, norm: str) -> _Layer:
+        params, stored = variables["params"][name], variables["batch_stats"][name][norm]
+        kernel, scale, bias = params[convolution]["kernel"], params[norm]["scale"], params[norm]["bias"]
+        return _Layer(kernel, scale, bias, Statistics(stored["mean"], stored["var"]))
+
+    found: dict[str, dict[str, dict[str, jax.Array]]] = {name: {} for name in names}
+    alike, residual = [(name, index) for name in names for index in (1, 2)], hidden
+    if "shortcut_conv" in variables["params"][names[0]]:
+        first, statistics = arrays(names[0], "conv1", "bn1").outputs(hidden, weights, 2, 1)
+        residual, others = arrays(names[0], "shortcut_conv", "shortcut_bn").outputs(hidden, weights, 2, 0)
+        hidden, alike = nn.relu(first), alike[1:]
+        found[names[0]] = {"bn1": statistics._asdict(), "shortcut_bn": others._asdict()}
+
+    def step(
+        carry: tuple[jax.Array, jax.Array], numbered: tuple[_Layer, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], Statistics]:
+        (hidden, residual), (layer, closes_block) = carry, numbered
+        outputs, statistics = layer.outputs(hidden, weights, 1, 1)
+        hidden = nn.relu(outputs + jnp.where(closes_block, residual, 0.0))
+        return (hidden, jnp.where(closes_block, hidden, residual)), statistics
+
+    layers = [arrays(name, f"conv{index}", f"bn{index}") for name, index in alike]
+    stacked: _Layer = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    closing = jnp.asarray([index == 2 for _, index in alike])
+    (hidden, _), statistics = jax.lax.scan(step, (hidden, residual), (stacked, closing))
+    for place, (name, index) in enumerate(alike):
+        found[name][f"bn{index}"] = {key: leaf[place] for key, leaf in statistics._asdict().items()}
+    return hidden, found

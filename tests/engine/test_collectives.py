@@ -21,6 +21,10 @@ def test_those_of_a_program_on_several_devices(function, expected):
     [
         ("%ar = f32[8]{0:T(256)} all-reduce(f32[8]{0} %x), replica_groups={}", 1),
         ("ROOT %ag = (f32[2]{0}, f32[8]{0}) all-gather-start(f32[2]{0} %x), dimensions={0}", 1),
+        (
+            "%ar = (f32[8]{0}, f32[4]{0:T(4)}, /*index=5*/f32[2]{0}, /*index=10*/f32[1]{0}) all-reduce(%a, %b, %c, %d)",
+            1,
+        ),
         ("%done = f32[8]{0} all-gather-done((f32[2]{0}, f32[8]{0}) %ag)", 0),
         ("%r = f32[2]{0} reduce-scatter(%x), to_apply=%add", 1),
         ("%p = f32[2]{0} collective-permute(%x), source_target_pairs={{0,1}}", 1),

@@ -45,8 +45,8 @@ def test_other_axis_types_become_automatic():
 
 def test_models_batched_together_share_what_may_be_kept():
     together = plan.Plan("vmap", 8, residual_bytes=800, vectors_at_once=4)
-    assert together.limits_of(8) == (100, 4)
-    assert plan.Plan("map", 8, residual_bytes=800).limits_of(8) == (800, 1)
+    assert together.limits_of(8) == (100, 4, False)
+    assert plan.Plan("map", 8, residual_bytes=800).limits_of(8) == (800, 1, False)
 
 
 def test_a_process_that_is_limited_plans_with_its_limit(monkeypatch):
@@ -55,3 +55,10 @@ def test_a_process_that_is_limited_plans_with_its_limit(monkeypatch):
     monkeypatch.setattr(memory, "usable", lambda: 2**27)
     assert memory.free_memory() == 2**27 or whole < 2**27
     assert 0 < plan.memory_budget(plan.Plan("map", 1)) < 2**27
+
+
+def test_vectors_of_a_split_batch_are_multiplied_one_at_a_time():
+    settings = {"vectors_at_once": 4, "residual_bytes": 800}
+    assert plan.Plan("vmap", 8, mesh=plan.device_mesh("4x2"), **settings).limits_of(1) == (800, 1, False)
+    for devices in ("4", "4x1"):
+        assert plan.Plan("vmap", 8, mesh=plan.device_mesh(devices), **settings).limits_of(1) == (800, 4, False)

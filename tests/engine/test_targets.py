@@ -61,7 +61,7 @@ def test_a_tpu_is_the_slice_that_its_name_means(asked, text, grid, options):
     assert target.mesh.axis_names == ("models",)
     assert target.mesh.devices.shape == (math.prod(map(int, grid.split(":")[1].split("x"))),)
     assert target.chip == TPUS[grid.split(":")[0]].chip
-    assert target.compiler_options == targets.TPU_OPTIONS
+    assert target.compiler_options == {}
 
 
 @pytest.mark.parametrize(("text", "topology"), [("h100", "1x1x1"), ("a100-80gb-8", "1x1x8"), ("h200-32", "1x4x8")])
@@ -162,12 +162,12 @@ def test_what_libtpu_says_becomes_a_sentence(monkeypatch, said, message):
 def test_the_plan_of_a_target_asks_no_device():
     chip = TPUS["v5e"].chip
     mesh = Mesh(np.array(jax.devices()[:2]), ("models",))
-    target = targets.Target("tpu:v5e-2", mesh, chip, "", targets.TPU_OPTIONS)
+    target = targets.Target("tpu:v5e-2", mesh, chip, "", {})
     plan = default_plan(target=target)
     assert (plan.convolution, plan.chunk_size, plan.num_shards) == ("lax", 32, 2)
     assert plan.residual_bytes == chip.memory // 4
     assert memory_budget(plan) == int(0.8 * chip.memory)
-    assert plan.compiler_options == targets.TPU_OPTIONS
+    assert plan.compiler_options is None
     assert default_plan(mesh).compiler_options is None
 
 

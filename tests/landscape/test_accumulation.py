@@ -46,6 +46,26 @@ def test_residuals_are_kept_for_four_batches_that_fit(num_batches, residual_byte
     np.testing.assert_allclose(jax.jit(single)(vectors[0]), expected[0])
 
 
+@pytest.mark.parametrize(("residual_bytes", "kept"), [(6 * 4 * 3, True), (6 * 4 * 3 - 1, False)])
+def test_a_loop_holds_the_product_once_and_keeps_what_fits(residual_bytes, kept):
+    traced = []
+
+    def linearized(batch):
+        traced.append(batch)
+        return jax.tree_util.Partial(lambda residual, vector: jnp.tanh(residual) * vector, 2 * batch)
+
+    batches = jnp.arange(18.0).reshape(6, 3)
+    single, stacked = summed_over_batches(
+        linearized, batches, ProductLimits(residual_bytes, 2, loops_over_batches=True)
+    )
+    assert len(traced) == 1 + kept
+    vectors = jnp.arange(6.0).reshape(2, 3)
+    expected = vectors * np.tanh(2 * np.asarray(batches)).sum(0)
+    np.testing.assert_allclose(jax.jit(stacked)(vectors), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(single)(vectors[0]), expected[0], rtol=1e-6)
+    assert str(jax.make_jaxpr(stacked)(vectors)).count("tanh") == 1
+
+
 @pytest.mark.parametrize("vectors_at_once", [1, 2, 8])
 def test_vectors_go_side_by_side_as_far_as_the_limits_allow(vectors_at_once):
     def one(matrix, vector):
@@ -60,8 +80,8 @@ def test_vectors_go_side_by_side_as_far_as_the_limits_allow(vectors_at_once):
 def test_limits_hold_inside_and_end_with_the_block():
     assert current_limits() == USUAL_LIMITS
     with limited(ProductLimits(1, 2)):
-        assert current_limits() == (1, 2)
+        assert current_limits() == (1, 2, False)
         with limited(ProductLimits(3, 4)):
-            assert current_limits() == (3, 4)
-        assert current_limits() == (1, 2)
+            assert current_limits() == (3, 4, False)
+        assert current_limits() == (1, 2, False)
     assert current_limits() == USUAL_LIMITS

@@ -1,6 +1,7 @@
 """Lanczos on prescribed spectra and real Hessians: its defining equation, its stopping, its failures."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import pytest
 import scipy.sparse.linalg
 from helpers import dense_hessian
 
+from mdjax.linalg import krylov as krylov_module
 from mdjax.linalg.krylov import Wanted, block_lanczos, krylov_extend, krylov_start, lanczos, ritz_pairs, ritz_vectors
 from mdjax.linalg.operators import LinearOperator
+from mdjax.linalg.orthonormalization import gram_schmidt, orthonormal
 
 SIZE = 120
 USUAL = Wanted(tolerance=1e-4)
@@ -34,21 +37,28 @@ SPECTRA = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("block_size", "min_steps", "max_steps", "wanted"))
-def run(matrix, block_size=4, min_steps=1, max_steps=20, wanted=USUAL):
+@functools.partial(jax.jit, static_argnames=("block_size", "min_steps", "max_steps", "wanted", "form"))
+def run(matrix, block_size=4, min_steps=1, max_steps=20, wanted=USUAL, form=orthonormal):
     options = {"block_size": block_size, "min_steps": min_steps, "max_steps": max_steps, "wanted": wanted}
-    return block_lanczos(operator(matrix), jax.random.key(0), **options)
+    with mock.patch.object(krylov_module, "orthonormal", form):
+        return block_lanczos(operator(matrix), jax.random.key(0), **options)
+
+
+FORMS = pytest.mark.parametrize("form", [orthonormal, gram_schmidt])
+"""As on a CPU, and as elsewhere."""
 
 
 def pairs(krylov):
     return ritz_pairs(krylov.projected, krylov.off_diagonal, krylov.dropped, krylov.num_steps)
 
 
-@pytest.mark.parametrize("block_size", [1, 4])
+@pytest.mark.parametrize(
+    ("block_size", "form"), [(1, orthonormal), (4, orthonormal), (4, gram_schmidt)], ids=["1", "4", "4 elsewhere"]
+)
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_defining_equation(spectrum, block_size):
+def test_defining_equation(spectrum, block_size, form):
     matrix = symmetric(SPECTRA[spectrum])
-    krylov = run(matrix, block_size=block_size, min_steps=5, max_steps=5)
+    krylov = run(matrix, block_size=block_size, min_steps=5, max_steps=5, form=form)
     basis, projected, off_diagonal, following = (
         np.asarray(leaf, np.float64)
         for leaf in (krylov.basis, krylov.projected, krylov.off_diagonal, krylov.next_block)
@@ -105,11 +115,13 @@ def test_multiplicity_is_found_by_a_block():
     np.testing.assert_allclose(ritz.values[-4:], [1, 5, 5, 5], rtol=1e-4)
 
 
+@FORMS
 @pytest.mark.parametrize("block_size", [1, 3])
-def test_goes_on_from_an_invariant_subspace_with_fresh_directions(block_size):
+def test_goes_on_from_an_invariant_subspace_with_fresh_directions(block_size, form):
     # Rank 3: after a step or two single vectors and blocks alike have nothing left that is not rounding.
     matrix = symmetric(np.r_[np.zeros(SIZE - 5), 1, 2, 3, 3, 3])
-    krylov = run(matrix, block_size=block_size, min_steps=9, max_steps=9, wanted=Wanted(3, tolerance=1e-6))
+    wanted = Wanted(3, tolerance=1e-6)
+    krylov = run(matrix, block_size=block_size, min_steps=9, max_steps=9, wanted=wanted, form=form)
     basis = np.asarray(krylov.basis, np.float64)
     np.testing.assert_allclose(basis @ basis.T, np.eye(9 * block_size), atol=2e-6)
     ritz = pairs(krylov)
@@ -132,10 +144,11 @@ def test_block_diagonal_matrix_is_found_from_a_start_in_one_block():
     assert 3 - ritz.values[-1] <= ritz.residuals[-1] + 1e-5
 
 
+@FORMS
 @pytest.mark.parametrize("size", [3, 40])
-def test_small_matrix_is_taken_whole(size):
+def test_small_matrix_is_taken_whole(size, form):
     values = np.linspace(1, 3, size)
-    krylov = run(symmetric(values), max_steps=10)
+    krylov = run(symmetric(values), max_steps=10, form=form)
     assert int(krylov.num_products) == size
     np.testing.assert_allclose(pairs(krylov).values, values, rtol=1e-5)
     assert pairs(krylov).converged(1e-4).all()
@@ -159,10 +172,11 @@ def test_models_stop_each_by_its_own_test_under_vmap_and_map():
     assert len({int(steps) for steps in together.num_steps}) > 1
 
 
-def test_zero_and_nan_matrices_end():
-    zero = pairs(run(jnp.zeros((SIZE, SIZE))))
+@FORMS
+def test_zero_and_nan_matrices_end(form):
+    zero = pairs(run(jnp.zeros((SIZE, SIZE)), form=form))
     np.testing.assert_array_equal(zero.values, 0)
-    krylov = run(jnp.full((SIZE, SIZE), jnp.nan))
+    krylov = run(jnp.full((SIZE, SIZE), jnp.nan), form=form)
     assert np.isnan(pairs(krylov).values).all()
     assert int(krylov.num_steps) == 1
     assert np.isnan(ritz_vectors(krylov, 1)).all()
@@ -190,3 +204,13 @@ def test_single_vector_runs_end_at_an_invariant_subspace():
     runs = lanczos(operator(matrix), jax.random.normal(jax.random.key(0), (2, SIZE)), num_steps=10)
     np.testing.assert_array_equal(runs.beta[:, 4:], 0)
     assert (runs.beta[:, :2] > 0).all()
+
+
+@FORMS
+@pytest.mark.parametrize("scale", [2.0**-66, 2.0**50])
+def test_the_matrix_unit_does_not_matter(scale, form):
+    matrix = symmetric(SPECTRA["indefinite"])
+    usual, scaled = run(matrix, form=form), run(scale * matrix, form=form)
+    assert int(scaled.num_steps) == int(usual.num_steps)
+    np.testing.assert_allclose(pairs(scaled).values, scale * pairs(usual).values, rtol=1e-5, atol=1e-6 * scale)
+    np.testing.assert_allclose(pairs(scaled).residuals[-1], scale * pairs(usual).residuals[-1], rtol=1e-2)

@@ -1,0 +1,68 @@
+"""ResNets whose layers that are alike stand in a loop: the same network in a smaller program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from mdjax.landscape.losses import cross_entropy
+from mdjax.models import Architecture
+
+SIDE = 8
+
+
+def network(depth, variant=""):
+    family = "resnet_torchvision" if variant else "resnet"
+    architecture = Architecture(family, 2, (SIDE, SIDE, 3), 4, depth, variant)
+    params, state = architecture.init(jax.random.key(0))
+    flat, unravel = ravel_pytree((params, state))
+    # BatchNorm that does something, with variances above 0.
+    params, state = unravel(flat + 0.2 * jax.random.uniform(jax.random.key(1), flat.shape))
+    inputs = jax.random.normal(jax.random.key(2), (6, SIDE, SIDE, 3))
+    return architecture, params, state, inputs, jnp.arange(6) % 4
+
+
+def outputs(model, params, state, inputs, labels):
+    """Logits, and the batch's logits and statistics."""
+    weights = jnp.asarray([1.0, 1, 1, 1, 1, 0])
+    return model.apply(params, state, inputs), model.batch_apply(params, state, inputs, weights)
+
+
+def product(model, params, state, inputs, labels):
+    """One with the Hessian."""
+    flat, unravel = ravel_pytree(params)
+
+    def gradient(flat):
+        return jax.grad(lambda flat: jnp.mean(cross_entropy(model.apply(unravel(flat), state, inputs), labels)))(flat)
+
+    return jax.jvp(gradient, (flat,), (jnp.cos(jnp.arange(flat.size)),))[1]
+
+
+@pytest.mark.parametrize(("depth", "variant", "found"), [(10, "", product), (18, "3x3-pool", outputs)])
+def test_the_network_is_the_same(depth, variant, found):
+    architecture, *arrays = network(depth, variant)
+    compute = jax.jit(found, static_argnums=0)
+    usual, looped = (compute(architecture.model(form), *arrays) for form in ("lax", "looped"))
+    assert jax.tree.structure(looped) == jax.tree.structure(usual)
+    for found, expected in zip(jax.tree.leaves(looped), jax.tree.leaves(usual), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_program_is_smaller():
+    architecture, params, state, inputs, _ = network(18)
+    programs = {}
+    for form in ("lax", "looped"):
+        traced = jax.make_jaxpr(architecture.model(form).apply)(params, state, inputs)
+        programs[form] = str(traced).count("conv_general_dilated[")
+    assert programs == {"lax": 20, "looped": 11}
+
+
+def test_layers_are_looked_into_and_made_as_ever():
+    architecture, params, state, inputs, _ = network(18)
+    looped, usual = architecture.model("looped"), architecture.model("lax")
+    for layer in ("layer2_0", "layer2_1/conv2"):
+        found, expected = (model.layer_outputs(params, state, inputs, layer) for model in (looped, usual))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    fresh = looped.module.init(jax.random.key(0), inputs)
+    assert jax.tree.structure(fresh["params"]) == jax.tree.structure(params)

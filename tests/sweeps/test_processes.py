@@ -49,8 +49,9 @@ def assert_equal(table, expected, rtol=1e-5, without=()):
             if len(wanted) and isinstance(wanted.iloc[0], list | np.ndarray):
                 found, wanted = (np.concatenate([*column]) for column in (found, wanted))
             if wanted.dtype.kind == "f":
-                # A residual is the length of a difference: known to the rounding of the matrix, not to its own.
-                scale = max(1.0, other["hessian_eigenvalue"].max()) if "_residual" in column else 1.0
+                # Residuals and standard errors are known to the rounding of what they are errors of.
+                is_error = "_residual" in column or column.endswith("_se")
+                scale = max(1.0, other["hessian_eigenvalue"].max()) if is_error and name == "models" else 1.0
                 np.testing.assert_allclose(found, wanted, rtol=rtol, atol=1e-6 * scale, err_msg=column)
             else:
                 assert found.map(str).tolist() == wanted.map(str).tolist(), column

@@ -21,6 +21,9 @@ _PAUSE = 1.0
 _REST = 5.0
 """Seconds in which none is replaced after a worker found nothing left to do."""
 
+_LAST_WORDS = 2.0
+"""Seconds in which others of a gang may die of what its first did."""
+
 _WAIT = 15.0
 """Seconds without any worker after which it is said what is waited for."""
 
@@ -119,19 +122,10 @@ class RayCrew:
             self._gangs.append(gang)
 
     def _hear(self, gang: Gang, member: Member) -> None:
-        exceptions = self._ray.exceptions
         try:
             answer = self._ray.get(member.answer)
-        except exceptions.RayActorError as error:
-            is_its_own = isinstance(error, exceptions.ActorDiedError) and not getattr(error, "preempted", False)
-            if is_its_own and (member.place is None or self._is_there(member.place.node)):
-                self._note_death(member, _how(error))
-            # Else its node went, which says nothing of what it measured.
-            self._drop(gang)
-            return
-        except exceptions.RayError as error:  # raised in the worker
-            self._note_death(member, _how(error))
-            self._drop(gang)
+        except self._ray.exceptions.RayError:
+            self._lose(gang)
             return
         if isinstance(answer, Place):
             member.place, member.cores = answer, self._cores(answer)
@@ -152,6 +146,33 @@ class RayCrew:
         for joined, member in zip(gang.joined(), gang.members, strict=True):
             told = self._assignment._replace(cores=member.cores)
             member.answer = member.actor.work.remote(told, driver, platform, joined)
+
+    def _lose(self, gang: Gang) -> None:
+        """A gang whose member died goes, and whose own death that may have been is noted.
+
+        What ends one process may end those that are joined to it, and these may be heard first.
+        """
+        waited = [member.answer for member in gang.members if member.answer is not None]
+        self._ray.wait(waited, num_returns=len(waited), timeout=_LAST_WORDS if len(waited) > 1 else 0)
+        for member in gang.members:
+            if (how := self._own_death(member)) is not None:
+                self._note_death(member, how)
+        self._drop(gang)
+
+    def _own_death(self, member: Member) -> str | None:
+        """How a member died, unless it lives or its node went, which says nothing of what it measured."""
+        if member.answer is None or not self._ray.wait([member.answer], timeout=0)[0]:
+            return None
+        exceptions = self._ray.exceptions
+        try:
+            self._ray.get(member.answer)
+        except exceptions.RayActorError as error:
+            is_its_own = isinstance(error, exceptions.ActorDiedError) and not getattr(error, "preempted", False)
+            is_its_own &= member.place is None or self._is_there(member.place.node)
+            return _how(error) if is_its_own else None
+        except exceptions.RayError as error:  # raised in the worker
+            return _how(error)
+        return None
 
     def _note_death(self, member: Member, how: str) -> None:
         hit = self._sharing.claims.tell_death(member.place.process, how) if member.place else []

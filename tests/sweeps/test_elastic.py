@@ -10,6 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from mdjax.stores import LocalStore
 from mdjax.sweeps import ray_worker
 from mdjax.sweeps.claims import Claims
 from mdjax.sweeps.elastic import sweep
-from mdjax.sweeps.gangs import Needs, Slice, hire, num_ready, parse_gang
+from mdjax.sweeps.gangs import Gang, Member, Needs, Slice, hire, num_ready, parse_gang
 from mdjax.sweeps.local import measure
 from mdjax.sweeps.ray_crew import RayCrew
-from mdjax.sweeps.ray_worker import RayWorker
+from mdjax.sweeps.ray_worker import Place, RayWorker
 from mdjax.sweeps.worker import Assignment
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.training import train
@@ -255,3 +256,42 @@ def test_a_command_whose_own_node_has_ended_says_so(tmp_path):
     crew = RayCrew(Assignment("zoo", "table"), None, ray=Ray, needs=Needs({"CPU": 1}), count=None)
     with pytest.raises(InputError, match="The Ray node that this command runs on has ended"):
         crew.tend()
+
+
+class _DiedError(Exception):
+    """As Ray tells it."""
+
+
+@pytest.mark.parametrize(
+    ("answers", "noted"),
+    [
+        ({"a": _DiedError("killed"), "b": _DiedError("its coordinator went")}, ["a", "b"]),
+        ({"a": None, "b": _DiedError("killed")}, ["b"]),
+        ({"a": _DiedError("its node went", "gone"), "b": None}, []),
+    ],
+)
+def test_whoever_of_a_gang_died_by_itself_is_noted_and_all_go(answers, noted):
+    """One may die of the other's death, and be heard first: the one at fault must count in any order."""
+    told, killed, released = [], [], []
+    claims = SimpleNamespace(
+        tell_death=lambda process, how: told.append(process) or ["a claim"], tell_gone=lambda process: None
+    )
+
+    def get(answer):
+        raise answers[answer]
+
+    ray = SimpleNamespace(
+        exceptions=SimpleNamespace(RayError=_DiedError, RayActorError=_DiedError, ActorDiedError=_DiedError),
+        wait=lambda asked, **_: ([one for one in asked if answers[one] is not None], []),
+        get=get,
+        kill=killed.append,
+        nodes=lambda: [{"NodeID": name, "Alive": len(answers[name].args) < 2} for name in answers if answers[name]],
+    )
+    crew = RayCrew(
+        Assignment("zoo", "table"), SimpleNamespace(claims=claims), ray=ray, needs=Needs({"CPU": 1}, 2), count=0
+    )
+    crew._node, crew._due = None, float("inf")
+    members = [Member(name, name, Place(name, name, "", ())) for name in answers]
+    crew._gangs.append(Gang(members, lambda: released.append(True)))
+    crew.tend()
+    assert (told, killed, released, crew.num_alive) == (noted, ["a", "b"], [True], 0)

@@ -31,8 +31,7 @@ TPU_EFFORTS = {"O0": 9, "O1": 19, "O2": 29}
 """How hard the compiler for TPUs may try: `EffortLevel` in XLA's xla_data.proto, whose usual one is O2."""
 
 TPU_EFFORT = "O0"
-"""What is usual here. O1 takes 2.3 times as long to compile the Hessian of a ResNet-18, for programs that by the
-compiler's own estimate take a sixth less time; O2 has not been seen to end."""
+"""What is usual here: O1 takes longer to compile, and with O2 the Hessian of a ResNet-18 has not been seen to end."""
 
 _GPU_OPTIONS = {"xla_gpu_autotune_level": 0}
 """Where the GPU is not here: autotuning times kernels on it."""

@@ -87,7 +87,7 @@ class Metric(abc.ABC):
 
     tpu_precision: ClassVar[Literal["highest", "high"]] = "highest"
     """Of float32 products on a TPU, which makes them of six in bfloat16 ("highest") or of three ("high"): then with a
-    relative error of 3e-6 to 1.4e-5 in products with a Hessian and of 1e-7 to 4e-6 in a mean loss
+    relative error of 7e-6 to 1.2e-5 in products with a Hessian and of 2e-7 to 8e-7 in a mean loss
     (`bench/precision.py`). Other devices compute in float32."""
 
     @classmethod

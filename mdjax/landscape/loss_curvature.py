@@ -114,6 +114,8 @@ def gauss_newton_traces(
     limits = current_limits()
     floats = min(_GRADIENT_FLOATS * limits.vectors_at_once, limits.residual_bytes // 32)
     together = min(floats // num_params, _PASSES * limits.vectors_at_once) // num_outputs
+    # On a mesh JAX (0.10) cannot batch strided convolutions over models, examples and outputs all at once.
+    together = together if jax.sharding.get_abstract_mesh().empty else 1
     size = min(over_data_multiple(max(together, 1)), len(inputs))
 
     def squares(x: jax.Array, y: jax.Array, weight: jax.Array) -> PyTree:
@@ -126,6 +128,8 @@ def gauss_newton_traces(
     def add(start: jax.Array, total: PyTree) -> PyTree:
         x, weights = slice_batch(inputs, start * size, num_examples, size)
         y, _ = slice_batch(labels, start * size, num_examples, size)
+        if size == 1:
+            return jax.tree.map(jnp.add, total, squares(x[0], y[0], weights[0]))
         found = jax.vmap(squares)(x, y, weights)
         return jax.tree.map(lambda total, leaf: total + jnp.sum(leaf), total, found)
 

@@ -90,6 +90,8 @@ def has_exact_trace(
     outputs = jax.eval_shape(model.apply, params, state, inputs[:1])
     if outputs.shape[-1] > _MOST_OUTPUTS:
         return False
+    # A loop over layers is one operation, curved as a whole.
+    model = getattr(model, "unrolled", model)
     return matrix == "gauss_newton" or is_affine_in_each(model.apply, params, state, inputs[:1])
 
 

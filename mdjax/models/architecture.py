@@ -87,6 +87,13 @@ class FlaxModel:
         )
         return logits, mutated.get("batch_stats", {})
 
+    @property
+    def unrolled(self) -> "FlaxModel":
+        """The same network with no layers in a loop, for who looks into it layer by layer or operation by operation."""
+        if getattr(self.module, "convolution", None) != "looped":
+            return self
+        return dataclasses.replace(self, module=self.module.clone(convolution="lax"))
+
     def layer_outputs(self, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
         """What a layer's module returns: an array [b, ...], before any ReLU outside the module.
 
@@ -98,11 +105,8 @@ class FlaxModel:
         layer. Raises InputError, naming the top-level modules, where there is no such layer.
         """
 
-        # Layers in a loop are no modules that are called.
-        module = self.module.clone(convolution="lax") if _is_looped(self.module) else self.module
-
         def captured(wanted: Callable[[nn.Module], bool]) -> PyTree:
-            _, variables = module.apply(
+            _, variables = self.unrolled.module.apply(
                 {"params": params, "batch_stats": state},
                 inputs,
                 capture_intermediates=lambda module, method: method == "__call__" and wanted(module),
@@ -115,10 +119,6 @@ class FlaxModel:
             known = jax.eval_shape(lambda: captured(lambda module: len(module.path) == 1))
             raise InputError(f"There is no layer {layer!r} in this network. Choose one of {', '.join(known)}.")
         return found[0]
-
-
-def _is_looped(module: nn.Module) -> bool:
-    return getattr(module, "convolution", None) == "looped"
 
 
 @dataclasses.dataclass(frozen=True)

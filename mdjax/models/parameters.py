@@ -108,6 +108,10 @@ class _Partial:
     model: Model
     held: PyTree
 
+    @property
+    def unrolled(self) -> "_Partial":
+        return dataclasses.replace(self, model=getattr(self.model, "unrolled", self.model))
+
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
         return self.model.apply(united(Parts(params, self.held)), state, inputs)
 

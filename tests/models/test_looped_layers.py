@@ -1,13 +1,18 @@
 """ResNets whose layers that are alike stand in a loop: the same network in a smaller program."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from mdjax.landscape.batches import LabelledExamples
+from mdjax.landscape.loss_curvature import gauss_newton_traces, has_exact_trace
 from mdjax.landscape.losses import cross_entropy
 from mdjax.models import Architecture
+from mdjax.models.parameters import counted
 
 SIDE = 8
 
@@ -66,3 +71,16 @@ def test_layers_are_looked_into_and_made_as_ever():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     fresh = looped.module.init(jax.random.key(0), inputs)
     assert jax.tree.structure(fresh["params"]) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("frozen", [(), ("['conv1']",)])
+def test_the_trace_is_exact_in_a_loop_too(frozen):
+    architecture, params, state, inputs, labels = network(10)
+    examples = LabelledExamples(inputs, labels, len(inputs))
+    traces = []
+    for form in ("lax", "looped"):
+        model = dataclasses.replace(architecture.model(form), frozen=frozen)
+        model, own = counted(model, params, "trainable")
+        assert has_exact_trace(model, own, state, inputs), form
+        traces.append(sum(jax.tree.leaves(gauss_newton_traces(model, own, state, examples))))
+    np.testing.assert_allclose(traces[1], traces[0], rtol=1e-5)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 
+from mdjax.engine import device_mesh
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.loss_curvature import gauss_newton_traces, has_exact_trace
 from mdjax.landscape.losses import cross_entropy
@@ -84,3 +86,26 @@ def test_the_trace_is_exact_in_a_loop_too(frozen):
         assert has_exact_trace(model, own, state, inputs), form
         traces.append(sum(jax.tree.leaves(gauss_newton_traces(model, own, state, examples))))
     np.testing.assert_allclose(traces[1], traces[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["lax", "looped"])
+def test_traces_of_several_models_are_made_on_a_mesh(form):
+    """Where JAX refuses to batch strided convolutions over models, examples and outputs at once."""
+    architecture, params, state, inputs, labels = network(10)
+    four = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), (params, state))
+
+    def traces(params, state):
+        return gauss_newton_traces(architecture.model(form), params, state, LabelledExamples(inputs, labels, 6))
+
+    mesh = device_mesh("2")
+    over_models = jax.shard_map(
+        jax.vmap(traces),
+        mesh=mesh,
+        axis_names={"models"},
+        in_specs=PartitionSpec("models"),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    with jax.set_mesh(mesh):
+        found = jax.eval_shape(over_models, *four)
+    assert {leaf.shape for leaf in jax.tree.leaves(found)} == {(2,)}

@@ -114,20 +114,24 @@ def test_nodes_and_workers_come_and_go_and_nothing_is_lost_or_doubled(zoo, clust
 @pytest.mark.slow
 def test_a_gang_begins_and_ends_together_and_another_takes_its_place(zoo, cluster, tmp_path):
     table = tmp_path / "table"
+    first, second = set(), set()
+
+    def has_two(gang, others=frozenset()):
+        gang |= workers_of(table) - others
+        return len(gang) == 2
+
     with ThreadPoolExecutor(1) as pool:
         options = {"address": cluster.address, "gang": 2, "workers": 1, "show_progress": False}
-        running = pool.submit(sweep, zoo, out=table, **options, metrics="losses")
-        wait(lambda: len(workers_of(table)) == 2 or running.done())
-        first = workers_of(table)
+        running = pool.submit(sweep, zoo, out=table, **options, **WHAT)  # takes long enough to be killed in
+        wait(lambda: has_two(first) or running.done())
         os.kill(max(first), signal.SIGKILL)
         wait(lambda: not any(map(is_alive, first)) or running.done())
-        wait(lambda: len(workers_of(table) - first) == 2 or running.done())
-        second = workers_of(table) - first
+        wait(lambda: has_two(second, first) or running.done())
         found = running.result(90)
     assert len(first) == len(second) == 2
     assert (found.models["status"] == "ok").all() and found.models["model_id"].is_unique
-    expected = measure(zoo, show_progress=False, metrics="losses")
-    columns = ["train_loss", "train_error", "test_loss", "test_error"]
+    expected = measure(zoo, show_progress=False, **WHAT)
+    columns = ["train_loss", "train_error", "test_loss", "test_error", "hessian_eigenvalue", "hessian_trace"]
     np.testing.assert_allclose(found.models[columns], expected.models[columns], rtol=1e-5, atol=1e-5)
 
 

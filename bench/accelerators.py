@@ -50,7 +50,8 @@ def one(case: dict) -> dict:
         target = target_of(case["target"], case["devices"])
     except InputError as error:
         return {"failure": str(error)}
-    settings = {"chunk_size": case["chunk"]} | ({"effort": case["effort"]} if case["effort"] else {})
+    settings = {"chunk_size": case["chunk"]}
+    settings |= {name: case[name] for name in ("effort", "convolution") if case[name]}
     plan = dataclasses.replace(default_plan(target=target), **settings)
     family, width = case["architecture"].split(":")
     architecture = Architecture(family, int(width), (SIDE, SIDE, 3), CLASSES)
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=8, help="models on each device")
     parser.add_argument("--devices", help="of the mesh, models or models x data, like 2x2")
     parser.add_argument("--effort", help="of a TPU's compiler (default: the plan's)")
+    parser.add_argument("--convolution", help="form of the convolutions (default: the plan's)")
     parser.add_argument("--limit", type=int, default=600, help="processor seconds a program may take")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
@@ -169,12 +171,12 @@ def main() -> None:
         for architecture in options.architectures.split(","):
             for metric in options.metrics.split(","):
                 case = {"target": target, "devices": options.devices, "metric": metric, "architecture": architecture}
-                case |= {"chunk": options.chunk, "effort": options.effort}
+                case |= {"chunk": options.chunk, "effort": options.effort, "convolution": options.convolution}
                 row = in_a_process(case, options.limit)
                 print(json.dumps(row), flush=True)
                 if "not installed" in row.get("failure", ""):
                     break
-                same = ("target", "devices", "metric", "architecture", "effort")
+                same = ("target", "devices", "metric", "architecture", "effort", "convolution")
                 key = [row.get(name) for name in same]
                 result["rows"] = [r for r in result["rows"] if [r.get(name) for name in same] != key] + [row]
                 if options.out:

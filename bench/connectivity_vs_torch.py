@@ -75,6 +75,9 @@ def torch_curve(
     start, end = (dict(network.named_parameters()) for network in (first, second))
     network = TorchResNet18(first.conv1.out_channels)
     bend = _random_parameters(network, generator)
+    if x.device.type != "cpu":
+        network = network.to(x.device)
+        bend = {name: value.detach().to(x.device).requires_grad_() for name, value in bend.items()}
     optimizer = torch.optim.SGD(bend.values(), LEARNING_RATE, MOMENTUM)
 
     def point(t: float) -> dict[str, torch.Tensor]:
@@ -87,6 +90,7 @@ def torch_curve(
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
         for index in torch.randperm(len(x), generator=generator).split(BATCH_SIZE):
             params = point(float(torch.rand((), generator=generator)))
+            index = index.to(x.device)
             loss = torch.nn.functional.cross_entropy(functional_call(network, params, (x[index],)), y[index])
             loss = loss + WEIGHT_DECAY / 2 * sum(value.pow(2).sum() for value in params.values())
             optimizer.zero_grad()
@@ -194,7 +198,7 @@ def compare(width: int, num_pairs: int, factor: int, epochs: int, dataset: Datas
         for preset in presets:
             fit(preset, pair)
         latest = ", ".join(
-            f"{name} {seconds[name][-1]:.1f} s, peak {_peaks(curves[name])[-1]:.2f} %" for name in seconds
+            f"{name} {seconds[name][-1]:.1f} s, peak {peaks(curves[name])[-1]:.2f} %" for name in seconds
         )
         print(f"width {width}, pair {pair}: {latest}", flush=True)
     same = "default_same_peak"
@@ -203,9 +207,9 @@ def compare(width: int, num_pairs: int, factor: int, epochs: int, dataset: Datas
         prepare(same)
         for pair in range(num_pairs):
             fit(same, pair)
-        peak = np.mean(_peaks(curves[same]))
+        peak = np.mean(peaks(curves[same]))
         print(f"width {width}, {num_steps} steps: {np.mean(seconds[same]):.1f} s, peak {peak:.2f} %", flush=True)
-        if peak <= np.mean(_peaks(curves["torch"])):
+        if peak <= np.mean(peaks(curves["torch"])):
             break
     published_steps = 10 * factor * -(-len(x) // BATCH_SIZE)
     return [
@@ -216,9 +220,9 @@ def compare(width: int, num_pairs: int, factor: int, epochs: int, dataset: Datas
             "our_seconds": float(np.mean(seconds[preset])),
             "torch_seconds": float(np.mean(seconds["torch"])),
             "ratio": float(np.mean(seconds["torch"]) / np.mean(seconds[preset])),
-            "our_peak_error": float(np.mean(_peaks(curves[preset]))),
-            "torch_peak_error": float(np.mean(_peaks(curves["torch"]))),
-            "peak_reached": int(np.sum(_peaks(curves[preset]) <= _peaks(curves["torch"]))),
+            "our_peak_error": float(np.mean(peaks(curves[preset]))),
+            "torch_peak_error": float(np.mean(peaks(curves["torch"]))),
+            "peak_reached": int(np.sum(peaks(curves[preset]) <= peaks(curves["torch"]))),
             "end_error": float(np.mean([[curve[0], curve[-1]] for curve in curves[preset]])),
             "compile_seconds": compile_seconds[preset],
             "our_steps": published_steps if preset == "reference" else metric.settings.num_steps,
@@ -228,7 +232,8 @@ def compare(width: int, num_pairs: int, factor: int, epochs: int, dataset: Datas
     ]
 
 
-def _peaks(curves: list[list[float]]) -> np.ndarray:
+def peaks(curves: list[list[float]]) -> np.ndarray:
+    """Each curve's highest error between its ends."""
     return np.array([max(curve[1:-1]) for curve in curves])
 
 

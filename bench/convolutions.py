@@ -154,6 +154,15 @@ def main() -> None:
     widths, counts = ([int(part) for part in text.split(",")] for text in (options.widths, options.models))
     peak = matmul_peak(256 if options.smoke else 8192)
     rows, best, peers, speedup = [], {}, {}, {}
+    result = {
+        "rows": rows,
+        "best": best,
+        "pyhessian": peers,
+        "speedup": speedup,
+        "batch": options.batch,
+        "matmul_peak_gigaflops": round(peak / 1e9, 1),
+        **environment("torch", "PyHessian"),
+    }
     for width in widths:
         architecture = Architecture("cnn", width, (8, 8, 1)) if options.smoke else Architecture("resnet18", width)
         flops = forward_flops(architecture, options.batch)
@@ -179,17 +188,8 @@ def main() -> None:
         if peers[width]:
             most = max(row.get("products_per_second", 0) for row in rows if row["width"] == width)
             speedup[width] = round(most / peers[width], 2)
-    result = {
-        "rows": rows,
-        "best": best,
-        "pyhessian": peers,
-        "speedup": speedup,
-        "batch": options.batch,
-        "matmul_peak_gigaflops": round(peak / 1e9, 1),
-        **environment("torch", "PyHessian"),
-    }
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

@@ -52,7 +52,7 @@ class Reference(NamedTuple):
 
 @dataclasses.dataclass
 class Row:
-    """One width, training and number of samples: the models, their data, and their references."""
+    """One width, training and number of samples: the models, their data, their references, and PyTorch's device."""
 
     architecture: Architecture
     params: dict
@@ -61,17 +61,18 @@ class Row:
     y: np.ndarray
     budget: float
     references: list[Reference] = dataclasses.field(default_factory=list)
+    device: str = "cpu"
 
     def examples(self) -> Examples:
         x, y = jnp.asarray(self.x), jnp.asarray(self.y)
         return Examples(x, y, jnp.asarray(len(x)), x[:1], y[:1])
 
     def torch_model(self, index: int) -> TorchResNet18:
-        return as_torch(self.architecture, *take((self.params, self.state), [index]))
+        return as_torch(self.architecture, *take((self.params, self.state), [index])).to(self.device)
 
     def torch_batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         x, y = torch.from_numpy(self.x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(self.y.astype(np.int64))
-        return list(zip(x.split(BATCH), y.split(BATCH)))
+        return list(zip(x.to(self.device).split(BATCH), y.to(self.device).split(BATCH)))
 
 
 def as_torch(architecture: Architecture, params: dict, state: dict) -> TorchResNet18:
@@ -91,7 +92,8 @@ def as_torch(architecture: Architecture, params: dict, state: dict) -> TorchResN
     with torch.no_grad():
         theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     single = jax.tree.map(lambda leaf: leaf[0], (params, state))
-    ours = architecture.model().apply(*single, images)
+    with jax.default_matmul_precision("highest"):
+        ours = architecture.model().apply(*single, images)
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3)
     return network
 
@@ -128,8 +130,8 @@ def pyhessian_peers(row: Row, forms: list[np.ndarray]) -> list[Peer]:
     for i, reference in enumerate(row.references):
         torch.manual_seed(i)
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
-        peer = hessian(row.torch_model(i), torch.nn.functional.cross_entropy, cuda=False, **data)
-        vector = normalization([torch.randn(p.size()) for p in peer.params])
+        peer = hessian(row.torch_model(i), torch.nn.functional.cross_entropy, cuda=row.device != "cpu", **data)
+        vector = normalization([torch.randn(p.size(), device=row.device) for p in peer.params])
         # Its own steps, run past its own stopping rule: the value that the rule would return is noted on the way.
         value, own, iterations, begin = None, None, 0, time.perf_counter()
         while iterations < 100:

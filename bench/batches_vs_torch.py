@@ -1,6 +1,6 @@
 """How much faster are whole batches of models on one GPU than PyTorch's tools, one model after another on the same GPU?
 
-    python bench/batches_vs_torch.py [--widths 2,8] [--models 32] [--forms lax,patches] [--out FILE]
+    python bench/batches_vs_torch.py [--widths 2,8] [--models 32] [--forms batched,lax] [--out FILE]
 
 ResNet-18s on digits at 32 × 32, `--models` of each width, trained for `--epochs`; equal weights and data for all.
 
@@ -154,6 +154,8 @@ def curve_rows(row: Row, options: argparse.Namespace) -> list[dict]:
     rows, best, columns = fastest(published, row, options.forms, members)
     best["preset"] = "reference"
     compared(best, columns)
+    if not options.ladder:
+        return rows
     for num_steps in options.ladder:
         metric = ModeConnectivity(CurveSettings(num_steps=num_steps), num_points=len(POINTS))
         found, columns = timed(metric, row, best["form"], members)
@@ -174,20 +176,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", default="2,8")
     parser.add_argument("--models", type=int, default=32)
-    parser.add_argument("--forms", default="lax,patches", help="forms of convolution")
+    parser.add_argument("--forms", default="batched,lax", help="forms of convolution")
     parser.add_argument("--metrics", default="hessian,curves")
     parser.add_argument("--epochs", type=int, default=3, help="of training the networks")
     parser.add_argument("--probes", type=int, default=100, help="from which the variance of a probe is estimated")
     parser.add_argument("--peers", type=int, default=3, help="models that the Hessian's peers measure at most")
     parser.add_argument("--pairs", type=int, default=2, help="curves that PyTorch fits")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the published 50 epochs, in fifths")
-    parser.add_argument("--ladder", default=",".join(map(str, LADDER)), help="steps of the default that are tried")
+    parser.add_argument(
+        "--ladder", default=",".join(map(str, LADDER)), help="steps of the default that are tried, or none"
+    )
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each of the Hessian's peers in a row")
     parser.add_argument("--device", default="cuda", help="PyTorch's")
     parser.add_argument("--cache", type=Path, default=Path("runs/bench"))
     parser.add_argument("--out", type=Path, metavar="FILE")
     options = parser.parse_args()
-    options.forms, options.ladder = options.forms.split(","), [int(number) for number in options.ladder.split(",")]
+    options.forms = options.forms.split(",")
+    options.ladder = [int(number) for number in options.ladder.split(",") if options.ladder != "none"]
     dataset = large_digits(1400)
     x_train, x_test = (np.repeat(x, 3, axis=-1) for x in (dataset.x_train, dataset.x_test))
     dataset = dataclasses.replace(dataset, x_train=x_train, x_test=x_test)

@@ -132,14 +132,18 @@ def pyhessian_peers(row: Row, forms: list[np.ndarray]) -> list[Peer]:
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         peer = hessian(row.torch_model(i), torch.nn.functional.cross_entropy, cuda=row.device != "cpu", **data)
         vector = normalization([torch.randn(p.size(), device=row.device) for p in peer.params])
+
+        def multiplied(vector: list, peer=peer) -> tuple[float, list]:
+            if peer.full_dataset:
+                return peer.dataloader_hv_product(vector)
+            product = hessian_vector_product(peer.gradsH, peer.params, vector)
+            return group_product(product, vector).item(), product
+
+        multiplied(vector)  # a GPU's first one takes seconds
         # Its own steps, run past its own stopping rule: the value that the rule would return is noted on the way.
         value, own, iterations, begin = None, None, 0, time.perf_counter()
         while iterations < 100:
-            if peer.full_dataset:
-                new, product = peer.dataloader_hv_product(vector)
-            else:
-                product = hessian_vector_product(peer.gradsH, peer.params, vector)
-                new = group_product(product, vector).item()
+            new, product = multiplied(vector)
             vector, iterations = normalization(product), iterations + 1
             if own is None and value is not None and abs(value - new) / (abs(value) + 1e-6) < 1e-3:
                 own = value

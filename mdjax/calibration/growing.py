@@ -25,6 +25,7 @@ from mdjax.diagnosis.sweep_trees import grow_sweep
 from mdjax.durations import seconds_of
 from mdjax.engine import is_shortage
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs, num_operations
+from mdjax.engine.plan import usual_convolution
 from mdjax.errors import InputError, check_options, check_whole
 from mdjax.files import make_writable, place, replacing, writing
 from mdjax.inputs import expect_damage
@@ -272,7 +273,7 @@ class CellGrower:
         """A cell's networks trained and measured: a row for each temperature."""
         started = time.monotonic()
         network = self._network(cell.width)
-        model = network.model("patches" if jax.default_backend() == "cpu" else "lax")
+        model = network.model(usual_convolution())
         values = self._temperatures(cell)
         settings = {
             value: self._target.settings(self._vary, value, cell.width, cell.data_share, self._seeds)

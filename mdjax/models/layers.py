@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 Convolution = Literal["lax", "patches", "batched", "looped"]
-"""How convolutions are computed, with the same results at other costs: "lax" is XLA's own, "patches" a product of patches
-and a matrix wherever that is faster on a CPU, "batched" such a product everywhere, which batches over models as one
-batched product; "looped" is XLA's own, with layers that are alike as one in a loop where a network has that form
-(`mdjax.models.resnets`)."""
+"""How convolutions are computed, with the same results at other costs.
+
+"lax": XLA's own. "patches": a product of patches and a matrix wherever that is faster on a CPU. "batched": such a
+product in narrow layers, which is one batched product for all models of a call. "looped": XLA's own, with layers that
+are alike as one in a loop where a network has that form (`mdjax.models.resnets`).
+"""
 
 
 def fan_in_uniform(fan_in: int):
@@ -74,7 +76,7 @@ def patches_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, paddi
     size, _, channels, _ = kernel.shape
     if size > 1 and size * size * channels >= _WIDE:
         return lax_convolution(inputs, kernel, stride, padding)
-    return batched_convolution(inputs, kernel, stride, padding)
+    return _over_patches(inputs, kernel, stride, padding)
 
 
 def _differentiated(stride: int, padding: int, primals: Any, tangents: Any) -> Any:
@@ -83,7 +85,7 @@ def _differentiated(stride: int, padding: int, primals: Any, tangents: Any) -> A
 
     def of_varied(*values: jax.Array) -> jax.Array:
         inputs, kernel = (dict(enumerate(primals)) | dict(zip(varied, values))).values()
-        return batched_convolution(inputs, kernel, stride, padding)
+        return _over_patches(inputs, kernel, stride, padding)
 
     return jax.jvp(of_varied, [primals[index] for index in varied], [tangents[index] for index in varied])
 
@@ -95,18 +97,29 @@ _WIDE = 72
 """Entries of a patch from which on XLA's forward convolution is used: patches leave the caches there."""
 
 
-def batched_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """A convolution as one matrix product over patches, derivatives or not.
-
-        inputs, kernel, stride, padding: as for `lax_convolution`, whose results it gives.
-
-    Batched over models it is one batched product, where a convolution becomes a grouped one: on an H100 a Hessian of 32
-    narrow ResNets takes 41,000 calls of cuDNN that way, one for each model and layer. Memory: size² times the inputs.
-    """
+def _over_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size, _, channels, features = kernel.shape
     padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     patches = jnp.concatenate(_windows(padded, size, stride), axis=-1)
     return patches @ kernel.reshape(size * size * channels, features)
+
+
+def batched_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """A convolution that is batched over kernels by `jax.vmap`, as GPUs want it.
+
+        inputs, kernel, stride, padding: as for `lax_convolution`, whose results it gives.
+
+    Batched over kernels a convolution becomes a grouped one, which cuDNN computes group after group: a Hessian of 32
+    ResNets of width 2 took 41,000 calls of it on an H100. A product of patches and a matrix becomes one batched
+    product, which made that Hessian 3.4 times as fast (`bench/batches_vs_torch.py`). Layers of more channels than that
+    network has are left to XLA's own, since patches take size² times the memory of the inputs.
+    """
+    narrow = max(kernel.shape[2:]) <= _NARROW
+    return (_over_patches if narrow else lax_convolution)(inputs, kernel, stride, padding)
+
+
+_NARROW = 16
+"""Most channels of a layer that `batched_convolution` computes by patches: those that were measured."""
 
 
 _CONVOLUTIONS = {

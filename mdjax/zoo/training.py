@@ -15,6 +15,7 @@ import optax
 
 from mdjax.columns import RECIPE, TRAINING
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
+from mdjax.engine.plan import usual_convolution
 from mdjax.engine.programs import compiled
 from mdjax.errors import InputError
 from mdjax.landscape import losses
@@ -229,8 +230,7 @@ def train_stack(
     """
     first = settings[0]
     architecture = network or architecture_of(first, dataset)
-    # Batched over models, a convolution becomes a grouped one, which XLA's CPU backend computes very slowly.
-    model = architecture.model("patches" if jax.default_backend() == "cpu" else "lax")
+    model = architecture.model(usual_convolution())
     keys = jnp.stack([jax.random.fold_in(jax.random.key(s.seed), zlib.crc32(s.model_id.encode())) for s in settings])
     noises = sorted({setting.label_noise for setting in settings})
     labels = jnp.asarray(np.stack([dataset.train_labels(noise) for noise in noises]))

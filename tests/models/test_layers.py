@@ -1,4 +1,4 @@
-"""Layers: both forms of a convolution equal, pools like XLA's, statistics of the batch alone."""
+"""Layers: all forms of a convolution equal, pools like XLA's, statistics of the batch alone."""
 
 import flax.linen as nn
 import jax
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from mdjax.models import Architecture
-from mdjax.models.layers import max_pool, mean_pool, patches_convolution
+from mdjax.models.layers import batched_convolution, max_pool, mean_pool, patches_convolution
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0)])
-@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 5, 3), (5, 4, 8)])
-def test_patches_equal_xlas_convolution(size, stride, padding, shape):
+@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 5, 3), (5, 4, 8), (5, 4, 17)])
+@pytest.mark.parametrize("form", [patches_convolution, batched_convolution])
+def test_patches_equal_xlas_convolution(size, stride, padding, shape, form):
     keys = jax.random.split(jax.random.key(0))
     inputs = jax.random.normal(keys[0], (2, *shape))
     kernel = jax.random.normal(keys[1], (size, size, shape[-1], 4))
@@ -23,7 +24,7 @@ def test_patches_equal_xlas_convolution(size, stride, padding, shape):
         )
 
     def patches(inputs, kernel):
-        return patches_convolution(inputs, kernel, stride, padding)
+        return form(inputs, kernel, stride, padding)
 
     expected = xlas(inputs, kernel)
     np.testing.assert_allclose(patches(inputs, kernel), expected, atol=2e-5)
@@ -44,6 +45,13 @@ def test_patches_equal_xlas_convolution(size, stride, padding, shape):
         return jax.jvp(lambda kernel: convolution(inputs, kernel), (kernel,), (kernel + 1,))[1]
 
     np.testing.assert_allclose(tangent(patches), tangent(xlas), atol=1e-5 * jnp.abs(tangent(xlas)).max())
+
+
+@pytest.mark.parametrize(("channels", "num_convolutions"), [(16, 0), (17, 1)])
+def test_narrow_convolutions_of_many_models_are_products(channels, num_convolutions):
+    inputs, kernels = jnp.ones((2, 1, 4, 4, channels)), jnp.ones((2, 3, 3, channels, 4))
+    program = jax.make_jaxpr(jax.vmap(lambda x, kernel: batched_convolution(x, kernel, 1, 1)))(inputs, kernels)
+    assert str(program).count("conv_general_dilated[") == num_convolutions
 
 
 @pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])

@@ -21,10 +21,12 @@ from mdjax.subprocesses import leave_accelerators_alone
 from mdjax.sweeps.aggregation import compose
 from mdjax.sweeps.claims import Claims
 from mdjax.sweeps.commits import Commits
+from mdjax.sweeps.independence import check_independent
 from mdjax.sweeps.preparation import PlanOptions, prepared
 from mdjax.sweeps.results import Results, collected
 from mdjax.sweeps.running import Runner
 from mdjax.sweeps.sources import GivenModels, Source
+from mdjax.sweeps.sources import runner as given_model
 from mdjax.sweeps.units import Unit, digest, kinds
 from mdjax.sweeps.worker import Assignment
 from mdjax.sweeps.workers import Recruit, recruiting, supervise
@@ -114,6 +116,8 @@ def measure(
     work = prepared(source, data, chosen, model, options, seed)
     if assignment is not None:
         work = dataclasses.replace(work, num_shards=device_shape(assignment.devices)[0])
+    if isinstance(work.collection, GivenModels):
+        check_independent(work.collection, given_model(None, model, work.plan), work.dataset)
     # The folder is tried before anything is computed.
     commits = None if out is None else Commits(store_of(out))
     runner = Runner(work, model)

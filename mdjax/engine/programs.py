@@ -183,17 +183,29 @@ def drawn_inputs(metric: Metric, data: Examples, key: jax.Array) -> PyTree:
     return compiled(metric.shared, ("shared", metric), data, key)(data, key)
 
 
-def compiled(function: Callable[..., PyTree], key: Hashable, *arguments: PyTree, **options: Any) -> Any:
+def compiled(
+    function: Callable[..., PyTree],
+    key: Hashable,
+    *arguments: PyTree,
+    compiler_options: Callable[[PyTree], dict[str, Any] | None] = lambda results: None,
+    **options: Any,
+) -> Any:
     """The function's program for arguments like these, kept until the process lacks room for its code.
 
     function: what is compiled.
     key: all that it depends on besides its arguments; equal keys share a program.
     arguments: arrays or their shapes.
+    compiler_options: the shapes of its results → what `jax.stages.Lowered.compile` is told.
     options: of `jax.jit`.
     """
     shapes = jax.tree.map(_placed_shape, arguments)
     leaves, structure = jax.tree.flatten(shapes)
-    return PROGRAMS.get((key, structure, tuple(leaves)), lambda: jax.jit(function, **options).lower(*shapes).compile())
+
+    def compile() -> Any:
+        lowered = jax.jit(function, **options).lower(*shapes)
+        return lowered.compile(compiler_options(lowered.out_info))
+
+    return PROGRAMS.get((key, structure, tuple(leaves)), compile)
 
 
 def _compiled(

@@ -268,7 +268,7 @@ def lanczos(operator: LinearOperator, starts: jax.Array, *, num_steps: int) -> T
 def _svd(triangle: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The singular value decomposition of a triangle with a diagonal ≥ 0; of a single number it is that number."""
     if len(triangle) > 1:
-        return jnp.linalg.svd(triangle)
+        return tuple(jnp.linalg.svd(triangle))
     return jnp.ones_like(triangle), triangle[0], jnp.ones_like(triangle)
 
 

@@ -66,7 +66,7 @@ class Programs:
         plan, most = self.plan, self._most.get((metric, model), self.plan.chunk_size)
         # Powers of two, so that stacks of different length share a few programs.
         chunk = min(plan.chunk_size, most, 2 ** (-(-count // plan.num_shards) - 1).bit_length())
-        budget = memory_budget(plan)
+        budget, options = memory_budget(plan), plan.compiler_options_of(metric.compiles_lightly)
         while True:
             stacked = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), run
@@ -75,7 +75,7 @@ class Programs:
             what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
             key = ("metric", *what, plan.effort, structure, tuple(leaves))
             try:
-                program = self._program(key, lambda: _compiled(*what, stacked, shared, plan.compiler_options))
+                program = self._program(key, lambda: _compiled(*what, stacked, shared, options))
             except jax.errors.JaxRuntimeError as error:
                 if chunk == 1 or not is_shortage(error):
                     raise

@@ -69,3 +69,9 @@ def test_vectors_of_a_split_batch_are_multiplied_one_at_a_time():
 def test_only_a_program_of_few_results_is_compiled_without_effort(size, is_brief):
     results = jax.eval_shape(lambda: (jnp.zeros(size), jnp.zeros((size // 2, 1)), jnp.zeros(())))
     assert (plan.brief_options(results) is not None) == is_brief
+
+
+def test_a_metric_may_ask_a_cpus_compiler_for_less():
+    own = plan.default_plan()
+    assert own.compiler_options_of(False) is None
+    assert own.compiler_options_of(True) == {"xla_cpu_use_fusion_emitters": False}

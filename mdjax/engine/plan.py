@@ -21,6 +21,12 @@ _MEMORY_SHARE = 0.8
 
 _CONVOLUTIONS: dict[str, Convolution] = {"cpu": "patches", "gpu": "batched", "tpu": "looped"}
 
+_LIGHT_ON_CPU = {"xla_cpu_use_fusion_emitters": False}
+"""Each fusion is then compiled from LLVM's code for its elements, without a stage in MLIR before."""
+
+_FEW_NUMBERS = 2**20
+"""That even code of a compiler that does not try makes in less time than trying would have taken."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -97,6 +103,11 @@ class Plan:
         own = {"optimization_level": TPU_EFFORTS[self.effort]} if self.platform == "tpu" else {}
         return own | dict(self.target.compiler_options if self.target is not None else {}) or None
 
+    def compiler_options_of(self, compiles_lightly: bool) -> dict[str, Any] | None:
+        """`compiler_options` for the program of a metric that says so (`mdjax.metrics.Metric.compiles_lightly`)."""
+        light = _LIGHT_ON_CPU if compiles_lightly and self.platform == "cpu" else {}
+        return (self.compiler_options or {}) | light or None
+
     @property
     def num_shards(self) -> int:
         """Over how many devices the models are spread."""
@@ -144,6 +155,15 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
 def usual_convolution(mesh: Mesh | None = None) -> Convolution:
     """The form of convolutions that suits the devices of a mesh, or else the default backend."""
     return _CONVOLUTIONS.get(platform_of(mesh), "lax")
+
+
+def brief_options(results: Any) -> dict[str, Any] | None:
+    """What the compiler is told of a program that runs once, by the shapes of its results: of few not to try hard.
+
+    On a CPU the program that draws random weights then compiles in a sixth of the time.
+    """
+    is_brief = jax.default_backend() == "cpu" and sum(leaf.size for leaf in jax.tree.leaves(results)) <= _FEW_NUMBERS
+    return {"xla_backend_optimization_level": 0} | _LIGHT_ON_CPU if is_brief else None
 
 
 def device_mesh(devices: str | int) -> Mesh | None:

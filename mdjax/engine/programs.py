@@ -66,7 +66,7 @@ class Programs:
         plan, most = self.plan, self._most.get((metric, model), self.plan.chunk_size)
         # Powers of two, so that stacks of different length share a few programs.
         chunk = min(plan.chunk_size, most, 2 ** (-(-count // plan.num_shards) - 1).bit_length())
-        budget = memory_budget(plan)
+        budget, options = memory_budget(plan), plan.compiler_options_of(metric.compiles_lightly)
         while True:
             stacked = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), run
@@ -75,7 +75,7 @@ class Programs:
             what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
             key = ("metric", *what, plan.effort, structure, tuple(leaves))
             try:
-                program = self._program(key, lambda: _compiled(*what, stacked, shared, plan.compiler_options))
+                program = self._program(key, lambda: _compiled(*what, stacked, shared, options))
             except jax.errors.JaxRuntimeError as error:
                 if chunk == 1 or not is_shortage(error):
                     raise
@@ -183,17 +183,29 @@ def drawn_inputs(metric: Metric, data: Examples, key: jax.Array) -> PyTree:
     return compiled(metric.shared, ("shared", metric), data, key)(data, key)
 
 
-def compiled(function: Callable[..., PyTree], key: Hashable, *arguments: PyTree, **options: Any) -> Any:
+def compiled(
+    function: Callable[..., PyTree],
+    key: Hashable,
+    *arguments: PyTree,
+    compiler_options: Callable[[PyTree], dict[str, Any] | None] = lambda results: None,
+    **options: Any,
+) -> Any:
     """The function's program for arguments like these, kept until the process lacks room for its code.
 
     function: what is compiled.
     key: all that it depends on besides its arguments; equal keys share a program.
     arguments: arrays or their shapes.
+    compiler_options: the shapes of its results → what `jax.stages.Lowered.compile` is told.
     options: of `jax.jit`.
     """
     shapes = jax.tree.map(_placed_shape, arguments)
     leaves, structure = jax.tree.flatten(shapes)
-    return PROGRAMS.get((key, structure, tuple(leaves)), lambda: jax.jit(function, **options).lower(*shapes).compile())
+
+    def compile() -> Any:
+        lowered = jax.jit(function, **options).lower(*shapes)
+        return lowered.compile(compiler_options(lowered.out_info))
+
+    return PROGRAMS.get((key, structure, tuple(leaves)), compile)
 
 
 def _compiled(

@@ -18,22 +18,28 @@ VectorFunction = Callable[[jax.Array], jax.Array]
 """v[p] → an array, the same shape for every vector."""
 
 _MOST_LINEARIZED = 4
-"""Batches that keep their residuals, at most: each adds its own linear map to the program, and compile time."""
+"""Batches that keep their residuals, at most: each adds its own linear map to the program, and compile time, or, where
+they are taken as one, its examples to the memory of a pass."""
 
 
 def summed_over_batches(
-    linearized: Callable[[PyTree], VectorFunction], batches: PyTree, limits: ProductLimits | None = None
+    linearized: Callable[[PyTree], VectorFunction],
+    batches: PyTree,
+    limits: ProductLimits | None = None,
+    *,
+    mergeable: bool = False,
 ) -> tuple[VectorFunction, VectorFunction]:
     """Σ_b linearized(batch_b), as a function of one vector v[p] and as one of V[k, p] that stacks its results.
 
         linearized: a batch → its function of a vector, a `jax.tree_util.Partial` whose arrays are the residuals.
         batches: arrays with the batches on axis 0.
         limits: default, those that hold where this is called.
+        mergeable: whether a batch's function is a sum over its examples, of which any number make a batch.
 
     Where there are at most four batches (any number of them, where the limits ask for a loop) and their residuals fit
-    the limits, these are computed once, here; else every call of the sum computes them anew, batch by batch, once for
-    all of its vectors. Side by side at most `vectors_at_once`: on CPU one at a time is the fastest, since side by side
-    the patches of a convolution leave the caches.
+    the limits, these are computed once, here, mergeable batches as one; else every call of the sum computes them anew,
+    batch by batch, once for all of its vectors. Side by side at most `vectors_at_once`: on CPU one at a time is the
+    fastest, since side by side the patches of a convolution leave the caches.
     """
     limits = current_limits() if limits is None else limits
     count = len(jax.tree.leaves(batches)[0])
@@ -63,6 +69,8 @@ def summed_over_batches(
     if is_kept and count <= _MOST_LINEARIZED:
         # One linear map for each batch rather than a scan: its residuals are then plain constants of the loops over
         # vectors, which XLA need not carry through them. The program grows by each of them.
+        if mergeable:
+            batches, count = jax.tree.map(lambda leaf: leaf.reshape(1, -1, *leaf.shape[2:]), batches), 1
         parts = [linearized(batch_of(index)) for index in range(count)]
 
         def single(vector: jax.Array) -> jax.Array:

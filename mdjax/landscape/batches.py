@@ -44,6 +44,11 @@ def over_data(batch: PyTree, axis: int = 0) -> PyTree:
     return jax.tree.map(split, batch)
 
 
+def splits_batches() -> bool:
+    """Whether there is a mesh whose "data" axis splits each batch's examples over devices."""
+    return over_data_multiple(1) > 1
+
+
 def over_data_multiple(number: int) -> int:
     """The least multiple of the devices of the mesh's "data" axis that is at least `number`."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -34,6 +34,7 @@ def curvature_operator(
     *,
     matrix: CurvatureMatrix = "hessian",
     limits: ProductLimits | None = None,
+    mergeable: bool = False,
 ) -> LinearOperator:
     """The curvature of Σ_b loss(outputs(params, batch_b), batch_b) as an operator on the raveled params [p].
 
@@ -45,6 +46,7 @@ def curvature_operator(
             the curvature of `outputs` and is positive semi-definite where `loss` is convex.
         limits: of memory and of vectors multiplied at once, see `mdjax.landscape.accumulation`; by default the
             plan's, and 1 GiB and one at a time outside of it.
+        mergeable: whether each contribution is a sum over the batch's examples, so that batches may be taken as one.
 
     Cost of a product, counted in matrix products per layer, where a gradient takes 3: Hessian 6, Gauss–Newton 4; 3
     and 2 more, once per `matmat`, where residuals are not kept. Raises InputError for an unknown matrix.
@@ -55,7 +57,7 @@ def curvature_operator(
     flat, unravel = ravel_pytree(params)
     product = _hessian_product if matrix == "hessian" else _gauss_newton_product
     linearized = functools.partial(product, outputs, loss, unravel, flat)
-    return LinearOperator(*summed_over_batches(linearized, batches, limits), flat.size)
+    return LinearOperator(*summed_over_batches(linearized, batches, limits, mergeable=mergeable), flat.size)
 
 
 def check_matrix(matrix: str) -> None:

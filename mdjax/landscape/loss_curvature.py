@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from mdjax.landscape.affinity import is_affine_in_each
-from mdjax.landscape.batches import LabelledExamples, all_batches, over_data, over_data_multiple, slice_batch
+from mdjax.landscape.batches import (
+    LabelledExamples,
+    all_batches,
+    over_data,
+    over_data_multiple,
+    slice_batch,
+    splits_batches,
+)
 from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, curvature_operator
 from mdjax.landscape.limits import current_limits
 from mdjax.landscape.losses import Loss, cross_entropy, curvature_factors
@@ -41,13 +48,15 @@ def loss_curvature(
         model: its `apply` is used.
         params, state: one model's; the operator acts on the raveled params [p].
         examples: what the mean is taken over.
-        batch_size: examples in one pass; more than four batches compute their residuals anew for every product.
+        batch_size: examples in one pass where there are more than four batches, which compute their residuals anew for
+            every product; up to four are one pass, if their residuals fit.
         matrix: the Hessian or the Gauss–Newton matrix.
         loss: of each example: (logits[b, c], labels[b]) → [b].
 
     Cost of a product: see `mdjax.landscape.curvature.curvature_operator`.
     """
-    return curvature_operator(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
+    summed = _mean_loss(model, params, state, examples, batch_size, loss)
+    return curvature_operator(*summed, matrix=matrix, mergeable=not splits_batches())
 
 
 def loss_quadratic_forms(
@@ -66,7 +75,8 @@ def loss_quadratic_forms(
 
     Cost of a vector: half that of a product.
     """
-    return quadratic_forms(*_mean_loss(model, params, state, examples, batch_size, loss), matrix=matrix)
+    summed = _mean_loss(model, params, state, examples, batch_size, loss)
+    return quadratic_forms(*summed, matrix=matrix, mergeable=not splits_batches())
 
 
 def has_exact_trace(

@@ -32,10 +32,11 @@ def quadratic_forms(
     *,
     matrix: CurvatureMatrix = "hessian",
     limits: ProductLimits | None = None,
+    mergeable: bool = False,
 ) -> QuadraticForms:
     """The function V[k, p] → the k quadratic forms vᵢᵀ A vᵢ [k] of the matrix of `curvature_operator`.
 
-        outputs, loss, params, batches, matrix, limits: as for `curvature_operator`.
+        outputs, loss, params, batches, matrix, limits, mergeable: as for `curvature_operator`.
 
     Cost of a vector, half that of a product: 3 matrix products per layer for the Hessian, 2 for Gauss–Newton.
     Residuals are kept or computed anew as there; they are others than a product's, and where both are asked for only
@@ -45,7 +46,7 @@ def quadratic_forms(
     flat, unravel = ravel_pytree(params)
     form = _hessian_form if matrix == "hessian" else _gauss_newton_form
     linearized = functools.partial(form, outputs, loss, unravel, flat)
-    return summed_over_batches(linearized, batches, limits)[1]
+    return summed_over_batches(linearized, batches, limits, mergeable=mergeable)[1]
 
 
 def _hessian_form(

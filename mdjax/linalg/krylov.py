@@ -125,7 +125,7 @@ def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_st
     # The products are what the basis and the new rows make of these columns.
     norm_bound = jnp.maximum(krylov.norm_bound, jnp.max(row_lengths(jnp.concatenate([overlap, triangle]).T)))
     # LAPACK may iterate for ever on NaN.
-    left, lengths, right = jnp.linalg.svd(jnp.where(finite, triangle, 0.0))
+    left, lengths, right = _svd(jnp.where(finite, triangle, 0.0))
     kept = _kept(lengths, norm_bound)
     fresh = jax.random.normal(jax.random.fold_in(key, krylov.num_steps), (width, size)) / size**0.5
     rows = kept[:, None] * (left.T @ rows) + (1 - kept)[:, None] * fresh
@@ -263,6 +263,13 @@ def lanczos(operator: LinearOperator, starts: jax.Array, *, num_steps: int) -> T
     start = jnp.zeros((num_runs, num_steps, size), starts.dtype), first, jnp.zeros(num_runs, starts.dtype)
     _, steps = jax.lax.scan(step, start, jnp.arange(num_steps))
     return Tridiagonal(steps.alpha.T, steps.beta.T)
+
+
+def _svd(triangle: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The singular value decomposition of a triangle with a diagonal ≥ 0; of a single number it is that number."""
+    if len(triangle) > 1:
+        return tuple(jnp.linalg.svd(triangle))
+    return jnp.ones_like(triangle), triangle[0], jnp.ones_like(triangle)
 
 
 def _kept(lengths: jax.Array, norm_bound: jax.Array) -> jax.Array:

@@ -90,6 +90,10 @@ class Metric(abc.ABC):
     relative error of 7e-6 to 1.2e-5 in products with a Hessian and of 2e-7 to 8e-7 in a mean loss
     (`bench/precision.py`). Other devices compute in float32."""
 
+    compiles_lightly: ClassVar[bool] = False
+    """Whether a CPU's compiler is to leave out its fusion emitters: for a large program whose time is in products of
+    matrices, which compiles in two thirds of the time and runs as fast. Small ones run up to a third slower."""
+
     @classmethod
     def of_preset(cls, preset: str) -> "Metric":
         """The metric with the settings of a preset; as it is, unless it says otherwise."""

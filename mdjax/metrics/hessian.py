@@ -72,6 +72,7 @@ class Hessian(ModelMetric):
         ),
     )
     by_default: ClassVar[bool] = True
+    compiles_lightly: ClassVar[bool] = True
 
     num_samples: int = 1024
     operator: CurvatureMatrix = "hessian"

@@ -99,8 +99,10 @@ _WIDE = 72
 
 def _over_patches(inputs: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     size, _, channels, features = kernel.shape
-    padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    patches = jnp.concatenate(_windows(padded, size, stride), axis=-1)
+    patches = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    # Along columns, then along rows: 2·size shifted copies, in place of size² that each repeat what came before them.
+    for axis in (2, 1):
+        patches = jnp.concatenate(_shifted(patches, axis, size, stride), axis=-1)
     return patches @ kernel.reshape(size * size * channels, features)
 
 
@@ -253,3 +255,9 @@ def _windows(padded: jax.Array, size: int, stride: int) -> list[jax.Array]:
         for i in range(size)
         for j in range(size)
     ]
+
+
+def _shifted(padded: jax.Array, axis: int, size: int, stride: int) -> list[jax.Array]:
+    """What lies at each of `size` positions in the windows along one axis."""
+    count = (padded.shape[axis] - size) // stride + 1
+    return [jax.lax.slice_in_dim(padded, i, i + stride * (count - 1) + 1, stride, axis) for i in range(size)]

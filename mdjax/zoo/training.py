@@ -15,7 +15,7 @@ import optax
 
 from mdjax.columns import RECIPE, TRAINING
 from mdjax.engine.compilation import in_32_bits, keep_compiled_programs
-from mdjax.engine.plan import usual_convolution
+from mdjax.engine.plan import brief_options, usual_convolution
 from mdjax.engine.programs import compiled
 from mdjax.errors import InputError
 from mdjax.landscape import losses
@@ -47,8 +47,8 @@ STATISTICS_MOMENTUM = 0.1
 _AUGMENTING = 2**31 - 1
 """What tells the random numbers of augmentation from those of an epoch's order."""
 
-_REPORTS = 10
-"""How often within a group the progress bar moves."""
+_EPOCHS_TOGETHER = 4
+"""Epochs in one call, between which the progress bar moves; the orders of as many are kept."""
 
 
 class Network(Protocol):
@@ -244,17 +244,24 @@ def train_stack(
     examples = _Examples(jnp.asarray(dataset.x_train), labels, jnp.asarray(count))
     shared = _Shared(model, first.batch_size, first.recipe)
     initialize = compiled(
-        functools.partial(_initial, architecture, first.recipe), ("initial", architecture, first.recipe), keys, rates
+        functools.partial(_initial, architecture, first.recipe),
+        ("initial", architecture, first.recipe),
+        keys,
+        rates,
+        compiler_options=brief_options,
     )
     carry = initialize(keys, rates)
-    arguments = runs, examples, np.int32(0), np.int32(0)
+    size = len(dataset.x_train)
+    orders_from = compiled(functools.partial(_orders, size), ("orders", size), keys, examples.num_used, np.int32(0))
+    orders = jax.ShapeDtypeStruct((_EPOCHS_TOGETHER, len(settings), size), np.int32)
+    arguments = runs, examples, orders, np.int32(0), np.int32(0)
     train_epochs = compiled(
         functools.partial(_after_epochs, shared), ("epochs", shared), carry, *arguments, donate_argnums=0
     )
-    step = -(-first.epochs // _REPORTS)
-    for start in range(0, first.epochs, step):
-        stop = min(start + step, first.epochs)
-        carry = train_epochs(carry, runs, examples, np.int32(start), np.int32(stop))
+    for start in range(0, first.epochs, _EPOCHS_TOGETHER):
+        stop = min(start + _EPOCHS_TOGETHER, first.epochs)
+        orders = orders_from(keys, examples.num_used, np.int32(start))
+        carry = train_epochs(carry, runs, examples, orders, np.int32(start), np.int32(stop))
         jax.block_until_ready(carry)
         advance(len(settings) * (stop - start) / first.epochs)
     params, state, _ = carry
@@ -266,17 +273,31 @@ def _initial(architecture: Network, recipe: Recipe, keys: jax.Array, rates: Rate
     return params, state, jax.vmap(lambda params, rates: recipe.transformation(rates, 1).init(params))(params, rates)
 
 
+def _orders(size: int, keys: jax.Array, num_used: jax.Array, start: jax.Array) -> jax.Array:
+    """The orders [epochs, models, size] in which models with these keys see the examples, from the epoch `start` on.
+
+    A program of its own, which does not depend on the network: sorting takes long to compile.
+    """
+
+    def order(number: jax.Array, key: jax.Array) -> jax.Array:
+        return random_order(jax.random.fold_in(key, number), size, num_used)
+
+    return jax.vmap(jax.vmap(order, (None, 0)), (0, None))(start + jnp.arange(_EPOCHS_TOGETHER), keys)
+
+
 def _after_epochs(
     shared: _Shared,
     carry: PyTree,
     runs: _Runs,
     examples: _Examples,
+    orders: jax.Array,
     start: jax.Array,
     stop: jax.Array,
 ) -> PyTree:
     """The carry (params, state, optimizer's state), stacked, after the epochs `start` to `stop - 1` of every model.
 
-    Counts are traced: one program serves all fractions of the data and numbers of epochs.
+    `orders` are those of the epochs from `start` on. Counts are traced: one program serves all fractions of the data
+    and numbers of epochs.
     """
     inputs, labels, num_used = examples
     model, batch_size, recipe = shared
@@ -303,9 +324,7 @@ def _after_epochs(
     steps = num_used // batch_size
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
-        order = jax.vmap(lambda key: random_order(jax.random.fold_in(key, number), inputs.shape[0], num_used))(
-            runs.keys
-        )
+        order = orders[number - start]
 
         def step(batch: jax.Array, carry: PyTree) -> PyTree:
             index = jax.lax.dynamic_slice_in_dim(order, batch * batch_size, batch_size, axis=1)

@@ -1,6 +1,7 @@
 """The plan: meshes from text, memory, and where compiled programs are kept."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
@@ -62,3 +63,15 @@ def test_vectors_of_a_split_batch_are_multiplied_one_at_a_time():
     assert plan.Plan("vmap", 8, mesh=plan.device_mesh("4x2"), **settings).limits_of(1) == (800, 1, False)
     for devices in ("4", "4x1"):
         assert plan.Plan("vmap", 8, mesh=plan.device_mesh(devices), **settings).limits_of(1) == (800, 4, False)
+
+
+@pytest.mark.parametrize(("size", "is_brief"), [(2**19, True), (2**20, False)])
+def test_only_a_program_of_few_results_is_compiled_without_effort(size, is_brief):
+    results = jax.eval_shape(lambda: (jnp.zeros(size), jnp.zeros((size // 2, 1)), jnp.zeros(())))
+    assert (plan.brief_options(results) is not None) == is_brief
+
+
+def test_a_metric_may_ask_a_cpus_compiler_for_less():
+    own = plan.default_plan()
+    assert own.compiler_options_of(False) is None
+    assert own.compiler_options_of(True) == {"xla_cpu_use_fusion_emitters": False}

@@ -46,6 +46,24 @@ def test_residuals_are_kept_for_four_batches_that_fit(num_batches, residual_byte
     np.testing.assert_allclose(jax.jit(single)(vectors[0]), expected[0])
 
 
+@pytest.mark.parametrize(("num_batches", "is_one"), [(1, True), (4, True), (5, False)])
+def test_batches_that_are_sums_over_examples_are_one_where_residuals_are_kept(num_batches, is_one):
+    traced = []
+
+    def linearized(batch):
+        traced.append(batch)
+        return jax.tree_util.Partial(lambda residual, vector: jnp.sum(residual) * vector, 2 * batch)
+
+    batches = jnp.arange(3.0 * num_batches).reshape(num_batches, 3)
+    single, stacked = summed_over_batches(linearized, batches, mergeable=True)
+    # One batch is looked at for the size of its residuals.
+    assert [batch.shape for batch in traced] == [(3,), *[(3 * num_batches,)] * is_one]
+    vectors = jnp.arange(6.0).reshape(2, 3)
+    expected = 2 * vectors * batches.sum()
+    np.testing.assert_allclose(jax.jit(stacked)(vectors), expected)
+    np.testing.assert_allclose(jax.jit(single)(vectors[0]), expected[0])
+
+
 @pytest.mark.parametrize(("residual_bytes", "kept"), [(6 * 4 * 3, True), (6 * 4 * 3 - 1, False)])
 def test_a_loop_holds_the_product_once_and_keeps_what_fits(residual_bytes, kept):
     traced = []

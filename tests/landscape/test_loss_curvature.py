@@ -39,6 +39,23 @@ def test_only_the_examples_that_count_make_the_curvature(batch_size, counted):
     np.testing.assert_allclose(forms, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("function", [loss_curvature, loss_quadratic_forms])
+def test_up_to_four_batches_make_no_larger_a_program_than_one(function):
+    architecture, params, state = trained("mlp")
+    sample = examples().train.first(NUM_SAMPLES)
+
+    def num_products(num_batches: int) -> int:
+        def run(params, block):
+            size = NUM_SAMPLES // num_batches
+            found = function(architecture.model("patches"), params, one(state), sample, batch_size=size)
+            return (found if function is loss_quadratic_forms else found.matmat)(block)
+
+        block = jnp.asarray(vectors(2, sum(leaf.size for leaf in jax.tree.leaves(one(params)))))
+        return str(jax.make_jaxpr(run)(one(params), block)).count("dot_general")
+
+    assert num_products(4) == num_products(2) == num_products(1)
+
+
 def test_the_first_examples_are_no_more_than_there_are():
     data = LabelledExamples(jnp.arange(10.0), jnp.arange(10), jnp.asarray(6))
     for number, (length, count) in {4: (4, 4), 8: (8, 6), 100: (10, 6)}.items():

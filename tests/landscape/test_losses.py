@@ -1,5 +1,6 @@
 """Losses and calibration of a model that answers what it is told to, against the definition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,3 +44,19 @@ def test_many_classes_are_counted_together(monkeypatch):
     examples = LabelledExamples(jnp.arange(4), jnp.array([0, 1, 2, 4]), 4)
     found = losses.evaluate_calibration(TABLE, jnp.eye(5)[jnp.array([0, 4, 2, 3])], {}, examples)
     np.testing.assert_array_equal(found.confusion, [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+
+
+def test_cross_entropy_agrees_with_float64_and_is_differentiated_without_scatters():
+    logits = np.random.RandomState(0).randn(6, 5).astype(np.float32) * np.float32(30)
+    labels = np.arange(6) % 5
+    own = logits.astype(np.float64)
+    expected = np.log(np.exp(own - own.max(1, keepdims=True)).sum(1)) + own.max(1) - own[np.arange(6), labels]
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels), expected, rtol=1e-6, atol=1.2e-7)
+    gradient = jax.grad(lambda logits: losses.cross_entropy(logits, labels).sum())
+    assert "scatter" not in str(jax.make_jaxpr(gradient)(logits))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_has_no_loss(label):
+    found = losses.cross_entropy(jnp.zeros((2, 3)), jnp.array([0, label]))
+    np.testing.assert_allclose(found, [np.log(3), np.nan], rtol=1e-6)

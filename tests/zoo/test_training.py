@@ -1,5 +1,7 @@
 """Training: the recipe against plain SGD, company, grouping, resuming."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +39,6 @@ def test_one_step_is_sgd_with_momentum_and_weight_decay():
     trained = weights_of([own], 0)[0]
 
     architecture = architecture_of(own, digits())
-    import zlib
-
     key = jax.random.fold_in(jax.random.key(own.seed), zlib.crc32(own.model_id.encode()))
     params, _ = architecture.init(key)
     model = architecture.model()
@@ -54,6 +54,42 @@ def test_one_step_is_sgd_with_momentum_and_weight_decay():
         velocity = jax.tree.map(lambda v, g, p: own.momentum * v + g + own.weight_decay * p, velocity, gradient, params)
         params = jax.tree.map(lambda p, v: p - own.learning_rate * v, params, velocity)
     assert_close(trained, params, 1e-5)
+
+
+def test_every_epoch_has_an_order_of_its_own_whichever_call_it_is_in():
+    count, size = digits().subset_size(0.1), len(digits().x_train)
+    own = setting("mlp", 0, batch_size=count // 2, data_share=0.1, epochs=6, momentum=0.0)
+    key = jax.random.fold_in(jax.random.key(own.seed), zlib.crc32(own.model_id.encode()))
+    architecture = architecture_of(own, digits())
+    params, _ = architecture.init(key)
+    model, labels = architecture.model(), digits().train_labels(0.0)
+
+    @jax.jit
+    def gradient(params, x, y):
+        scores = lambda params: jax.nn.log_softmax(model.apply(params, {}, x))  # noqa: E731
+        return jax.grad(lambda params: -scores(params)[jnp.arange(len(y)), y].mean())(params)
+
+    for epoch in range(own.epochs):
+        order = random_order(jax.random.fold_in(key, epoch), size, count)
+        for batch in np.asarray(order[: count // 2 * 2]).reshape(2, -1):
+            found = gradient(params, jnp.asarray(digits().x_train[batch]), jnp.asarray(labels[batch]))
+            params = jax.tree.map(lambda p, g: p - own.learning_rate * (g + own.weight_decay * p), params, found)
+    assert_close(weights_of([own], 0)[0], params, 1e-4)
+
+
+def test_no_networks_own_program_sorts_the_examples(monkeypatch):
+    made = training.compiled
+    sorting = set()
+
+    def looked_at(function, key, *arguments, **options):
+        program = made(function, key, *arguments, **options)
+        if " sort(" in program.as_text():
+            sorting.add(key)
+        return program
+
+    monkeypatch.setattr(training, "compiled", looked_at)
+    train_stack([setting("mlp", 0, epochs=1)], digits())
+    assert sorting == {("orders", len(digits().x_train))}
 
 
 def test_running_statistics_are_torchs_average():

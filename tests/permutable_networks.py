@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax.models import Architecture, FlaxModel
-from mdjax.models.layers import BatchNorm, Conv, dense
+from mdjax.models.layers import BatchNorm, Conv, dense, global_mean, placed
 from mdjax.models.resnets import BasicBlock
 
 IMAGES = jax.ShapeDtypeStruct((5, 8, 8, 1), jnp.float32)
@@ -20,11 +20,12 @@ class SmallResNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs, weights=None):
-        hidden = Conv(self.width, convolution=self.convolution, name="stem")(inputs)
-        hidden = nn.relu(BatchNorm(name="bn")(hidden, weights))
+        hidden = placed(inputs, self.convolution)
+        hidden = Conv(self.width, convolution=self.convolution, name="stem")(hidden)
+        hidden = nn.relu(BatchNorm(self.convolution, name="bn")(hidden, weights))
         hidden = BasicBlock(self.width, 1, self.convolution, name="first")(hidden, weights)
         hidden = BasicBlock(2 * self.width, 2, self.convolution, name="second")(hidden, weights)
-        return dense(10, hidden.mean((1, 2)), "linear")
+        return dense(10, global_mean(hidden, self.convolution), "linear")
 
 
 def network(family: str, width: int, depth: int = 0, convolution: str = "lax"):

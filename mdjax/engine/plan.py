@@ -19,7 +19,7 @@ _MOST_HOST_DEVICES = 256
 
 _MEMORY_SHARE = 0.8
 
-_CONVOLUTIONS: dict[str, Convolution] = {"cpu": "patches", "gpu": "batched", "tpu": "looped"}
+_CONVOLUTIONS: dict[str, Convolution] = {"cpu": "examples_last", "gpu": "batched", "tpu": "looped"}
 
 _LIGHT_ON_CPU = {"xla_cpu_use_fusion_emitters": False}
 """Each fusion is then compiled from LLVM's code for its elements, without a stage in MLIR before."""
@@ -90,7 +90,7 @@ class Plan:
     @property
     def splits_batches(self) -> bool:
         """Whether each batch's examples are split over devices, between which only sums are to travel."""
-        return self.mesh is not None and dict(self.mesh.shape).get(DATA, 1) > 1
+        return _splits_batches(self.mesh)
 
     @property
     def platform(self) -> str:
@@ -122,12 +122,11 @@ class Plan:
 def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan:
     """The plan for the devices of a mesh or of a target, or else for the default backend.
 
-    CPU: one model a call, convolutions as patches. Batched over models a convolution becomes a grouped one, many
-    times slower, and its weight gradient inside a loop 40 times slower than as patches; matrix networks gain from
-    batching only at mini-batches far smaller than those measured with here; and a model's row is then the same to
-    the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there: on an
-    H100 a Hessian of 32 ResNets of width 2 takes 19 ms a model so, their narrow convolutions as batched products of
-    patches, and 66 ms by grouped convolutions (`bench/batches_vs_torch.py`; wider ones were not measured). For the
+    CPU: one model a call. Batched over models a convolution becomes a grouped one, many times slower; matrix networks
+    gain from batching only at mini-batches far smaller than those measured with here; and a model's row is then the
+    same to the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there:
+    on an H100 a Hessian of 32 ResNets of width 2 takes 19 ms a model so, their narrow convolutions as batched products
+    of patches, and 66 ms by grouped convolutions (`bench/batches_vs_torch.py`; wider ones were not measured). For the
     same reason a block of four products runs side by side on GPUs, and a quarter of the memory may hold their
     residuals. A TPU's compiler takes its time: there programs are as small as they can be, with one product for all
     batches and for one vector at a time, which moves as many bytes a vector as four side by side and takes two thirds
@@ -153,8 +152,18 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
 
 
 def usual_convolution(mesh: Mesh | None = None) -> Convolution:
-    """The form of convolutions that suits the devices of a mesh, or else the default backend."""
-    return _CONVOLUTIONS.get(platform_of(mesh), "lax")
+    """The form of convolutions that suits the devices of a mesh, or else the default backend.
+
+    CPU: with the examples last, which moves a third of the bytes of patches and leaves no lane of a vector empty (XLA's
+    own weight gradient takes 40 times as long inside a loop as patches); as patches where the mesh splits the examples,
+    since the other form makes them one axis with the pixels.
+    """
+    found = _CONVOLUTIONS.get(platform_of(mesh), "lax")
+    return "patches" if found == "examples_last" and _splits_batches(mesh) else found
+
+
+def _splits_batches(mesh: Mesh | None) -> bool:
+    return mesh is not None and dict(mesh.shape).get(DATA, 1) > 1
 
 
 def brief_options(results: Any) -> dict[str, Any] | None:

@@ -120,6 +120,7 @@ def gauss_newton_traces(
     examples, each with its own gradients of the weights: about 5 gradients for 10 classes, where the passes of an
     example share its activations; memory c·p floats, or 16 MiB where that is more (more on accelerators).
     """
+    model = getattr(model, "examples_first", model)
     inputs, labels, num_examples = examples
     num_outputs = jax.eval_shape(model.apply, params, state, inputs[:1]).shape[-1]
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -55,7 +55,8 @@ def specification(model: Model, params: PyTree, state: PyTree, inputs: Any) -> S
     their order. The result does not depend on how a convolution is written.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state, inputs))
-    closed = jax.make_jaxpr(model.apply)(*shapes)
+    # A loop over layers would keep all of their units in order.
+    closed = jax.make_jaxpr(getattr(model, "unrolled", model).apply)(*shapes)
     digits = _Digits()
     weights = [digits.value(leaf.shape) for leaf in jax.tree.leaves(shapes[:2])]
     examples = [digits.value(leaf.shape, fixed=True) for leaf in jax.tree.leaves(shapes[2])]

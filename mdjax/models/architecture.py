@@ -89,10 +89,19 @@ class FlaxModel:
 
     @property
     def unrolled(self) -> "FlaxModel":
-        """The same network with no layers in a loop, for who looks into it layer by layer or operation by operation."""
-        if getattr(self.module, "convolution", None) != "looped":
+        """The same network with no layers in a loop and with examples first, for who looks into it layer by layer or
+        operation by operation."""
+        model = self.examples_first
+        if getattr(model.module, "convolution", None) != "looped":
+            return model
+        return dataclasses.replace(model, module=model.module.clone(convolution="lax"))
+
+    @property
+    def examples_first(self) -> "FlaxModel":
+        """The same network with images [b, rows, columns, c] throughout, for who batches it over single examples."""
+        if getattr(self.module, "convolution", None) != "examples_last":
             return self
-        return dataclasses.replace(self, module=self.module.clone(convolution="lax"))
+        return dataclasses.replace(self, module=self.module.clone(convolution="patches"))
 
     def layer_outputs(self, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
         """What a layer's module returns: an array [b, ...], before any ReLU outside the module.

@@ -10,13 +10,33 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-Convolution = Literal["lax", "patches", "batched", "looped"]
+from mdjax.models import examples_last
+
+Convolution = Literal["lax", "patches", "examples_last", "batched", "looped"]
 """How convolutions are computed, with the same results at other costs.
 
-"lax": XLA's own. "patches": a product of patches and a matrix wherever that is faster on a CPU. "batched": such a
-product in narrow layers, which is one batched product for all models of a call. "looped": XLA's own, with layers that
-are alike as one in a loop where a network has that form (`mdjax.models.resnets`).
+"lax": XLA's own. "patches": a product of patches and a matrix wherever that is faster on a CPU. "examples_last":
+shifted images times a matrix, for which images lie [c, rows, columns, b] inside the network
+(`mdjax.models.examples_last`). "batched": a product of patches in narrow layers, which is one batched product for all
+models of a call. "looped": XLA's own, with layers that are alike as one in a loop where a network has that form
+(`mdjax.models.resnets`).
 """
+
+
+def placed(images: jax.Array, convolution: Convolution) -> jax.Array:
+    """Images [b, rows, columns, c] as they lie inside a network of this form, or such images back in that order."""
+    return images.swapaxes(0, 3) if convolution == "examples_last" else images
+
+
+def num_channels(images: jax.Array, convolution: Convolution) -> int:
+    """How many channels images have as they lie inside a network."""
+    return images.shape[0 if convolution == "examples_last" else -1]
+
+
+def global_mean(images: jax.Array, convolution: Convolution) -> jax.Array:
+    """The mean [b, c] over all pixels of images as they lie inside a network."""
+    means = images.mean((1, 2))
+    return means.T if convolution == "examples_last" else means
 
 
 def fan_in_uniform(fan_in: int):
@@ -128,14 +148,16 @@ _CONVOLUTIONS = {
     "lax": lax_convolution,
     "looped": lax_convolution,
     "patches": patches_convolution,
+    "examples_last": examples_last.convolution,
     "batched": batched_convolution,
 }
 
 
 class Conv(nn.Module):
-    """A square convolution, NHWC, padded by `padding` on both sides at every stride, as in PyTorch.
+    """A square convolution, padded by `padding` on both sides at every stride, as in PyTorch.
 
-    (JAX's "SAME" pads only one side at stride 2 and would not fit converted weights.)
+    (JAX's "SAME" pads only one side at stride 2 and would not fit converted weights.) Images lie as the form of the
+    convolution has them; the stored kernel is [size, size, c, features] for every form.
     """
 
     features: int
@@ -147,22 +169,40 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, inputs.shape[-1], self.features)
+        shape = (self.size, self.size, num_channels(inputs, self.convolution), self.features)
         init = fan_in_uniform(math.prod(shape[:3]))
         kernel = self.param("kernel", init, shape)
         outputs = _CONVOLUTIONS[self.convolution](inputs, kernel, self.stride, self.padding)
         if self.use_bias:
-            outputs = outputs + self.param("bias", init, (self.features,))
+            bias = self.param("bias", init, (self.features,))
+            outputs = outputs + (_over_images(bias) if self.convolution == "examples_last" else bias)
         return outputs
 
 
-def batch_moments(inputs: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, biased and unbiased variance of each channel (last axis) over examples of weight 1, not 0: three [c]."""
-    mask = weights.reshape((-1,) + (1,) * (inputs.ndim - 1))
-    axes = tuple(range(inputs.ndim - 1))
+def _over_images(values: jax.Array) -> jax.Array:
+    """Numbers [c] of channels beside images [c, rows, columns, b]."""
+    return values[:, None, None, None]
+
+
+def batch_moments(
+    inputs: jax.Array, weights: jax.Array, *, examples_last: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, biased and unbiased variance of each channel over examples of weight 1, not 0: three [c].
+
+    inputs: [b, ..., c], or images [c, rows, columns, b].
+    weights: [b].
+    examples_last: whether they are such images.
+    """
     count = jnp.sum(weights) * math.prod(inputs.shape[1:-1])
-    mean = jnp.sum(mask * inputs, axes) / count
-    variance = jnp.sum(mask * jnp.square(inputs - mean), axes) / count
+    if examples_last:
+        # Pixels before examples: a sum without a weight in it is read straight from the images.
+        mean = jnp.sum(inputs, (1, 2)) @ weights / count
+        variance = jnp.sum(jnp.square(inputs - _over_images(mean)), (1, 2)) @ weights / count
+    else:
+        mask = weights.reshape((-1,) + (1,) * (inputs.ndim - 1))
+        axes = tuple(range(inputs.ndim - 1))
+        mean = jnp.sum(mask * inputs, axes) / count
+        variance = jnp.sum(mask * jnp.square(inputs - mean), axes) / count
     return mean, variance, variance * count / jnp.maximum(count - 1, 1)
 
 
@@ -177,24 +217,34 @@ class Statistics(NamedTuple):
 
 
 def normalised(
-    inputs: jax.Array, weights: jax.Array | None, scale: jax.Array, bias: jax.Array, stored: Statistics
+    inputs: jax.Array,
+    weights: jax.Array | None,
+    scale: jax.Array,
+    bias: jax.Array,
+    stored: Statistics,
+    *,
+    examples_last: bool = False,
 ) -> tuple[jax.Array, Statistics]:
-    """Batch normalisation over all axes but the last, and the statistics that it leaves.
+    """Batch normalisation of each channel, and the statistics that it leaves.
 
-    inputs: [b, ..., c].
+    inputs: [b, ..., c], or images [c, rows, columns, b].
     weights: of the examples, as for `BatchNorm`.
     scale, bias: [c].
     stored: the statistics [c] that are used, and left alone, where there are no weights.
+    examples_last: whether the inputs are such images.
     """
     mean, variance = found = stored
     if weights is not None:
-        mean, variance, unbiased = batch_moments(inputs, weights)
+        mean, variance, unbiased = batch_moments(inputs, weights, examples_last=examples_last)
         found = Statistics(mean, unbiased)
-    return (inputs - mean) * (jax.lax.rsqrt(variance + _EPSILON) * scale) + bias, found
+    factor = jax.lax.rsqrt(variance + _EPSILON) * scale
+    if examples_last:
+        mean, factor, bias = map(_over_images, (mean, factor, bias))
+    return (inputs - mean) * factor + bias, found
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last.
+    """Batch normalisation of each channel: of the last axis, or of images as the form of a convolution has them.
 
     With `weights=None` the stored statistics are used and left alone. With one weight per example (1, or 0 for
     padding) the batch is normalised by its own mean and biased variance, and the *batch's* mean and unbiased
@@ -202,15 +252,18 @@ class BatchNorm(nn.Module):
     average in training, a sample-weighted mean in re-estimation).
     """
 
+    convolution: Convolution = "lax"
+
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
-        features = inputs.shape[-1:]
+        features = (num_channels(inputs, self.convolution),)
         scale = self.param("scale", nn.initializers.ones, features)
         bias = self.param("bias", nn.initializers.zeros, features)
         mean_variable = self.variable("batch_stats", "mean", jnp.zeros, features)
         variance_variable = self.variable("batch_stats", "var", jnp.ones, features)
         stored = Statistics(mean_variable.value, variance_variable.value)
-        outputs, found = normalised(inputs, weights, scale, bias, stored)
+        is_last = self.convolution == "examples_last"
+        outputs, found = normalised(inputs, weights, scale, bias, stored, examples_last=is_last)
         if weights is not None and not self.is_initializing():
             mean_variable.value, variance_variable.value = found
         return outputs
@@ -219,7 +272,7 @@ class BatchNorm(nn.Module):
 def max_pool(inputs: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
     """The largest entry of each window [b, rows', columns', c]; of equal entries the first one takes the gradient.
 
-        inputs: images [b, rows, columns, c].
+        inputs: images [b, rows, columns, c]; [c, rows, columns, b] as well.
         size: pixels of a window's side.
         stride: pixels between windows, both ways.
         padding: pixels added on every side, which never win.

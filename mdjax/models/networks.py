@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from mdjax.models.layers import Conv, Convolution, dense
+from mdjax.models.layers import Conv, Convolution, dense, global_mean, placed
 
 
 class MLP(nn.Module):
@@ -34,7 +34,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        hidden = inputs
+        hidden = placed(inputs, self.convolution)
         for layer in range(self.depth):
             hidden = Conv(
                 self.width * 2**layer,
@@ -44,4 +44,4 @@ class CNN(nn.Module):
                 name=f"conv{layer}",
             )(hidden)
             hidden = nn.relu(hidden)
-        return dense(self.num_classes, hidden.mean((1, 2)), "linear")
+        return dense(self.num_classes, global_mean(hidden, self.convolution), "linear")

@@ -112,6 +112,10 @@ class _Partial:
     def unrolled(self) -> "_Partial":
         return dataclasses.replace(self, model=getattr(self.model, "unrolled", self.model))
 
+    @property
+    def examples_first(self) -> "_Partial":
+        return dataclasses.replace(self, model=getattr(self.model, "examples_first", self.model))
+
     def apply(self, params: PyTree, state: PyTree, inputs: jax.Array) -> jax.Array:
         return self.model.apply(united(Parts(params, self.held)), state, inputs)
 

@@ -8,7 +8,7 @@ NeurIPS 2018: shortcuts are projected from the block's input as it is, without B
 import flax.linen as nn
 import jax
 
-from mdjax.models.layers import BatchNorm, Conv, Convolution, dense
+from mdjax.models.layers import BatchNorm, Conv, Convolution, dense, global_mean, num_channels, placed
 
 BOTTLENECK_DEPTH = 44
 """From this depth on a PreResNet is made of bottlenecks."""
@@ -44,7 +44,7 @@ class PreactivationBlock(nn.Module):
         features = (4 if self.bottleneck else 1) * self.features
         hidden = inputs
         for number, size in enumerate(sizes, start=1):
-            hidden = nn.relu(BatchNorm(name=f"bn{number}")(hidden, weights))
+            hidden = nn.relu(BatchNorm(self.convolution, name=f"bn{number}")(hidden, weights))
             hidden = Conv(
                 features if number == len(sizes) else self.features,
                 size,
@@ -54,7 +54,7 @@ class PreactivationBlock(nn.Module):
                 convolution=self.convolution,
                 name=f"conv{number}",
             )(hidden)
-        if self.stride == 1 and inputs.shape[-1] == features:
+        if self.stride == 1 and num_channels(inputs, self.convolution) == features:
             return hidden + inputs
         projection = Conv(
             features, 1, self.stride, 0, self.use_bias, convolution=self.convolution, name="shortcut_conv"
@@ -73,7 +73,7 @@ class PreResNet(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         bottleneck = self.depth >= BOTTLENECK_DEPTH
-        hidden = Conv(self.width, convolution=self.convolution, name="conv1")(inputs)
+        hidden = Conv(self.width, convolution=self.convolution, name="conv1")(placed(inputs, self.convolution))
         for stage in range(3):
             for block in range(preresnet_blocks(self.depth) or 0):
                 hidden = PreactivationBlock(
@@ -84,8 +84,8 @@ class PreResNet(nn.Module):
                     strided=2 if bottleneck else 1,
                     name=f"layer{stage + 1}_{block}",
                 )(hidden, weights)
-        hidden = nn.relu(BatchNorm(name="bn")(hidden, weights))
-        return dense(self.num_classes, hidden.mean((1, 2)), "linear")
+        hidden = nn.relu(BatchNorm(self.convolution, name="bn")(hidden, weights))
+        return dense(self.num_classes, global_mean(hidden, self.convolution), "linear")
 
 
 class WideResNet(nn.Module):
@@ -98,7 +98,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        hidden = Conv(16, use_bias=True, convolution=self.convolution, name="conv1")(inputs)
+        hidden = Conv(16, use_bias=True, convolution=self.convolution, name="conv1")(placed(inputs, self.convolution))
         for stage in range(3):
             for block in range(wideresnet_blocks(self.depth) or 0):
                 hidden = PreactivationBlock(
@@ -109,5 +109,5 @@ class WideResNet(nn.Module):
                     use_bias=True,
                     name=f"layer{stage + 1}_{block}",
                 )(hidden, weights)
-        hidden = nn.relu(BatchNorm(name="bn")(hidden, weights))
-        return dense(self.num_classes, hidden.mean((1, 2)), "linear")
+        hidden = nn.relu(BatchNorm(self.convolution, name="bn")(hidden, weights))
+        return dense(self.num_classes, global_mean(hidden, self.convolution), "linear")

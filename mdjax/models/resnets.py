@@ -11,7 +11,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mdjax.models.layers import BatchNorm, Conv, Convolution, Statistics, dense, lax_convolution, max_pool, normalised
+from mdjax.models.layers import (
+    BatchNorm,
+    Conv,
+    Convolution,
+    Statistics,
+    dense,
+    global_mean,
+    lax_convolution,
+    max_pool,
+    normalised,
+    num_channels,
+    placed,
+)
 
 Stem = Literal["3x3", "3x3-pool", "7x7"]
 """The first convolution: 3×3, the same followed by a 3×3 max-pool of stride 2, or 7×7 of stride 2 with that pool."""
@@ -40,11 +52,12 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
-        hidden = Conv(self.features, stride=self.stride, convolution=self.convolution, name="conv1")(inputs)
-        hidden = nn.relu(BatchNorm(name="bn1")(hidden, weights))
-        hidden = Conv(self.features, convolution=self.convolution, name="conv2")(hidden)
-        hidden = BatchNorm(name="bn2")(hidden, weights)
-        return nn.relu(hidden + _shortcut(inputs, weights, self.features, self.stride, self.convolution))
+        form = self.convolution
+        hidden = Conv(self.features, stride=self.stride, convolution=form, name="conv1")(inputs)
+        hidden = nn.relu(BatchNorm(form, name="bn1")(hidden, weights))
+        hidden = Conv(self.features, convolution=form, name="conv2")(hidden)
+        hidden = BatchNorm(form, name="bn2")(hidden, weights)
+        return nn.relu(hidden + _shortcut(inputs, weights, self.features, self.stride, form))
 
 
 class Bottleneck(nn.Module):
@@ -58,21 +71,21 @@ class Bottleneck(nn.Module):
     def __call__(self, inputs: jax.Array, weights: jax.Array | None) -> jax.Array:
         form = self.convolution
         hidden = Conv(self.features, size=1, padding=0, convolution=form, name="conv1")(inputs)
-        hidden = nn.relu(BatchNorm(name="bn1")(hidden, weights))
+        hidden = nn.relu(BatchNorm(form, name="bn1")(hidden, weights))
         hidden = Conv(self.features, stride=self.stride, convolution=form, name="conv2")(hidden)
-        hidden = nn.relu(BatchNorm(name="bn2")(hidden, weights))
+        hidden = nn.relu(BatchNorm(form, name="bn2")(hidden, weights))
         hidden = Conv(4 * self.features, size=1, padding=0, convolution=form, name="conv3")(hidden)
-        hidden = BatchNorm(name="bn3")(hidden, weights)
+        hidden = BatchNorm(form, name="bn3")(hidden, weights)
         return nn.relu(hidden + _shortcut(inputs, weights, 4 * self.features, self.stride, form))
 
 
 def _shortcut(
     inputs: jax.Array, weights: jax.Array | None, features: int, stride: int, convolution: Convolution
 ) -> jax.Array:
-    if stride == 1 and inputs.shape[-1] == features:
+    if stride == 1 and num_channels(inputs, convolution) == features:
         return inputs
     shortcut = Conv(features, size=1, stride=stride, padding=0, convolution=convolution, name="shortcut_conv")(inputs)
-    return BatchNorm(name="shortcut_bn")(shortcut, weights)
+    return BatchNorm(convolution, name="shortcut_bn")(shortcut, weights)
 
 
 class ResNet(nn.Module):
@@ -93,8 +106,9 @@ class ResNet(nn.Module):
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
         large = self.stem == "7x7"
         size, stride, padding = (7, 2, 3) if large else (3, 1, 1)
-        hidden = Conv(self.width, size, stride, padding, convolution=self.convolution, name="conv1")(inputs)
-        hidden = nn.relu(BatchNorm(name="bn1")(hidden, weights))
+        hidden = placed(inputs, self.convolution)
+        hidden = Conv(self.width, size, stride, padding, convolution=self.convolution, name="conv1")(hidden)
+        hidden = nn.relu(BatchNorm(self.convolution, name="bn1")(hidden, weights))
         if self.stem != "3x3":
             hidden = max_pool(hidden, size=3, stride=2, padding=1)
         block_type = BasicBlock if self.depth in BASIC else Bottleneck
@@ -111,7 +125,7 @@ class ResNet(nn.Module):
                 hidden = block_type(self.width * 2**stage, stride, self.convolution, name=f"layer{stage + 1}_{block}")(
                     hidden, weights
                 )
-        return dense(self.num_classes, hidden.mean((1, 2)), "linear")
+        return dense(self.num_classes, global_mean(hidden, self.convolution), "linear")
 
 
 class _Layer(NamedTuple):

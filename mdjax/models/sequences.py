@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from mdjax.errors import InputError, brief
-from mdjax.models.layers import BatchNorm, Conv, Convolution, dense_layer, max_pool, mean_pool
+from mdjax.models.layers import BatchNorm, Conv, Convolution, dense_layer, global_mean, max_pool, mean_pool, placed
 
 NONLINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -194,7 +194,7 @@ class Sequence(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        hidden = inputs
+        hidden = placed(inputs, self.convolution) if inputs.ndim == 4 else inputs
         made: dict[str, nn.Module] = {}  # a layer that comes once more is the same one
         for layer in layers_of(self.text):
             if layer.name in made:
@@ -207,12 +207,14 @@ class Sequence(nn.Module):
                 made[layer.name] = dense_layer(layer.features, hidden.shape[-1], layer.name, use_bias=layer.use_bias)
                 hidden = made[layer.name](hidden)
             elif layer.kind == "batchnorm":
-                hidden = BatchNorm(name=layer.name)(hidden, weights)
+                form = self.convolution if hidden.ndim == 4 else "lax"
+                hidden = BatchNorm(form, name=layer.name)(hidden, weights)
             elif layer.kind in _POOLS:
                 hidden = _POOLS[layer.kind](hidden, layer.size, layer.stride, layer.padding)
             elif layer.kind == "globalmean":
-                hidden = hidden.mean((1, 2))
+                hidden = global_mean(hidden, self.convolution)
             elif layer.kind == "flatten":
+                hidden = placed(hidden, self.convolution) if hidden.ndim == 4 else hidden
                 hidden = hidden.reshape(hidden.shape[0], -1)
             elif layer.kind in NONLINEARITIES:
                 hidden = NONLINEARITIES[layer.kind](hidden)

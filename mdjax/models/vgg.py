@@ -9,7 +9,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from mdjax.models.layers import BatchNorm, Conv, Convolution, dense, max_pool
+from mdjax.models.layers import BatchNorm, Conv, Convolution, dense, max_pool, placed
 
 Normalisation = Literal["plain", "bn"]
 
@@ -28,16 +28,17 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        hidden = inputs
+        hidden = placed(inputs, self.convolution)
         for stage, count in enumerate(STAGES[self.depth]):
             for layer in range(count):
                 features = self.width * min(2**stage, 8)
                 convolve = Conv(features, use_bias=True, convolution=self.convolution, name=f"stage{stage}_conv{layer}")
                 hidden = convolve(hidden)
                 if self.normalisation == "bn":
-                    hidden = BatchNorm(name=f"stage{stage}_bn{layer}")(hidden, weights)
+                    hidden = BatchNorm(self.convolution, name=f"stage{stage}_bn{layer}")(hidden, weights)
                 hidden = nn.relu(hidden)
             hidden = max_pool(hidden, size=2, stride=2)
+        hidden = placed(hidden, self.convolution)
         hidden = hidden.reshape(hidden.shape[0], -1)
         for layer in range(2):
             hidden = nn.relu(dense(8 * self.width, hidden, f"hidden{layer}"))

@@ -35,9 +35,9 @@ SIZES = {
 def test_groups_of_every_family_do_not_depend_on_the_form_of_the_convolution(family, width, depth):
     found = [
         specification(model, *abstract(model), IMAGES)
-        for model in (network(family, width, depth, form) for form in ("lax", "patches"))
+        for model in (network(family, width, depth, form) for form in ("lax", "patches", "examples_last"))
     ]
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert found[0].sizes == SIZES[family, width, depth]
 
 

@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from mdjax.models.examples_last import OPERATIONS
+
 Number = np.ndarray | None
 """The value of a number of the program where it is known."""
 
@@ -84,6 +86,8 @@ def _operations(operation: Any, values: Sequence[Number]) -> tuple[float, Sequen
         return 2.0 * terms * math.prod(operation.outvars[0].aval.shape), unknown
     if name == "conv_general_dilated":
         return _convolution(operation), unknown
+    if name in OPERATIONS:
+        return _examples_last(operation), unknown
     if name == "scan":
         num_consts = params["num_consts"]
         inputs = [*values[:num_consts], *[None] * (len(values) - num_consts)]
@@ -130,6 +134,20 @@ def _convolution(operation: Any) -> float:
     # The kernel's input features are those of one group; several groups of examples share out the images.
     images_each = images[numbers.lhs_spec[0]] // params["batch_group_count"]
     return 2.0 * met * images_each * kernel[numbers.rhs_spec[1]] * kernel[numbers.rhs_spec[0]]
+
+
+def _examples_last(operation: Any) -> float:
+    """The same of a convolution with examples last (`mdjax.models.examples_last`), or of one of its transposes."""
+    params = operation.params
+    shapes = [atom.aval.shape for atom in (*operation.invars, *operation.outvars)]
+    # Images, outputs and kernel in some order: a kernel alone begins with two sizes of windows.
+    kernel = shapes[2 if operation.primitive.name.endswith("_kernel") else 1]
+    met = 1
+    for side in params["sides"]:
+        number = (side + 2 * params["padding"] - params["size"]) // params["stride"] + 1
+        places = np.arange(number)[:, None] * params["stride"] - params["padding"] + np.arange(params["size"])
+        met *= int(((places >= 0) & (places < side)).sum())
+    return 2.0 * met * shapes[0][-1] * kernel[2] * kernel[3]
 
 
 _SCALARS: dict[str, Callable[..., Any]] = {

@@ -152,6 +152,9 @@ _outputs = _operation("convolution_examples_last", _computed_outputs)
 _images = _operation("convolution_examples_last_images", _computed_images)
 _kernel = _operation("convolution_examples_last_kernel", _computed_kernel)
 
+OPERATIONS = frozenset({_outputs.name, _images.name, _kernel.name})
+"""The names of the three, in a program."""
+
 ad.defbilinear(
     _outputs,
     lambda cotangents, images, kernel, **params: _images.bind(cotangents, kernel, **params),

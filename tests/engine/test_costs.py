@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from mdjax.engine.costs import OperationCount
+from mdjax.models.examples_last import convolution
+from mdjax.models.layers import lax_convolution
 
 FLOAT = jnp.float32
 SQUARE = jax.ShapeDtypeStruct((4, 4), FLOAT)
@@ -39,6 +41,25 @@ def test_products_and_convolutions_count_as_xla_counts_them(function, shapes):
     arguments = [jax.ShapeDtypeStruct(shape, FLOAT) for shape in shapes]
     counted = jax.jit(function).lower(*arguments).cost_analysis()["flops"]
     assert OperationCount(function, *arguments)(*arguments) == counted
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0)])
+def test_a_convolution_counts_alike_with_examples_last(size, stride, padding):
+    """And so do its two transposes."""
+    images, kernel = jnp.ones((4, 7, 6, 3)), jnp.ones((size, size, 3, 5))
+
+    def all_three(convolve):
+        def run(images, kernel):
+            outputs, pull = jax.vjp(lambda *both: convolve(*both, stride, padding), images, kernel)
+            return outputs, pull(outputs)
+
+        return run
+
+    def last(images, kernel, stride, padding):
+        return convolution(images.transpose(3, 1, 2, 0), kernel, stride, padding)
+
+    counts = [OperationCount(all_three(form), images, kernel)(images, kernel) for form in (lax_convolution, last)]
+    assert counts[0] == counts[1] > 0
 
 
 def batches(matrix, num_examples):

@@ -2,11 +2,16 @@
 
 import math
 import zipfile
+from pathlib import Path
 from typing import IO, BinaryIO
 
 import numpy as np
 
 from mdjax.archives import check_entries
+from mdjax.errors import InputError, first_line
+from mdjax.inputs import open_regular
+from mdjax.memory import check_content
+from mdjax.zoo.arrays import ARRAYS, FACTS
 
 _READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
 _KINDS = "biufcSU"
@@ -51,3 +56,32 @@ class Archive:
         if version[0] not in _READERS:
             raise ValueError(f"it is of version {version}, which only names of fields need")
         return _READERS[version[0]](file)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of data in an .npz, and the facts beside them; InputError, which names the file and the array."""
+    arrays = {}
+    name = ""
+    try:
+        with open_regular(path) as file:
+            if not zipfile.is_zipfile(file):  # np.load would read a single array, or speak of pickles
+                raise ValueError("it is no whole .npz file")
+            content = Archive(file)
+            for name in ARRAYS:
+                if name not in content.names:
+                    found = ", ".join(content.names)[:200] or "nothing"
+                    raise InputError(f"{path} has no array {name}; it holds {found}. Save {', '.join(ARRAYS)}.")
+            names = [*ARRAYS, *(fact for fact in FACTS if fact in content.names)]
+            needed = 0
+            for name in names:
+                shape, dtype = content.form(name)
+                needed += math.prod(shape) * max(4, dtype.itemsize)  # bytes become floats of four
+            check_content(f"The arrays of {path}", needed, path.stat().st_size)
+            for name in names:
+                arrays[name] = content.read(name)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything
+        where = f"array {name} of {path}" if name else str(path)
+        raise InputError(f"Cannot read {where}: {first_line(error)}. Save it again with numpy.savez.") from None
+    return arrays

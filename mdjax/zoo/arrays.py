@@ -4,6 +4,7 @@ One place for all ways to give them: an .npz, a tuple, a dictionary.
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ FACTS = ("num_classes", "layout")
 """What may stand beside them."""
 
 _MOST_CLASSES = 100_000
+_BLOCK = 2**20  # numbers that are looked at together
 _IMAGES = "[n, height, width, channels], [n, height, width] or [n, features]"
 _WORDS = "[n, length]"
 
@@ -237,12 +239,18 @@ def check_finite(where: str, name: str, inputs: np.ndarray) -> None:
     """InputError for values that are NaN, infinite or beyond float32."""
     if inputs.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):  # a value beyond float32 becomes inf
-        broken = ~np.isfinite(inputs.astype(np.float32, copy=False))
-    if broken.any():
-        first = int(np.argmax(broken.reshape(len(inputs), -1).any(1)))
+    count, first = 0, -1
+    step = max(1, _BLOCK // max(1, math.prod(inputs.shape[1:])))
+    for start in range(0, len(inputs), step):  # a block at a time, so that nothing takes what the inputs take
+        block = inputs[start : start + step]
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes inf
+            broken = ~np.isfinite(block.astype(np.float32, copy=False))
+        if broken.any():
+            first = first if count else start + int(np.argmax(broken.reshape(len(block), -1).any(1)))
+            count += int(broken.sum())
+    if count:
         raise InputError(
-            f"{where}: {name} holds {broken.sum()} values that are NaN, infinite or beyond float32, the first in "
+            f"{where}: {name} holds {count} values that are NaN, infinite or beyond float32, the first in "
             f"example {first}. Remove those examples."
         )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from mdjax.zoo import arrays as checks
 from mdjax.zoo.arrays import ARRAYS, Assumption, Layout
 
 _NOISE_SEED = 12345
+_BLOCK = 2**24  # numbers that are squared together
 
 Numbers = float | Sequence[float]
 """One number for all channels, or one per channel."""
@@ -163,7 +165,7 @@ def standardise(x_train: np.ndarray, x_test: np.ndarray, mean: Numbers | None, s
     for inputs in (x_train, x_test):
         inputs -= means.astype(np.float32)
     if std is None:
-        deviations = np.sqrt(np.atleast_1d(np.square(x_train).mean(axes, dtype=np.float64)))
+        deviations = np.sqrt(np.atleast_1d(_mean_square(x_train, axes)))
         deviations[deviations < 1e-6] = 1  # a constant channel becomes 0, not rounding noise
     else:
         deviations = _per_channel("std", std, channels)
@@ -171,6 +173,15 @@ def standardise(x_train: np.ndarray, x_test: np.ndarray, mean: Numbers | None, s
             raise InputError(f"std is {std}. Give numbers above 0.")
     for inputs in (x_train, x_test):
         inputs /= deviations.astype(np.float32)
+
+
+def _mean_square(inputs: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    """The mean of squares over axes, the first among them, in float64; a block of examples at a time."""
+    step = max(1, _BLOCK // math.prod(inputs.shape[1:]))
+    sums = [
+        np.square(inputs[start : start + step]).sum(axes, dtype=np.float64) for start in range(0, len(inputs), step)
+    ]
+    return np.sum(sums, axis=0) / (inputs.size // sums[0].size)
 
 
 def _per_channel(name: str, numbers: Numbers, channels: int) -> np.ndarray:

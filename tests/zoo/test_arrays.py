@@ -111,7 +111,7 @@ def test_what_was_assumed_is_remembered_with_the_other_reading(save, inputs, ass
         ),
         (FLOATS, "chw", r"layout is 'chw'. Choose one of nhwc, nchw, features, tokens"),
         (SIGNALS[:, 0], "nhwc", r"x_train has shape \[20, 6\]. Give it as images, or leave layout nhwc out"),
-        (SIGNALS, "tokens", r"x_train has type float64. Give tokens as whole numbers"),
+        (SIGNALS, "tokens", r"x_train has type float\d\d. Give tokens as whole numbers"),
         (WORDS, "nhwc", r"x_train has type int64 and shape \[20, 7\]. Give pixels of 0 to 255 as uint8"),
         (WORDS, "features", r"x_train has type int64"),
         (WORDS[..., None], None, r"x_train has type int64 and shape \[20, 7, 1\].* tokens with layout tokens"),

@@ -133,7 +133,7 @@ def _cifar(folder: Path) -> None:
 
 def _read_cifar(folder: Path) -> Any:
     cifar.RECORDS = _IMAGES  # in this child alone: whole batches are 30 MB
-    return cifar.read_cifar10(folder)
+    return cifar.CIFAR10.read(folder)
 
 
 def make_zoo(folder: Path) -> None:

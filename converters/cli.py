@@ -48,7 +48,7 @@ def _convert(arguments: Sequence[str] | None) -> None:
     from pathlib import Path
 
     from mdjax import __version__
-    from mdjax.arguments import output
+    from mdjax.arguments import DATA_HELP, output
     from mdjax.console import show, tell
     from mdjax.parsers import Parser
 
@@ -64,7 +64,9 @@ def _convert(arguments: Sequence[str] | None) -> None:
         "--out", type=output, metavar="ZOO", help="where the zoo goes; needed unless --dry-run is given"
     )
     parser.add_argument("--format", default="auto", metavar="auto|LAYOUT", help="see below (default: %(default)s)")
-    parser.add_argument("--data", metavar="NAME|PATH", help="what they were trained on (default: what the layout says)")
+    parser.add_argument(
+        "--data", metavar="NAME|PATH", help=f"what they were trained on: {DATA_HELP} (default: what the layout says)"
+    )
     parser.add_argument(
         "--fact",
         action="append",

@@ -12,9 +12,13 @@ from mdjax.files import is_standard_output, place, table_place
 
 T = TypeVar("T")
 
+DATA_HELP = (
+    "digits, an .npz, or a folder of CIFAR-10 or CIFAR-100, MNIST's idx files, x_train.npy and its like, train.parquet "
+    "and test.parquet, or images as train/CLASS/*.png"
+)
 LAYOUT_HELP = (
-    "what the inputs of an .npz are: images, other numbers, whole numbers (default: its array layout, or what types "
-    "and shapes say)"
+    "what the inputs of an .npz, .npy, idx or Parquet file are: images, other numbers, whole numbers (default: its "
+    "array layout, or what types and shapes say)"
 )
 NOISE_HELP = (
     "take the training labels as they are, or redraw them with the noise that models are known to have been trained "

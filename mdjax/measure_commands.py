@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mdjax.arguments import LAYOUT_HELP, NOISE_HELP, table_output
+from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, table_output
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
@@ -19,6 +19,7 @@ example:
   mdjax measure zoo --out table
   mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
   mdjax measure zoo --out table --data my.npz --layout nchw --label-noise 0
+  mdjax measure zoo --out table --data path/to/MNIST/raw
   mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
   mdjax measure zoo --plan --devices 8
   mdjax measure zoo --plan --target tpu:v5e-16"""
@@ -120,8 +121,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     """Add what a measurement is told of data and metrics, wherever it runs."""
-    usual = "default: what the zoo was trained on, where that is data by name or an unchanged .npz"
-    parser.add_argument("--data", metavar="NAME|PATH", help=usual)
+    usual = "(default: what the zoo was trained on, where that is data by name or an unchanged .npz)"
+    parser.add_argument("--data", metavar="NAME|PATH", help=f"{DATA_HELP} {usual}")
     parser.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=LAYOUT_HELP)
     parser.add_argument("--label-noise", metavar="0|known", help=NOISE_HELP)
     parser.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")

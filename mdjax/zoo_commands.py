@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdjax.arguments import LAYOUT_HELP, NOISE_HELP, fact, output, tell_beside
+from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, fact, output, tell_beside
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.table_commands import TREE_HELP
@@ -50,7 +50,7 @@ A killed run goes on where it stopped when the same command is given again; a la
 _TRAIN_EPILOG = """\
 example grid (every axis may be a number or a list):
 
-  data = "digits"                  # or a .npz file, or a CIFAR-10 folder
+  data = "digits"                  # or an .npz file, or a folder: see --data of 'mdjax measure --help'
   architecture = "cnn"             # mlp, cnn or resnet18
   width = [2, 4, 8, 16]
   batch_size = [16, 64, 256]
@@ -75,7 +75,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the parsers of these commands; `command` makes each of a name, what runs it, a summary and an epilog."""
     check = command("check", _check, "say why the network of one or several checkpoints underperforms", _CHECK_EPILOG)
     check.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
-    check.add_argument("--data", required=True, metavar="NAME|PATH", help="what they were trained on")
+    check.add_argument("--data", required=True, metavar="NAME|PATH", help=f"what they were trained on: {DATA_HELP}")
     check.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=LAYOUT_HELP)
     check.add_argument("--label-noise", metavar="0|known", help=NOISE_HELP)
     check.add_argument("--module", metavar="FILE.py:CLASS", help="code of the network: its torch or Flax module")
@@ -108,7 +108,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     calibrate.add_argument(
         "--fact", action="append", default=[], metavar="NAME=VALUE", help="of a checkpoint, as for check"
     )
-    calibrate.add_argument("--data", required=True, metavar="NAME|PATH", help="what it is trained on")
+    calibrate.add_argument("--data", required=True, metavar="NAME|PATH", help=f"what it is trained on: {DATA_HELP}")
     calibrate.add_argument("--out", type=output, required=True, metavar="CAL", help="where the calibration goes")
     calibrate.add_argument("--budget", default="10m", metavar="TIME", help="like 90s or 10m (default: %(default)s)")
     calibrate.add_argument("--recipe", default="", metavar="NAME=VALUE,...", help="of the training, see below")

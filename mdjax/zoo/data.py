@@ -7,15 +7,13 @@ from typing import Any
 
 from mdjax.errors import InputError
 from mdjax.files import expanded
-from mdjax.zoo import cifar
 from mdjax.zoo.archives import read_npz
 from mdjax.zoo.arrays import ARRAYS, Layout, layout_of
 from mdjax.zoo.datasets import Dataset, Numbers, checked_dataset, dataset_from
 from mdjax.zoo.digits import NAMES, digits
+from mdjax.zoo.readers import PREFIXES, READERS, find, read_folder
 
 __all__ = ["NAMES", "Data", "Dataset", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_layout"]
-
-_CIFAR_PREFIX = "cifar10:"
 
 Data = Dataset | str | Path | Sequence[Any] | Mapping[str, Any]
 """What is accepted as data: a `Dataset`, a name or path as `load` takes it, or the arrays themselves."""
@@ -63,13 +61,18 @@ def load(
       channels, for networks of the published geometry.
     - a path to an `.npz` with x_train, y_train, x_test and y_test; a whole number `num_classes` beside them is
       heeded, else it is the largest train label plus one. Its `name` is the file's stem.
-    - CIFAR-10's official `cifar-10-batches-py` or `-bin` folder, or `cifar10:PATH` of it or of its parent.
+    - a folder, of one of these kinds (`mdjax.zoo.readers`): CIFAR-10's `cifar-10-batches-py` or `-bin`, CIFAR-100's
+      `cifar-100-python` or `-binary` (fine labels), or `cifar10:PATH` and `cifar100:PATH` of them or of their parent;
+      MNIST's four idx files, packed or not, under the names that Fashion-MNIST and KMNIST have too; x_train.npy,
+      y_train.npy, x_test.npy and y_test.npy; train.parquet and test.parquet; images as train/CLASS/*.png and
+      test/CLASS/*.png. Its `name` is the folder's.
 
-    `layout` says what the inputs of an .npz are, as does an array `layout` in it, or `LAYOUT:PATH` for the path: `nhwc`
-    or `nchw` (images), `features` (numbers without an axis to add: [n, features], [n, length, features], ...) or
-    `tokens` (whole numbers, kept). Without it, floats and bytes (uint8) are images [n, h, w, c] or [n, h, w], to which
-    a channel is added, or flat [n, d], and other whole numbers [n, length] are tokens; what could be something else is
-    remembered in `reading`, and `mdjax.measure` holds it against the model.
+    `layout` says what the inputs are of an .npz, or of a folder of .npy, Parquet or idx files, as does an array
+    `layout` in it, or `LAYOUT:PATH` for the path: `nhwc` or `nchw` (images), `features` (numbers without an axis to
+    add: [n, features], [n, length, features], ...) or `tokens` (whole numbers, kept). Without it, floats and bytes
+    (uint8) are images [n, h, w, c] or [n, h, w], to which a channel is added, or flat [n, d], and other whole numbers
+    [n, length] are tokens; what could be something else is remembered in `reading`, and `mdjax.measure` holds it
+    against the model.
 
     Floats are taken as they are. Bytes are scaled to [0, 1] and standardised by `mean` and `std` (one number, or one
     per channel, on that scale), which default to the train set's own, and to the published constants for CIFAR-10.
@@ -85,24 +88,27 @@ def load(
             f"layout {layout} was given for {str(source)!r}, which says {told} itself. Give one of the two."
         )
     layout = layout_of(layout if layout is not None else told)
-    path = expanded(text.removeprefix(_CIFAR_PREFIX))
-    if text not in NAMES and path.is_file() and not text.startswith(_CIFAR_PREFIX):
-        return _npz(path, mean, std, layout)
-    if layout not in (None, Layout.NHWC):
-        raise InputError(f"layout {layout} was given for {text!r}, but it says what an .npz file holds. Leave it out.")
+    prefix, place = split_kind(text)
+    path = expanded(place)
+    if prefix:
+        return read_folder(path, (PREFIXES[prefix],), layout, mean, std)
     if text in NAMES:
+        if layout not in (None, Layout.NHWC):
+            raise InputError(
+                f"layout {layout} was given for {text!r}, but it says what an .npz file holds, or a folder. Leave it "
+                "out."
+            )
         return digits(text, mean, std)
-    if text == "cifar10" and not path.exists():
-        raise InputError(
-            f"CIFAR-10 has to be read from its official folder. Give {_CIFAR_PREFIX}PATH, with the path of "
-            "cifar-10-batches-py or cifar-10-batches-bin."
-        )
-    if is_cifar10(text):
-        return _cifar10(path, mean, std)
+    if path.is_file():
+        return _npz(path, mean, std, layout)
+    if f"{text}:" in PREFIXES and not path.exists():
+        raise InputError(f"{text} has to be read from its official folder. Give {text}:PATH, with the path of it.")
+    if path.is_dir():
+        return read_folder(path, READERS, layout, mean, std)
     if path.suffix == ".npz" or len(path.parts) > 1:
-        raise InputError(f"There is no file or folder {path}. Give the path of an .npz or of a CIFAR-10 folder.")
+        raise InputError(f"There is no file or folder {path}. Give the path of an .npz or of a folder of data.")
     raise InputError(
-        f"Unknown data {text!r}. Choose one of {', '.join(NAMES)}, or give the path of an .npz or {_CIFAR_PREFIX}PATH."
+        f"Unknown data {text!r}. Choose one of {', '.join(NAMES)}, or give the path of an .npz or of a folder of data."
     )
 
 
@@ -112,35 +118,31 @@ def split_layout(source: str) -> tuple[Layout | None, str]:
     return (Layout(prefix), rest) if colon and prefix in list(Layout) else (None, source)
 
 
+def split_kind(source: str) -> tuple[str, str]:
+    """What a path begins with that says of which kind its data are, as in `cifar10:data`, and the rest."""
+    prefix = next((prefix for prefix in PREFIXES if source.startswith(prefix)), "")
+    return prefix, source.removeprefix(prefix)
+
+
 def absolute(source: str) -> str:
     """The source, where it is the path of a file or folder that is there, as one that does not depend on the folder
     one is in."""
     layout, text = split_layout(source)
     if text in ("", *NAMES):
         return source
-    prefix = f"{layout}:" if layout else ""
-    if text.startswith(_CIFAR_PREFIX):
-        prefix, text = prefix + _CIFAR_PREFIX, text.removeprefix(_CIFAR_PREFIX)
+    kind, text = split_kind(text)
+    prefix = (f"{layout}:" if layout else "") + kind
     return f"{prefix}{Path(text).resolve()}" if Path(text).exists() else source
 
 
 def is_cifar10(source: Any) -> bool:
     """Whether `load` reads, or would read, CIFAR-10 from its official folder."""
     text = str(source)
-    return text == "cifar10" or text.startswith(_CIFAR_PREFIX) or expanded(text).is_dir()
-
-
-def _cifar10(path: Path, mean: Numbers | None, std: Numbers | None) -> Dataset:
-    folder = cifar.find_folder(path)
-    if folder is None:
-        raise InputError(
-            f"There are no CIFAR-10 batches in {path}: neither data_batch_1 nor data_batch_1.bin. "
-            "Give the folder cifar-10-batches-py or cifar-10-batches-bin of the official archive."
-        )
-    if mean is None:
-        mean, std = cifar.MEAN, cifar.STD
-    given = {**dict(zip(ARRAYS, cifar.read_cifar10(folder), strict=True)), "num_classes": 10}
-    return dataset_from("cifar10", str(folder), given, Layout.NHWC, mean, std)
+    prefix, place = split_kind(text)
+    if text == "cifar10" or prefix:
+        return text == "cifar10" or prefix == "cifar10:"
+    path = expanded(place)
+    return path.is_dir() and find(path, (PREFIXES["cifar10:"],)) is not None
 
 
 def _npz(path: Path, mean: Numbers | None, std: Numbers | None, layout: Layout | None) -> Dataset:

@@ -36,7 +36,7 @@ def own(tmp_path) -> Path:
 def opened(monkeypatch) -> list[str]:
     """What is opened as data."""
     found: list[str] = []
-    for name in ("_npz", "_cifar10"):
+    for name in ("_npz", "read_folder"):
         monkeypatch.setattr(data, name, lambda path, *_: found.append(str(path)) or pytest.fail("opened"))
     return found
 
@@ -54,6 +54,15 @@ def opened(monkeypatch) -> list[str]:
         "cifar10:../cifar-10-batches-py",
         "cifar10:cifar-10-batches-py",
         "cifar10",
+        "cifar100:{tmp}/cifar-100-python",
+        "{tmp}/mnist",
+        "features:{tmp}/mnist",
+        "mnist",
+        "npy",
+        "{tmp}/npy",
+        "{tmp}/tables",
+        "{tmp}/images",
+        "images",
         "~/own.npz",
         "/dev/zero",
         "{tmp}/fifo.npz",
@@ -69,6 +78,15 @@ def test_files_that_only_the_zoo_names_are_not_opened(tmp_path, own, opened, ent
         batches = folder / "cifar-10-batches-py"
         batches.mkdir(parents=True)
         (batches / "data_batch_1").touch()
+        for name in (
+            "cifar-100-python/train",
+            "mnist/train-images-idx3-ubyte",
+            "npy/x_train.npy",
+            "tables/train.parquet",
+            "images/train/a/a.png",
+        ):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).touch()
     os.mkfifo(tmp_path / "fifo.npz")
     (tmp_path / "zoo" / "link.npz").symlink_to(own)
     made = zoo(tmp_path, entry.replace("{tmp}", str(tmp_path)))

@@ -145,7 +145,9 @@ def test_a_source_keeps_its_layout_from_folder_to_folder(tmp_path, monkeypatch):
     names = ["digits", "nhwc:digits", "cifar10", ""]
     assert [absolute(name) for name in names] == names
     assert absolute("cifar10:cifar") == f"cifar10:{tmp_path / 'cifar'}" and absolute("cifar10:no") == "cifar10:no"
-    assert is_cifar10("cifar10") and is_cifar10("cifar10:x") and is_cifar10(tmp_path) and not is_cifar10("own.npz")
+    assert is_cifar10("cifar10") and is_cifar10("cifar10:x") and not is_cifar10(tmp_path) and not is_cifar10("own.npz")
+    Path("cifar/data_batch_1").touch()
+    assert is_cifar10(tmp_path / "cifar") and is_cifar10("cifar")
 
 
 def test_arrays_are_read_as_those_of_a_file(save):
@@ -166,7 +168,7 @@ def test_arrays_are_read_as_those_of_a_file(save):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, "The data is a int. Give a name, a path, a Dataset, or"),
+        (3, r"The data is a int. Give a name, a path, a Dataset, or"),
         ((1, 2), "The data is a tuple of 2. Give"),
         ({"x_train": SIGNALS}, "data|the given data has no array y_train; it holds x_train"),
         ({**split(SIGNALS), "y_train": Y[:-1]}, "the given data: x_train has 20 examples, but y_train has 19 labels"),

@@ -242,8 +242,8 @@ def test_damaged_npz_is_refused(save, tmp_path):
         ("cifar10", "Give cifar10:PATH, with the path of"),
         ("missing.npz", "There is no file or folder missing.npz"),
         ("some/where", "There is no file or folder some/where"),
-        ("cifar10:nowhere", "There are no CIFAR-10 batches in nowhere"),
-        (".", "There are no CIFAR-10 batches"),
+        ("cifar10:nowhere", "There are none of CIFAR-10's batches in nowhere. Give the folder cifar-10-batches-py or"),
+        (".", r"There are no data in \.\. Give the path of a folder that holds one of: CIFAR-10's batches, "),
     ],
 )
 def test_unknown_source_is_refused(source, message, tmp_path, monkeypatch):

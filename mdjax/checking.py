@@ -128,6 +128,8 @@ def check(
         seconds_of(budget)  # told before anything is done
     paths = [paths] if isinstance(paths, str | Path) else paths
     dataset = dataset_of(data, options.get("layout"))
+    if not isinstance(data, str | PathLike):  # it may give its examples only once
+        data, options = dataset, {**options, "layout": None}
     # Tried before anything is computed for them.
     if out is not None:
         with writing(f"the folder {out}"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from mdjax.errors import InputError
 from mdjax.files import expanded
+from mdjax.zoo import examples
 from mdjax.zoo.archives import read_npz
 from mdjax.zoo.arrays import ARRAYS, Layout, layout_of
 from mdjax.zoo.datasets import Dataset, Numbers, checked_dataset, dataset_from
@@ -16,7 +17,7 @@ from mdjax.zoo.readers import PREFIXES, READERS, find, read_folder
 __all__ = ["NAMES", "Data", "Dataset", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_layout"]
 
 Data = Dataset | str | Path | Sequence[Any] | Mapping[str, Any]
-"""What is accepted as data: a `Dataset`, a name or path as `load` takes it, or the arrays themselves."""
+"""What is accepted as data: a `Dataset`, a name or path as `load` takes it, examples, or the arrays themselves."""
 
 
 def dataset_of(data: Data, layout: Layout | str | None = None) -> Dataset:
@@ -24,6 +25,9 @@ def dataset_of(data: Data, layout: Layout | str | None = None) -> Dataset:
 
     data: a Dataset; what `load` takes; or arrays, as (x_train, y_train, x_test, y_test) or as a mapping with these
         keys, `num_classes` and `layout` too, which are read as those of an .npz are.
+        Or (train, test), also as a mapping with these keys: data sets of torch, datasets or grain, loaders, lists,
+        whatever gives (input, label) or dictionaries, as examples or batches (`mdjax.zoo.examples`). They are read
+        once, as they come: without random augmentation, and in one order, equal sets give equal data.
     layout: as for `load`; not for a Dataset, whose inputs are as a network sees them.
 
     Raises InputError, which names the array, for lengths, types, labels or values that cannot be.
@@ -37,13 +41,17 @@ def dataset_of(data: Data, layout: Layout | str | None = None) -> Dataset:
         return checked_dataset(data)
     if isinstance(data, str | os.PathLike):
         return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout)
+    if (parts := examples.halves(data)) is not None:
+        layout = layout_of(layout)
+        return dataset_from("data", "the given data", examples.arrays_of(parts, layout), layout)
     if isinstance(data, Mapping):
         return dataset_from("data", "the given data", dict(data), layout_of(layout))
     if isinstance(data, Sequence) and len(data) == len(ARRAYS):
         return dataset_from("data", "the given data", dict(zip(ARRAYS, data, strict=True)), layout_of(layout))
     given = type(data).__name__ + (f" of {len(data)}" if isinstance(data, Sequence) else "")
     raise InputError(
-        f"The data is a {given}. Give a name, a path, a Dataset, or ({', '.join(ARRAYS)}) as a tuple or a dictionary."
+        f"The data is a {given}. Give a name, a path, a Dataset, (train, test) of examples, or ({', '.join(ARRAYS)}) "
+        "as a tuple or a dictionary."
     )
 
 

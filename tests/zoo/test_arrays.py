@@ -168,7 +168,7 @@ def test_arrays_are_read_as_those_of_a_file(save):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, r"The data is a int. Give a name, a path, a Dataset, or"),
+        (3, r"The data is a int. Give a name, a path, a Dataset, \(train, test\) of examples, or"),
         ((1, 2), "The data is a tuple of 2. Give"),
         ({"x_train": SIGNALS}, "data|the given data has no array y_train; it holds x_train"),
         ({**split(SIGNALS), "y_train": Y[:-1]}, "the given data: x_train has 20 examples, but y_train has 19 labels"),

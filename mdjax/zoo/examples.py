@@ -1,0 +1,203 @@
+"""Data sets as Python has them → arrays: whatever gives examples or batches, one after the other, read once.
+
+Of torch, datasets, grain and Pillow nothing is imported: their objects are told by what they can do.
+"""
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mdjax.errors import InputError, first_line
+from mdjax.memory import check_needed
+from mdjax.zoo import images
+from mdjax.zoo.arrays import Layout
+
+INPUTS = ("image", "img", "x", "input", "inputs", "pixel_values")
+"""What the inputs may be called in examples that are dictionaries."""
+
+LABELS = ("label", "labels", "y", "target")
+"""What the label may be called."""
+
+_CHANNELS = (1, 3, 4)
+_FIRST = 64
+"""Rows that are made room for where nobody says how many there are."""
+
+
+class Halves(NamedTuple):
+    """Training and test examples."""
+
+    train: Any
+    test: Any
+
+
+def halves(data: Any) -> Halves | None:
+    """The two sets of examples in (train, test) or {"train": ..., "test": ...}; None for anything else."""
+    if isinstance(data, Mapping):
+        return Halves(data["train"], data["test"]) if "train" in data and "test" in data else None
+    if isinstance(data, tuple | list) and len(data) == 2 and all(_gives_examples(part) for part in data):
+        return Halves(*data)
+    return None
+
+
+def arrays_of(data: Halves, layout: Layout | None) -> dict[str, Any]:
+    """The arrays that two sets of examples make up, as an .npz holds them.
+
+    data: each with `__len__` and `__getitem__` or to be iterated, of (input, label) or of dictionaries with one of
+        `INPUTS` and one of `LABELS`; one example each, or batches of them (labels [b]); or a tuple of two arrays.
+        Inputs are arrays, tensors of torch, lists, or images of Pillow.
+    layout: of the inputs, as for `mdjax.zoo.data.load`; it has to be said where channels may come first or last.
+
+    Each example is read once, in order. Cost: the memory of the arrays; at most three times that where no length is
+    given.
+
+    Raises InputError, which names the half and the example, for what cannot be read, for examples that differ in shape
+    or type, and for more than the memory limit.
+    """
+    given: dict[str, Any] = {}
+    for half, source in data._asdict().items():
+        where = f"the given {half} data"
+        if _is_pair_of_arrays(source):
+            given[f"x_{half}"], given[f"y_{half}"] = source
+            continue
+        gathered = _Gathered(where, _length(source))
+        for number, item in enumerate(_items(source, where)):
+            gathered.add(number, item)
+        given[f"x_{half}"], given[f"y_{half}"] = gathered.arrays()
+        if gathered.of_images:
+            if layout not in (None, Layout.NHWC):
+                raise InputError(f"layout {layout} was given, but {where} are images with channels last. Leave it out.")
+            given["layout"] = Layout.NHWC
+        elif layout is None:
+            _check_order(where, given[f"x_{half}"].shape)
+    return given
+
+
+def _gives_examples(part: Any) -> bool:
+    return not isinstance(part, str | bytes) and (hasattr(part, "__iter__") or hasattr(part, "__getitem__"))
+
+
+def _is_pair_of_arrays(part: Any) -> bool:
+    """Whether it is (inputs, labels), as keras.datasets gives them; examples would be pairs themselves."""
+    return isinstance(part, tuple) and len(part) == 2 and all(len(getattr(array, "shape", ())) > 0 for array in part)
+
+
+def _length(source: Any) -> int:
+    """How many examples or batches a data set says that it gives; 0 where it does not say."""
+    try:
+        return operator.length_hint(source)
+    except Exception:  # such as a loader's over a data set without a length
+        return 0
+
+
+def _items(source: Any, where: str) -> Iterator[Any]:
+    """What a data set gives, one after the other; InputError where it raises."""
+    number = 0
+    try:
+        # Torch's data sets are indexed, and end nowhere by themselves; its iterable ones have an index that fails.
+        for item in source if isinstance(source, Iterable) else (source[k] for k in range(len(source))):
+            yield item
+            number += 1
+    except InputError:
+        raise
+    except Exception as error:  # the code of whoever made the data set: it can raise anything
+        raise InputError(f"Cannot read example {number} of {where}: {first_line(error)}. Mend the data set.") from None
+
+
+class _Gathered:
+    """Examples, or batches of them, as they come."""
+
+    def __init__(self, where: str, num_items: int):
+        self.of_images = False
+        self._num_items = num_items
+        self._where = where
+        self._inputs: np.ndarray | None = None
+        self._labels: list[np.ndarray] = []
+        self._taken = 0
+
+    def add(self, number: int, item: Any) -> None:
+        """Take the example or batch of that number."""
+        name = f"example {number} of {self._where}"
+        value, label = _pair(item, name)
+        self.of_images = self.of_images or images.is_image(value)
+        inputs, labels = _array(value, name), _array(label, name)
+        if labels.ndim == 0:
+            inputs, labels = inputs[np.newaxis], labels[np.newaxis]
+        elif labels.ndim > 1 or inputs.ndim == 0 or len(inputs) != len(labels):
+            raise InputError(
+                f"{name} has inputs {list(inputs.shape)} and labels {list(labels.shape)}. Give one whole number as the "
+                "label of an example, or [b] for a batch of b."
+            )
+        room = self._room(inputs, name)
+        room[self._taken : self._taken + len(inputs)] = inputs
+        self._labels.append(labels.copy())
+        self._taken += len(inputs)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs [n, ...] and labels [n]."""
+        if self._inputs is None:
+            raise InputError(f"{self._where.capitalize()} are empty. Give at least one example.")
+        return self._inputs[: self._taken], np.concatenate(self._labels)
+
+    def _room(self, inputs: np.ndarray, name: str) -> np.ndarray:
+        """The array that the inputs go into, with room for them."""
+        kept = self._inputs
+        if kept is not None and (kept.shape[1:] != inputs.shape[1:] or kept.dtype != inputs.dtype):
+            form, first = (f"{array.dtype}{list(array.shape[1:])}" for array in (inputs, kept))
+            raise InputError(f"{name} is {form}, but the first is {first}. Give all in one shape and type.")
+        count = self._taken + len(inputs)
+        if kept is not None and count <= len(kept):
+            return kept
+        size = max(_FIRST, 2 * count)
+        if kept is None and self._num_items:
+            count = size = self._num_items * len(inputs)
+        one = inputs.dtype.itemsize * inputs[0].size if len(inputs) else 0
+        floats = 4 if inputs.dtype == np.uint8 else 1
+        what = f"{count} examples of {self._where}"
+        check_needed(what, count * one * floats, "Give fewer")
+        # What is not written yet takes no memory.
+        self._inputs = np.empty((size, *inputs.shape[1:]), inputs.dtype)
+        if kept is not None:
+            self._inputs[: self._taken] = kept[: self._taken]
+        return self._inputs
+
+
+def _pair(item: Any, name: str) -> tuple[Any, Any]:
+    """The input and the label of an example or a batch."""
+    if isinstance(item, Mapping):
+        found = [[key for key in keys if key in item] for keys in (INPUTS, LABELS)]
+        if any(len(keys) != 1 for keys in found):
+            raise InputError(
+                f"{name} has the entries {', '.join(map(str, item))[:200]}. Call its input one of {', '.join(INPUTS)}, "
+                f"and its label one of {', '.join(LABELS)}."
+            )
+        return item[found[0][0]], item[found[1][0]]
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+    raise InputError(f"{name} is a {type(item).__name__}{size}. Give (input, label), or a dictionary.")
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    """Pixels of an image, or what numpy makes of a value."""
+    try:
+        if images.is_image(value):
+            return images.pixels(value)
+        if hasattr(value, "detach"):  # a tensor of torch, which may be on an accelerator or hold a gradient
+            value = value.detach().cpu()
+        array = np.asarray(value)
+    except Exception as error:  # ragged lists, damaged images: anything
+        raise InputError(f"Cannot read {name}: {first_line(error)}. Give arrays, tensors or images.") from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name} has type {array.dtype}. Give numbers.")
+    return array
+
+
+def _check_order(where: str, shape: tuple[int, ...]) -> None:
+    """InputError for images whose channels may come first as well as last, or that have neither."""
+    if len(shape) == 4 and (shape[1] in _CHANNELS or shape[3] not in _CHANNELS):
+        raise InputError(
+            f"The inputs of {where} have shape [n, {', '.join(map(str, shape[1:]))}]. Say what the axes are: layout "
+            "nchw (channels first, as torch has them), nhwc (channels last) or features (neither), by layout=."
+        )

@@ -22,6 +22,7 @@ LABELS = ("label", "y", "target")
 
 _FILES = ("train.parquet", "test.parquet")
 _DEEPEST = 8
+_BATCH = 2**24  # bytes of rows that are read together, about
 _compute: Any = pc
 
 
@@ -41,54 +42,106 @@ def read(folder: Path, layout: Layout | None) -> dict[str, Any]:
     Raises InputError, which names the file and the column, for anything else, for values that are missing, and where
     they would take more than the memory limit, before they are read.
     """
-    train, test = (_table(folder / name) for name in _FILES)
-    label = _label(train, folder / _FILES[0])
-    names = [name for name in train.column_names if name != label]
-    if sorted(test.column_names) != sorted(train.column_names):
-        odd = sorted(set(test.column_names) ^ set(train.column_names))[0]
-        raise InputError(
-            f"{folder}: only one of {' and '.join(_FILES)} has the column {odd[:40]!r}. Give both the same."
-        )
-    if not names:
-        raise InputError(f"{folder / _FILES[0]} has no column but {label!r}. Give the inputs too.")
     given: dict[str, Any] = {}
-    for half, name, table in (("train", _FILES[0], train), ("test", _FILES[1], test)):
-        try:
-            given[f"x_{half}"] = _inputs(table, names, layout)
-            given[f"y_{half}"] = _numbers(table, label)
-        except Exception as error:  # Pillow and pyarrow raise nearly anything for damaged values
-            expect_damage(error, str(folder / name))
-            raise InputError(f"Cannot read {folder / name}: {first_line(error)}. Mend it.") from None
-    if _is_encoded(train.schema.field(names[0]).type):
-        given["layout"] = Layout.NHWC
+    names: list[str] = []
+    for half, file in (("train", _FILES[0]), ("test", _FILES[1])):
+        path = folder / file
+        columns = _read_columns(path)
+        label = next(name for name in columns if name in LABELS)
+        names = names or [name for name in columns if name != label]
+        if odd := sorted(set(names) ^ (set(columns) - {label})):
+            raise InputError(
+                f"{folder}: only one of {' and '.join(_FILES)} has the column {odd[0][:40]!r}. Give both the same."
+            )
+        given[f"x_{half}"] = _inputs(path, [columns[name] for name in names], layout)
+        given[f"y_{half}"] = columns[label].values
+        if columns[names[0]].of_images:
+            given["layout"] = Layout.NHWC
     return given
 
 
-def _table(path: Path) -> Any:
+def _read_columns(path: Path) -> "dict[str, _Column]":
+    """The columns of a file, by their names; a batch of rows at a time, so that nothing is held twice."""
     try:
         with open_regular(path) as file:
             metadata = read_metadata(file)
             schema = metadata.schema.to_arrow_schema()
             if len(set(schema.names)) < len(schema.names):
                 raise ValueError("it has two columns of one name")
+            _check_label(path, schema.names)
             for field in schema:
                 _check_type(field.name, field.type)
-            size = file.seek(0, 2)
-            check_content(f"The rows of {path}", _needed(metadata), size)
-            file.seek(0)
+            size, count = file.seek(0, 2), metadata.num_rows
+            needed = _needed(metadata)
+            check_content(f"The rows of {path}", needed, size)
+            columns = {name: _Column(name, count, str(path), size) for name in schema.names}
             # Bytes stay entries of dictionaries: one that stands in each row would be as many.
-            encoded = [column for column in _columns(metadata) if column.physical_type == "BYTE_ARRAY"]
-            names = [column.path for column in encoded]
-            return pq.read_table(file, read_dictionary=names, page_checksum_verification=True)
+            stored = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+            encoded = [column.path for column in stored if column.physical_type == "BYTE_ARRAY"]
+            file.seek(0)
+            opened: Any = pq.ParquetFile(file, read_dictionary=encoded, page_checksum_verification=True)
+            rows = max(1, min(2**16, _BATCH * count // max(1, needed)))
+            for batch in opened.iter_batches(rows, use_threads=False):
+                for name, column in columns.items():
+                    column.add(batch.column(name))
+            for column in columns.values():
+                column.check_full()
+            return columns
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no file {path.name}. Give both {' and '.join(_FILES)}.") from None
-    except Exception as error:  # pyarrow raises many types for damaged files
+    except Exception as error:  # pyarrow and Pillow raise many types for damaged files
         expect_damage(error, str(path))
         raise InputError(f"Cannot read {path}: {first_line(error)}. Write it again.") from None
 
 
-def _columns(metadata: Any) -> list[Any]:
-    return [metadata.schema.column(number) for number in range(metadata.num_columns)]
+class _Column:
+    """A column whose values come by batches: its name, and an array [n, ...]."""
+
+    def __init__(self, name: str, count: int, where: str, size: int):
+        self.name, self.of_images = name, False
+        self.values = np.empty(0)
+        self._count, self._where, self._size, self._taken = count, where, size, 0
+
+    def add(self, values: Any) -> None:
+        """Take the values of a batch; ValueError, with the reason, for what does not fit the first ones."""
+        if not len(values):
+            return
+        if not _is_encoded(values.type):
+            self._put(_numbers(values, self.name))
+            return
+        self.of_images = True
+        if pa.types.is_struct(values.type):
+            values = values.flatten()[values.type.get_field_index("bytes")]
+        if values.null_count:
+            raise ValueError(f"values of its column {self.name[:40]!r} are missing")
+        for value in values:
+            with images.open_image(io.BytesIO(value.as_py())) as image:
+                # What differs from the first is refused before it is decoded.
+                self._check(images.shape_of(image), np.dtype(np.uint8))
+                self._put(images.pixels(image)[np.newaxis])
+
+    def check_full(self) -> None:
+        """ValueError where rows are missing."""
+        if not 0 < self._taken == self._count:
+            raise ValueError(f"its column {self.name[:40]!r} has {self._taken} of {self._count} rows")
+
+    def _put(self, values: np.ndarray) -> None:
+        self._check(values.shape[1:], values.dtype)
+        self.values[self._taken : self._taken + len(values)] = values
+        self._taken += len(values)
+
+    def _check(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """ValueError for values of another form than the first, for which the array is made."""
+        if not self._taken:
+            needed = self._count * math.prod(shape) * max(4, dtype.itemsize)
+            check_content(f"The column {self.name[:40]} of {self._where}", needed, self._size)
+            self.values = np.empty((self._count, *shape), dtype)
+        if self.values.shape[1:] != shape:
+            form, first = (f"{'×'.join(map(str, sizes))}" for sizes in (shape, self.values.shape[1:]))
+            raise ValueError(
+                f"row {self._taken} of its column {self.name[:40]!r} is {form}, but the first is {first}: give all "
+                "rows one form"
+            )
 
 
 def _needed(metadata: Any) -> int:
@@ -129,80 +182,42 @@ def _is_encoded(kind: Any) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _label(table: Any, path: Path) -> str:
-    found = [name for name in table.column_names if name in LABELS]
+def _check_label(path: Path, names: list[str]) -> None:
+    """InputError unless one column is that of labels, and there are others."""
+    found = [name for name in names if name in LABELS]
     if len(found) != 1:
-        has = ", ".join(name[:40] for name in table.column_names[:10])
+        has = ", ".join(name[:40] for name in names[:10])
         raise InputError(
             f"{path} has {len(found) or 'no'} columns of labels: it holds {has}. Call one of them {', '.join(LABELS)}."
         )
-    return found[0]
+    if len(names) == 1:
+        raise InputError(f"{path} has no column but {found[0]!r}. Give the inputs too.")
 
 
-def _inputs(table: Any, names: list[str], layout: Layout | None) -> np.ndarray:
-    kinds = [table.schema.field(name).type for name in names]
-    if len(names) == 1 and _is_encoded(kinds[0]):
-        return _decoded(table, names[0])
-    if len(names) == 1 and _is_list(kinds[0]):
-        return _numbers(table, names[0])
-    for name, kind in zip(names, kinds, strict=True):
-        if not _is_number(kind):
-            raise ValueError(
-                f"beside its column {name[:40]!r} of {str(kind)[:60]} there are others: give that one alone"
-            )
-    columns = [_numbers(table, name) for name in names]
-    kinds = {column.dtype for column in columns}
-    if layout is Layout.TOKENS or kinds == {np.dtype(np.uint8)}:
-        return np.stack(columns, axis=1)
-    found = np.empty((len(table), len(names)), np.float32)
-    for number, column in enumerate(columns):
-        with np.errstate(over="ignore"):  # told where values are checked
-            found[:, number] = column
-    return found
+def _inputs(path: Path, columns: list[_Column], layout: Layout | None) -> np.ndarray:
+    if len(columns) == 1 and columns[0].values.ndim > 1:
+        return columns[0].values
+    for column in columns:
+        if column.values.ndim > 1:
+            raise InputError(f"{path} has others beside its column {column.name[:40]!r} of lists. Give that one alone.")
+    found = [column.values for column in columns]
+    if layout is Layout.TOKENS or {values.dtype for values in found} == {np.dtype(np.uint8)}:
+        return np.stack(found, axis=1)
+    with np.errstate(over="ignore"):  # told where values are checked
+        return np.stack([values.astype(np.float32) for values in found], axis=1)
 
 
-def _numbers(table: Any, name: str) -> np.ndarray:
-    """A column as an array [n, ...]; ValueError where values are missing, or lists differ in length."""
-    values, shape = table.column(name).combine_chunks(), [len(table)]
-    if isinstance(values, pa.ChunkedArray):  # more than one array can hold, or none
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+def _numbers(values: Any, name: str) -> np.ndarray:
+    """Values as an array [n, ...]; ValueError where some are missing, or lists differ in length."""
+    shape = [len(values)]
     while True:
         if values.null_count:
             raise ValueError(f"values of its column {name[:40]!r} are missing")
         if not _is_list(values.type):
-            break
+            return values.to_numpy(zero_copy_only=False).reshape(shape)
         lengths = _compute.list_value_length(values)
         low, high = (_compute.min_max(lengths)[end].as_py() or 0 for end in ("min", "max"))
         if low != high:
             raise ValueError(f"the lists of its column {name[:40]!r} have {low} to {high} values, not all the same")
         values = values.flatten()
         shape.append(low)
-    return values.to_numpy(zero_copy_only=False).reshape(shape)
-
-
-def _decoded(table: Any, name: str) -> np.ndarray:
-    """The images of a column, uint8 [n, height, width, channels]."""
-    shape: tuple[int, int, int] | None = None
-    found, row = np.empty(0, np.uint8), 0
-    for chunk in table.column(name).chunks:
-        if pa.types.is_struct(chunk.type):
-            chunk = chunk.field("bytes") if not chunk.null_count else chunk.flatten()[0]
-        if chunk.null_count:
-            raise ValueError(f"values of its column {name[:40]!r} are missing")
-        for value in chunk:
-            content = value.as_py()
-            with images.open_image(io.BytesIO(content)) as image:
-                other = images.shape_of(image)
-                if shape is None:
-                    shape = other
-                    needed = 4 * len(table) * math.prod(shape)
-                    check_content(f"The images of column {name[:40]}", needed, table.nbytes)
-                    found = np.empty((len(table), *shape), np.uint8)
-                if other != shape:
-                    raise ValueError(
-                        f"its image {row} is {images.form(other)}, but the first is {images.form(shape)}: give all one "
-                        "size and one number of channels"
-                    )
-                found[row] = images.pixels(image)
-            row += 1
-    return found

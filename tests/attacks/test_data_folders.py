@@ -78,7 +78,7 @@ def repeated_pictures(folder):
         (large_images, f"The images of .* {LIMIT}"),
         (bomb_images, "00.png: it claims to have too many pixels"),
         (large_table, f"The rows of .*train.parquet .* {LIMIT}"),
-        (repeated_pictures, f"The images of column image .* {LIMIT}"),
+        (repeated_pictures, f"The column image of .* {LIMIT}"),
     ],
 )
 def test_what_a_folder_takes_is_known_before_it_is_expanded(tmp_path, small, write, message):

@@ -1,6 +1,7 @@
 """Named data, files, folders and objects → fixed train and test arrays: the one place that tells them apart."""
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def load(
             )
         return digits(text, mean, std)
     if path.is_file():
+        if path.suffix != ".npz" and not zipfile.is_zipfile(path) and find(path.parent) is not None:
+            raise InputError(f"{path} is only one of the files of its data. Give the folder {path.parent}.")
         return _npz(path, mean, std, layout)
     if f"{text}:" in PREFIXES and not path.exists():
         raise InputError(f"{text} has to be read from its official folder. Give {text}:PATH, with the path of it.")

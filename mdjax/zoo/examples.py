@@ -45,7 +45,8 @@ def arrays_of(data: Halves, layout: Layout | None) -> dict[str, Any]:
     """The arrays that two sets of examples make up, as an .npz holds them.
 
     data: each with `__len__` and `__getitem__` or to be iterated, of (input, label) or of dictionaries with one of
-        `INPUTS` and one of `LABELS`; one example each, or batches of them (labels [b]); or a tuple of two arrays.
+        `INPUTS` and one of `LABELS`; one example each, or batches of them (labels [b]); or all of them at once,
+        as a tuple of two arrays or a dictionary.
         Inputs are arrays, tensors of torch, lists, or images of Pillow.
     layout: of the inputs, as for `mdjax.zoo.data.load`; it has to be said where channels may come first or last.
 
@@ -86,7 +87,7 @@ def _is_pair_of_arrays(part: Any) -> bool:
 def _length(source: Any) -> int:
     """How many examples or batches a data set says that it gives; 0 where it does not say."""
     try:
-        return operator.length_hint(source)
+        return 0 if isinstance(source, Mapping) else operator.length_hint(source)
     except Exception:  # such as a loader's over a data set without a length
         return 0
 
@@ -96,6 +97,8 @@ def _items(source: Any, where: str) -> Iterator[Any]:
     number = 0
     try:
         # Torch's data sets are indexed, and end nowhere by themselves; its iterable ones have an index that fails.
+        if isinstance(source, Mapping):  # of whole arrays: one batch
+            source = [source]
         for item in source if isinstance(source, Iterable) else (source[k] for k in range(len(source))):
             yield item
             number += 1

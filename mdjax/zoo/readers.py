@@ -68,7 +68,8 @@ def find(path: Path, readers: tuple[Reader, ...] = READERS) -> tuple[Reader, Pat
         return None
     kinds = {reader.kind for reader, _ in found}
     if len(kinds) > 1:
-        raise InputError(f"{path} holds data of several kinds: {' and '.join(sorted(kinds))}. Give a folder of one.")
+        below = " or ".join(sorted({str(folder) for _, folder in found} - {str(path)})) or "a folder of one"
+        raise InputError(f"{path} holds data of several kinds: {' and '.join(sorted(kinds))}. Give {below}.")
     return found[0] if found else None
 
 

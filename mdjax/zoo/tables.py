@@ -71,6 +71,8 @@ def _read_columns(path: Path) -> "dict[str, _Column]":
             _check_label(path, schema.names)
             for field in schema:
                 _check_type(field.name, field.type)
+            if metadata.num_rows == 0:
+                raise ValueError("it has no rows")
             size, count = file.seek(0, 2), metadata.num_rows
             needed = _needed(metadata)
             check_content(f"The rows of {path}", needed, size)

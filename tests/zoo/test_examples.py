@@ -70,6 +70,7 @@ OBJECTS = {
     "torch iterable": torch_iterable,
     "generator": lambda items: (item for item in items),
     "arrays": lambda items: tuple(np.stack(part) for part in zip(*items)),
+    "dictionary": lambda items: {"x": np.stack([x for x, _ in items]), "y": np.array([y for _, y in items])},
     "dictionaries": lambda items: Indexed([{"image": x, "label": y} for x, y in items]),
     "pictures": lambda items: [{"img": Image.fromarray(x), "labels": int(y)} for x, y in items],
     "batches of dictionaries": lambda items: [{"x": np.stack([x for x, _ in items]), "y": [int(y) for _, y in items]}],

@@ -182,6 +182,7 @@ REFUSED = {
         table(y=TWO, x=[png(X[0]), png(X[1][1:])]),
         "row 1 of its column 'x' is 5×5×1, but the first is 6×5×1",
     ),
+    "no rows": (table(y=TWO[:0], x=TWO[:0]), "train.parquet: it has no rows"),
     "no table": (missing("test.parquet", lambda folder: write_tables(folder, lists)), "own has no file test.parquet"),
 }
 
@@ -195,6 +196,24 @@ def test_malformed_folders_are_refused_in_one_sentence(tmp_path, case):
     with pytest.raises(InputError, match=message) as raised:
         load(folder)
     assert str(raised.value).endswith(".") and "\n" not in str(raised.value)
+
+
+def test_folders_of_several_kinds_and_single_files_say_what_to_give(tmp_path):
+    write_tables(tmp_path, lists)
+    with pytest.raises(
+        InputError, match=f"train.parquet is only one of the files of its data. Give the folder {tmp_path}"
+    ):
+        load(tmp_path / "train.parquet")
+    root = tmp_path / "root"
+    for name in ("cifar-10-batches-py/data_batch_1", "cifar-100-python/train"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    with pytest.raises(
+        InputError, match="CIFAR-100's batches. Give .*root/cifar-10-batches-py or .*root/cifar-100-python"
+    ):
+        load(root)
+    with pytest.raises(InputError, match="train is no readable CIFAR-100 batch"):
+        load(f"cifar100:{root}")
 
 
 def test_a_class_without_images_is_told(tmp_path):

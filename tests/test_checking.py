@@ -246,9 +246,9 @@ def test_flax(folder, capsys, files):
 
 
 def test_a_module_of_a_known_network_becomes_a_zoo(folder):
-    found = mdjax.check("plain0.pt", data="my.npz", module=plain(3), out="kept", show_progress=False)
-    assert found.refused == {} and found.notes == ()
-    assert Zoo("kept/zoo").manifest["family"].tolist() == ["sequence"]
+    once = [zip(*(np.load("my.npz")[f"{part}_{half}"] for part in "xy")) for half in ("train", "test")]
+    found = mdjax.check("plain0.pt", data=once, layout="nhwc", module=plain(3), out="kept", show_progress=False)
+    assert found.refused == {} and found.notes == () and Zoo("kept/zoo").manifest["family"].tolist() == ["sequence"]
     assert found.verdict.to_text() in found.to_text()
 
 

@@ -88,8 +88,9 @@ def measure(
         counts as seeds of one configuration, trained on all of `data` unless `facts` say otherwise. Models with equal
         weights count once.
     out: the folder of the table.
-    data: a Dataset, a name, a path, or the arrays (x_train, y_train, x_test, y_test) as a tuple or a dictionary
-        (default: what the zoo was trained on, where `mdjax.zoo.recorded` opens it).
+    data: a Dataset, a name, a path, (train, test) data sets of examples or batches, or the arrays (x_train, y_train,
+        x_test, y_test) as a tuple or a dictionary, see `mdjax.zoo.data.dataset_of` (default: what the zoo was trained
+        on, where `mdjax.zoo.recorded` opens it).
     model: a pure `apply(params, state, inputs) -> logits`, or an object with `apply` and `batch_apply`
         (`mdjax.models.Model`).
     preset: "default", "reference" or "fast".

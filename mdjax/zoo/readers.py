@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mdjax.errors import InputError
+from mdjax.errors import InputError, first_line
 from mdjax.inputs import expect_damage
 from mdjax.zoo import cifar, idx, image_folders, npy_folders, tables
 from mdjax.zoo.arrays import ARRAYS, Layout
@@ -94,4 +94,8 @@ def read_folder(
     if mean is None and reader.scale is not None:
         mean, std = reader.scale
     name = reader.name or (folder.parent if folder.name in reader.below else folder).absolute().name
-    return dataset_from(name, str(folder), reader.read(folder, layout), layout, mean, std)
+    try:
+        given = reader.read(folder, layout)
+    except OSError as error:  # of a folder: of files the readers tell
+        raise InputError(f"Cannot read {folder}: {first_line(error)}. Make it readable.") from None
+    return dataset_from(name, str(folder), given, layout, mean, std)

@@ -1,7 +1,9 @@
 """Every kind of data that is read comes to the same arrays; every malformed one is one sentence."""
 
+import errno
 import gzip
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -226,6 +228,20 @@ def test_a_class_without_images_is_told(tmp_path):
 def other_columns(folder):
     write_tables(folder, lists)
     pq.write_table(pa.table({"label": TWO, "b": TWO}), folder / "test.parquet")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path, monkeypatch):
+    write_images(tmp_path)
+    look = Path.iterdir
+
+    def closed(path):
+        if path.name == "test":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(InputError, match=r"Cannot read \S+: Permission denied. Make it readable"):
+        load(tmp_path)
 
 
 def test_tables_of_other_columns_and_damaged_ones_are_told(tmp_path):

@@ -15,6 +15,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from mdjax.console import warn
 from mdjax.files import expanded
 
+_WORTH_KEEPING = 0.1
+"""Seconds of compiling from which on a program is kept: JAX's own second would leave out most of a sweep's small ones."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -56,6 +59,8 @@ def keep_compiled_programs() -> None:
         folder /= f"cpu-{_cpu_kind()}"
     if _is_readable(str(folder)):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
 
 
 @contextlib.contextmanager

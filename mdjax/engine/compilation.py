@@ -16,7 +16,7 @@ from mdjax.console import warn
 from mdjax.files import expanded
 
 _WORTH_KEEPING = 0.1
-"""Seconds of compiling from which on a program is kept: JAX's own second would leave out most of a sweep's small ones."""
+"""Seconds of compiling from which on a program is kept: JAX's own second leaves out most of a sweep's small ones."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,7 +6,7 @@ Linux grants a process. Where they run out, the next allocation of whatever libr
 
 import gc
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class ProgramCache:
         self._usual = self.limits = limits or Room(_most_mappings() // _FRACTION, _MOST_BYTES)
         self.num_compiled = 0
         self._programs: dict[Hashable, Any] = {}
+        self._code_bytes: dict[Hashable, int] = {}  # found out once: asking XLA takes a millisecond
         self._has_warned = False
         self._lock = threading.RLock()
 
@@ -61,6 +62,7 @@ class ProgramCache:
                 self.make_room()
                 program = compile()
                 self.num_compiled += 1
+                self._code_bytes[key] = _generated_bytes(program)
             # The last one in the order of insertion is the last one used.
             self._programs[key] = program
             return program
@@ -77,7 +79,10 @@ class ProgramCache:
                     gc.collect()
                     self._count_from_here()
                     return
-                del self._programs[next(iter(self._programs))]
+                self._give_back(next(iter(self._programs)))
+
+    def _give_back(self, key: Hashable) -> None:
+        del self._programs[key], self._code_bytes[key]
 
     def _count_from_here(self) -> None:
         if not self._is_short():
@@ -99,16 +104,17 @@ class ProgramCache:
         """Give all programs back."""
         with self._lock:
             self._programs.clear()
+            self._code_bytes.clear()
 
     def _is_short(self) -> bool:
-        taken = room_taken(self._programs.values())
+        taken = room_taken(self._code_bytes.values())
         if taken.mappings == 0 and len(self._programs) >= _MOST_PROGRAMS:
             return True
         return taken.mappings > self.limits.mappings or taken.code_bytes > self.limits.code_bytes
 
 
-def room_taken(programs: Any) -> Room:
-    """What this process takes for all its mappings and all compiled code, and `programs` on other devices.
+def room_taken(code_bytes_elsewhere: Collection[int]) -> Room:
+    """What this process takes for all its mappings and all compiled code, programs of these sizes on other devices too.
 
     Code of the host counts by the system's account of mappings that are executable and of no file, since XLA says 0
     bytes for it; code of other devices by XLA's.
@@ -124,10 +130,11 @@ def room_taken(programs: Any) -> Room:
                     code_bytes += int(last, 16) - int(first, 16)
     except OSError:
         pass  # not Linux
-    return Room(mappings, code_bytes + sum(map(_generated_bytes, programs)))
+    return Room(mappings, code_bytes + sum(code_bytes_elsewhere))
 
 
 def _generated_bytes(program: Any) -> int:
+    """The code of a program by XLA's account: 0 on a host."""
     return program.memory_analysis().generated_code_size_in_bytes
 
 

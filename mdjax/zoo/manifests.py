@@ -92,7 +92,7 @@ def _is_within(value: Any, kind: type, least: float, most: float) -> bool:
 
 
 def _check(name: str, values: pd.Series, fits: Any, form: str) -> None:
-    for value in values.drop_duplicates():
+    for value in values.unique():
         if not fits(value):
             raise ValueError(f"its {name} is {str(value)[:40]!r}, not {form}")
 

@@ -12,6 +12,15 @@ from mdjax.zoo.training import train_stack
 on_linux = pytest.mark.skipif(room_taken([]).mappings == 0, reason="the system does not tell a process's mappings")
 
 
+class Program:
+    """What XLA tells of one."""
+
+    generated_code_size_in_bytes = 1
+
+    def memory_analysis(self):
+        return self
+
+
 def compiled(number):
     """A program of its own for every number, of some kernels."""
     shape = jax.ShapeDtypeStruct((40 + number, 40 + number), np.float32)
@@ -58,7 +67,7 @@ def test_the_programs_used_last_are_kept(monkeypatch, room):
     cache, made = ProgramCache(room), []
 
     def get(key):
-        return cache.get(key, lambda: made.append(key) or object())
+        return cache.get(key, lambda: made.append(key) or Program())
 
     first = get("a")
     for key in "bcd":
@@ -78,12 +87,12 @@ def test_where_that_is_not_enough_what_jax_keeps_goes_too_once_and_the_limits_co
     cache = ProgramCache(Room(5, 5))
     for _ in range(3):
         for key in "abc":
-            cache.get(key, lambda: own.append(1) or object())
+            cache.get(key, lambda: own.append(1) or Program())
     assert len(cleared) == 1 and len(own) == len(cache) == 3
     assert cache.limits == Room(15, 5)
     others[0] = 100  # others have taken more since
-    cache.get("d", object)
-    cache.get("e", object)
+    cache.get("d", Program)
+    cache.get("e", Program)
     assert len(cleared) == 2 and len(cache) == 2
     assert capsys.readouterr().err.count("leaves little room") == 1
 
@@ -104,7 +113,7 @@ def test_code_on_other_devices_counts_by_the_compilers_account(monkeypatch, tmp_
             return type("Account", (), {"generated_code_size_in_bytes": 100})
 
     monkeypatch.setattr(program_cache, "_MAPPINGS", tmp_path / "nothing")
-    assert room_taken([Program(), Program()]) == Room(0, 200)
+    assert room_taken([100, 100]) == Room(0, 200)
     cache = ProgramCache(Room(0, 150))
     for number in range(4):
         cache.get(number, Program)

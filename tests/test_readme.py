@@ -62,6 +62,8 @@ def test_the_accuracies_of_calibration_told_are_those_recorded():
 
 def test_the_speeds_told_are_those_recorded():
     text = (ROOT / "README.md").read_text()
+    last, gpu = result("connectivity_examples_last")["ratio"], result("batches_vs_torch")["rows"]
+    on_gpu = next(row for row in gpu if "curvlinops_seconds" in row)
     hessian, curves, scaling = (result(name) for name in ("hessian_vs_peers", "connectivity_vs_torch", "scaling"))
     each = {row["models"]: row["seconds_per_model"] for row in scaling["rows"] if row["examples"] == 256}
     rows = {(row["preset"], row["width"]): row for row in curves["rows"]}
@@ -79,5 +81,9 @@ def test_the_speeds_told_are_those_recorded():
         f"{each[256]:.2f} s a model ({each[8]:.2f} in a zoo of 8, {each[64]:.2f} of 64)",
         f"at most {max(row['peak_mib'] for row in scaling['rows'][:4]) / 1024:.1f} GiB",
         f"at {100 * scaling['products']['share_of_peak']:.0f} % of the measured matmul peak",
+        f"`reference` {last['reference']:.1f} times as fast as PyTorch",
+        f"as reach its peak {last['default_same_peak']:.0f} times; as it ships {last['default']:.1f} times",
+        f"{1000 * min(row['seconds'] for row in gpu):.0f} ms a model; curvlinops on the same GPU "
+        f"{on_gpu['curvlinops_seconds']:.0f} s for one",
     ):
         assert told in text

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 
@@ -21,8 +22,10 @@ _MEMORY_SHARE = 0.8
 
 _CONVOLUTIONS: dict[str, Convolution] = {"cpu": "examples_last", "gpu": "batched", "tpu": "looped"}
 
-_LIGHT_ON_CPU = {"xla_cpu_use_fusion_emitters": False}
+_LIGHT_ON_CPU = (("xla_cpu_use_fusion_emitters", False),)
 """Each fusion is then compiled from LLVM's code for its elements, without a stage in MLIR before."""
+
+_BRIEF_ON_CPU = (("xla_backend_optimization_level", 0), *_LIGHT_ON_CPU)
 
 _FEW_NUMBERS = 2**20
 """That even code of a compiler that does not try makes in less time than trying would have taken."""
@@ -105,7 +108,7 @@ class Plan:
 
     def compiler_options_of(self, compiles_lightly: bool) -> dict[str, Any] | None:
         """`compiler_options` for the program of a metric that says so (`mdjax.metrics.Metric.compiles_lightly`)."""
-        light = _LIGHT_ON_CPU if compiles_lightly and self.platform == "cpu" else {}
+        light = _known(_LIGHT_ON_CPU) if compiles_lightly and self.platform == "cpu" else {}
         return (self.compiler_options or {}) | light or None
 
     @property
@@ -162,6 +165,20 @@ def usual_convolution(mesh: Mesh | None = None) -> Convolution:
     return "patches" if found == "examples_last" and _splits_batches(mesh) else found
 
 
+@functools.cache
+def _known(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Those of XLA's own options that this release has: they come and go, and change no result."""
+
+    def is_known(name: str, value: Any) -> bool:
+        try:
+            jax.jit(lambda: 0).lower().compile({name: value})
+        except Exception:  # of which type, that differs between releases, too
+            return False
+        return True
+
+    return {name: value for name, value in options if is_known(name, value)}
+
+
 def _splits_batches(mesh: Mesh | None) -> bool:
     return mesh is not None and dict(mesh.shape).get(DATA, 1) > 1
 
@@ -172,7 +189,7 @@ def brief_options(results: Any) -> dict[str, Any] | None:
     On a CPU the program that draws random weights then compiles in a sixth of the time.
     """
     is_brief = jax.default_backend() == "cpu" and sum(leaf.size for leaf in jax.tree.leaves(results)) <= _FEW_NUMBERS
-    return {"xla_backend_optimization_level": 0} | _LIGHT_ON_CPU if is_brief else None
+    return _known(_BRIEF_ON_CPU) if is_brief else None
 
 
 def device_mesh(devices: str | int) -> Mesh | None:

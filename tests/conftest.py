@@ -12,10 +12,12 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The tests' networks are small and compile for longer than they run. Unoptimised, without the emitters of whole fusions
 # and in one piece, a program compiles in a third of the time; its numbers are held to the same tolerances.
-flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if version("jaxlib").startswith("0.10."):  # later releases end the process where they do not know a flag
-    flags.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    # Later releases end the process where they do not know a flag.
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 # Workers and the processes that tests start compile many of the same programs: what one has compiled the others read.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     STORE = tempfile.mkdtemp(prefix="mdjax-compiled-")

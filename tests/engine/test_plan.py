@@ -74,11 +74,9 @@ def test_only_a_program_of_few_results_is_compiled_without_effort(size, is_brief
 def test_a_metric_may_ask_a_cpus_compiler_for_less():
     own = plan.default_plan()
     assert own.compiler_options_of(False) is None
-    assert own.compiler_options_of(True) == {"xla_cpu_use_fusion_emitters": False}
+    assert own.compiler_options_of(True) in ({"xla_cpu_use_fusion_emitters": False}, None)  # gone from JAX 0.12
 
 
 def test_options_that_a_release_of_xla_does_not_have_are_left_out():
     wanted = (("xla_backend_optimization_level", 0), ("xla_cpu_no_such_option", True))
     assert plan._known(wanted) == {"xla_backend_optimization_level": 0}
-    assert plan.Plan("vmap", 1).compiler_options_of(True) in ({"xla_cpu_use_fusion_emitters": False}, None)
-    assert plan.Plan("vmap", 1).compiler_options_of(False) is None

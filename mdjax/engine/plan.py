@@ -157,9 +157,9 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
 def usual_convolution(mesh: Mesh | None = None) -> Convolution:
     """The form of convolutions that suits the devices of a mesh, or else the default backend.
 
-    CPU: with the examples last, which moves a third of the bytes of patches and leaves no lane of a vector empty (XLA's
-    own weight gradient takes 40 times as long inside a loop as patches); as patches where the mesh splits the examples,
-    since the other form makes them one axis with the pixels.
+    CPU: with the examples last, which copies images less often than patches do and leaves no lane of a vector empty
+    (`bench/connectivity_vs_torch.py`; XLA's own weight gradient is slow inside loops); as patches where the mesh splits
+    the examples, since the other form makes them one axis with the pixels.
     """
     found = _CONVOLUTIONS.get(platform_of(mesh), "lax")
     return "patches" if found == "examples_last" and _splits_batches(mesh) else found
@@ -184,10 +184,7 @@ def _splits_batches(mesh: Mesh | None) -> bool:
 
 
 def brief_options(results: Any) -> dict[str, Any] | None:
-    """What the compiler is told of a program that runs once, by the shapes of its results: of few not to try hard.
-
-    On a CPU the program that draws random weights then compiles in a sixth of the time.
-    """
+    """What a CPU's compiler is told of a program that runs once, by its results' shapes: of few not to try hard."""
     is_brief = jax.default_backend() == "cpu" and sum(leaf.size for leaf in jax.tree.leaves(results)) <= _FEW_NUMBERS
     return _known(_BRIEF_ON_CPU) if is_brief else None
 

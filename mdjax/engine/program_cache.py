@@ -43,7 +43,7 @@ class ProgramCache:
         self._usual = self.limits = limits or Room(_most_mappings() // _FRACTION, _MOST_BYTES)
         self.num_compiled = 0
         self._programs: dict[Hashable, Any] = {}
-        self._code_bytes: dict[Hashable, int] = {}  # found out once: asking XLA takes a millisecond
+        self._code_bytes: dict[Hashable, int] = {}  # found out once: XLA takes its time
         self._has_warned = False
         self._lock = threading.RLock()
 

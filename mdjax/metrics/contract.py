@@ -92,7 +92,7 @@ class Metric(abc.ABC):
 
     compiles_lightly: ClassVar[bool] = False
     """Whether a CPU's compiler is to leave out its fusion emitters: for a large program whose time is in products of
-    matrices, which compiles in two thirds of the time and runs as fast. Small ones run up to a third slower."""
+    matrices, which compiles faster and runs as fast. What is bound by elementwise work runs slower without them."""
 
     @classmethod
     def of_preset(cls, preset: str) -> "Metric":

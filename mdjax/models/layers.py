@@ -131,10 +131,10 @@ def batched_convolution(inputs: jax.Array, kernel: jax.Array, stride: int, paddi
 
         inputs, kernel, stride, padding: as for `lax_convolution`, whose results it gives.
 
-    Batched over kernels a convolution becomes a grouped one, which cuDNN computes group after group: a Hessian of 32
-    ResNets of width 2 took 41,000 calls of it on an H100. A product of patches and a matrix becomes one batched
-    product, which made that Hessian 3.4 times as fast (`bench/batches_vs_torch.py`). Layers of more channels than that
-    network has are left to XLA's own, since patches take size² times the memory of the inputs.
+    Batched over kernels a convolution becomes a grouped one, which cuDNN computes group after group; a product of
+    patches and a matrix becomes one batched product, which made a Hessian of 32 ResNets of width 2 on an H100 3.4 times
+    as fast (`bench/batches_vs_torch.py`). Layers of more channels than that network has are left to XLA's own, since
+    patches take size² times the memory of the inputs.
     """
     narrow = max(kernel.shape[2:]) <= _NARROW
     return (_over_patches if narrow else lax_convolution)(inputs, kernel, stride, padding)

@@ -15,6 +15,9 @@ from mdjax.errors import InputError, first_line
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 """The arrays that make up data, in this order."""
 
+LABELS = ("label", "labels", "y", "target")
+"""What labels may be called, where they stand in a column or an entry beside the inputs."""
+
 FACTS = ("num_classes", "layout")
 """What may stand beside them."""
 

@@ -40,13 +40,6 @@ class Release(NamedTuple):
     """Bytes before the pixels of a binary record, the last of which is the label."""
     num_classes: int
 
-    def find_folder(self, path: Path) -> Path | None:
-        """The folder at `path`, or official subfolder of it, that holds its files; None if there is none."""
-        for folder in (path, *(path / name for name in self.folders)):
-            if self.is_in(folder):
-                return folder
-        return None
-
     def is_in(self, folder: Path) -> bool:
         """Whether a folder has its first file."""
         return (folder / self.train[0]).is_file() or (folder / f"{self.train[0]}.bin").is_file()

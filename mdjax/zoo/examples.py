@@ -12,13 +12,10 @@ import numpy as np
 from mdjax.errors import InputError, first_line
 from mdjax.memory import check_needed
 from mdjax.zoo import images
-from mdjax.zoo.arrays import Layout
+from mdjax.zoo.arrays import LABELS, Layout
 
 INPUTS = ("image", "img", "x", "input", "inputs", "pixel_values")
 """What the inputs may be called in examples that are dictionaries."""
-
-LABELS = ("label", "labels", "y", "target")
-"""What the label may be called."""
 
 _CHANNELS = (1, 3, 4)
 _FIRST = 64

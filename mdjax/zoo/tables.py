@@ -15,10 +15,7 @@ from mdjax.inputs import expect_damage, open_regular
 from mdjax.memory import check_content
 from mdjax.parquet import read_metadata
 from mdjax.zoo import images
-from mdjax.zoo.arrays import Layout
-
-LABELS = ("label", "y", "target")
-"""What the column of labels may be called."""
+from mdjax.zoo.arrays import LABELS, Layout
 
 _FILES = ("train.parquet", "test.parquet")
 _DEEPEST = 8

@@ -140,7 +140,7 @@ def test_a_gang_begins_and_ends_together_and_another_takes_its_place(zoo, cluste
 def test_the_command_ends_with_its_workers_and_goes_on(zoo, cluster, tmp_path):
     table = tmp_path / "table"
     command = [sys.executable, "-m", "mdjax", "sweep", str(zoo), "--out", str(table), "--address", cluster.address]
-    command += ["--preset", "fast", "--metrics", "losses", "--workers", "1"]
+    command += ["--preset", "fast", "--metrics", "losses,hessian", "--workers", "1"]  # enough to be interrupted in
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         wait(lambda: shards_of(table))
         hired = workers_of(table) - {process.pid}

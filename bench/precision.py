@@ -24,6 +24,7 @@ from environment import environment
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.flatten_util import ravel_pytree
 
+from mdjax.engine.costs import scan_sizes
 from mdjax.files import write_file
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.loss_curvature import loss_curvature
@@ -90,13 +91,11 @@ def _evaluated(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], passes:
         elif name in ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"):
             results = inner(params.get("jaxpr") or params["call_jaxpr"], *given)
         elif name == "scan":
-            first, num_carry = params["num_consts"], params["num_carry"]
+            first, num_carry = scan_sizes(params)
 
-            def step(
-                carry: list[Any], x: list[Any], given: Any = given, first: int = first, params: Any = params
-            ) -> Any:
-                found = inner(params["jaxpr"], *given[:first], *carry, *x)
-                return found[: params["num_carry"]], found[params["num_carry"] :]
+            def step(carry: list[Any], x: list[Any], consts: Any = given[:first], params: Any = params) -> Any:
+                found = inner(params["jaxpr"], *consts, *carry, *x)
+                return found[: len(carry)], found[len(carry) :]
 
             carry, rows = given[first : first + num_carry], given[first + num_carry :]
             carry, stacked = jax.lax.scan(step, carry, rows, length=params["length"], reverse=params["reverse"])

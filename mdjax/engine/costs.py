@@ -89,7 +89,7 @@ def _operations(operation: Any, values: Sequence[Number]) -> tuple[float, Sequen
     if name in OPERATIONS:
         return _examples_last(operation), unknown
     if name == "scan":
-        num_consts = params["num_consts"]
+        num_consts, _ = scan_sizes(params)
         inputs = [*values[:num_consts], *[None] * (len(values) - num_consts)]
         return params["length"] * _closed(params["jaxpr"], inputs)[0], unknown
     if name == "while":
@@ -102,6 +102,14 @@ def _operations(operation: Any, values: Sequence[Number]) -> tuple[float, Sequen
     if inner:  # which of several runs, and on what, is not known
         return 0.0, unknown
     return 0.0, [_scalar(name, params, values)] if len(unknown) == 1 else unknown
+
+
+def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's operands are constants, which come first, and how many its carry, which comes next."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since JAX 0.12
+    return len(consts.vals), len(carry.vals)
 
 
 def _while(params: dict[str, Any], values: Sequence[Number]) -> float:

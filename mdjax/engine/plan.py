@@ -129,7 +129,7 @@ def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan
     gain from batching only at mini-batches far smaller than those measured with here; and a model's row is then the
     same to the last bit whatever else is measured. Accelerators batch, since small models are bound by launches there:
     on an H100 a Hessian of 32 ResNets of width 2 takes 19 ms a model so, their narrow convolutions as batched products
-    of patches, and 66 ms by grouped convolutions (`bench/batches_vs_torch.py`; wider ones were not measured). For the
+    of patches, and 66 ms by grouped convolutions (`bench/batches_vs_torch.py`; not compared for wider ones). For the
     same reason a block of four products runs side by side on GPUs, and a quarter of the memory may hold their
     residuals. A TPU's compiler takes its time: there programs are as small as they can be, with one product for all
     batches and for one vector at a time, which moves as many bytes a vector as four side by side and takes two thirds

@@ -27,10 +27,10 @@ import jax.numpy as jnp
 from environment import environment, matmul_peak
 from jax.flatten_util import ravel_pytree
 
-from mdjax.landscape import losses
 from mdjax.landscape.curvature import curvature_operator
 from mdjax.landscape.limits import ProductLimits
 from mdjax.models import Architecture
+from mdjax.tasks import cross_entropy
 
 FORMS = {
     "vmap lax": ("vmap", "lax"),
@@ -49,7 +49,7 @@ def program(architecture: Architecture, form: str):
         def one(params, state, vector):
             hessian = curvature_operator(
                 lambda params, batch: model.apply(params, state, batch[0]),
-                lambda logits, batch: jnp.mean(losses.cross_entropy(logits, batch[1])),
+                lambda logits, batch: jnp.mean(cross_entropy(logits, batch[1])),
                 params,
                 (x[None], y[None]),
                 limits=ProductLimits(residual_bytes=2**36),

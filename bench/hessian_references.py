@@ -18,12 +18,12 @@ from hessian_peers import BATCH, TRACE, Row
 from jax.flatten_util import ravel_pytree
 
 from mdjax.engine.plan import default_plan
-from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.curvature import curvature_operator
 from mdjax.landscape.loss_curvature import gauss_newton_traces
 from mdjax.landscape.quadratic_forms import quadratic_forms
 from mdjax.models import Architecture
+from mdjax.tasks import cross_entropy
 
 XTRACE_GRID = (16, 24, 32, 48, 64, 96)
 """Products at which XTrace is tried."""
@@ -62,7 +62,7 @@ def split(architecture: Architecture, state, count: int):
     model = architecture.model(default_plan().convolution)
     return (
         lambda params, batch: model.apply(params, state, batch[0]),
-        lambda logits, batch: jnp.sum(losses.cross_entropy(logits, batch[1])) / count,
+        lambda logits, batch: jnp.sum(cross_entropy(logits, batch[1])) / count,
     )
 
 

@@ -28,9 +28,10 @@ from mdjax.engine.costs import scan_sizes
 from mdjax.files import write_file
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.loss_curvature import loss_curvature
-from mdjax.landscape.losses import cross_entropy, evaluate
+from mdjax.landscape.losses import evaluate
 from mdjax.linalg.krylov import ritz_pairs
 from mdjax.linalg.trace import deflated_trace
+from mdjax.tasks import cross_entropy
 from mdjax.zoo.data import load
 from mdjax.zoo.grids import Setting
 from mdjax.zoo.training import architecture_of, train_stack

@@ -20,6 +20,10 @@ LAYOUT_HELP = (
     "what the inputs of an .npz, .npy, idx or Parquet file are: images, other numbers, whole numbers (default: its "
     "array layout, or what types and shapes say)"
 )
+TASK_HELP = (
+    "what the models are asked: classification, regression, multi-label or next-token (default: what the data say, by "
+    "an array task or as NAME:PATH; else classification)"
+)
 NOISE_HELP = (
     "take the training labels as they are, or redraw them with the noise that models are known to have been trained "
     "with (default: known, and said where the data may be others)"

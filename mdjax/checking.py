@@ -30,7 +30,8 @@ from mdjax.statuses import StatusCode
 from mdjax.sweeps.local import MOST_SEED, measure
 from mdjax.sweeps.noise import LabelNoise
 from mdjax.table import Table, write_table
-from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
+from mdjax.tasks import TASKS, Task
+from mdjax.zoo.data import Data, Dataset, absolute, dataset_of, split_told
 from mdjax.zoo.store import Zoo, weights_hash
 
 if TYPE_CHECKING:
@@ -44,15 +45,17 @@ class CheckOptions(TypedDict, total=False):
     """What else a check may be told.
 
     `facts`: what weights do not tell, as `converters.convert` takes it, `{"nonlinearity": "tanh"}`. `layout` says what
-    the inputs of the data are and `label_noise` whether labels are redrawn, as for `mdjax.measure`. `ema`: take the
-    averaged weights beside the others. `trust`: let files run code of their own. `preset` is "default", "reference" or
-    "fast" and `seed` (default 0) moves every random number, as for `mdjax.measure`; `show_progress` (default True)
-    draws bars. `calibrate` is a time, like "10m": so long small networks of this kind are grown on these data, and
-    asked in place of the trees (`mdjax.calibrate`); in `out` they are kept.
+    the inputs of the data are, `task` what the network is asked and `label_noise` whether labels are redrawn, as for
+    `mdjax.measure`. `ema`: take the averaged weights beside the others. `trust`: let files run code of their own.
+    `preset` is "default", "reference" or "fast" and `seed` (default 0) moves every random number, as for
+    `mdjax.measure`; `show_progress` (default True) draws bars. `calibrate` is a time, like "10m": so long small
+    networks of this kind are grown on these data, and asked in place of the trees (`mdjax.calibrate`); in `out` they
+    are kept.
     """
 
     facts: Mapping[str, Any]
     layout: str | None
+    task: Task | str | None
     label_noise: LabelNoise | None
     ema: bool
     trust: bool
@@ -110,7 +113,7 @@ def check(
         out: a folder for the zoo (where one can hold the network) and the table; the same call with it resumes.
         report: where to write the HTML page.
         trees: what `mdjax.diagnose` takes.
-        options: `facts`, `layout`, `label_noise`, `ema`, `trust`, `preset`, `seed` and `show_progress`, see
+        options: `facts`, `layout`, `task`, `label_noise`, `ema`, `trust`, `preset`, `seed` and `show_progress`, see
             `CheckOptions`.
 
     Cost: for a small network on a CPU half a minute, most of it compiling; with a second seed a curve as well. Raises
@@ -127,9 +130,9 @@ def check(
     if budget is not None:
         seconds_of(budget)  # told before anything is done
     paths = [paths] if isinstance(paths, str | Path) else paths
-    dataset = dataset_of(data, options.get("layout"))
+    dataset = dataset_of(data, options.get("layout"), options.get("task"))
     if not isinstance(data, str | PathLike):  # it may give its examples only once
-        data, options = dataset, {**options, "layout": None}
+        data, options = dataset, {**options, "layout": None, "task": None}
     # Tried before anything is computed for them.
     if out is not None:
         with writing(f"the folder {out}"):
@@ -163,7 +166,11 @@ def check(
 
 
 def like_checkpoint(
-    path: str | Path, data: Data, recipe: Mapping[str, Any], facts: Mapping[str, Any]
+    path: str | Path,
+    data: Data,
+    recipe: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    task: Task | str | None = None,
 ) -> tuple[Architecture, dict[str, Any]]:
     """What `mdjax.calibrate` needs to grow small networks like a checkpoint's: its architecture, and the recipe.
 
@@ -171,12 +178,13 @@ def like_checkpoint(
     data: what it was trained on, which tells the shape of its inputs.
     recipe: as `mdjax.calibrate` takes it; wins over what the file and its path tell.
     facts: as `converters.convert` takes them.
+    task: what the network is asked, as for `mdjax.measure`.
 
     Raises InputError for what `read_seeds` raises it.
     """
     from converters.seeds import read_seeds
 
-    seeds = read_seeds([path], dataset_of(data), facts=facts)
+    seeds = read_seeds([path], dataset_of(data, task=task), facts=facts)
     assert seeds.architecture is not None  # without a module a network is of a known family or refused
     return seeds.architecture, {**_known_training(seeds), **recipe}
 
@@ -227,8 +235,9 @@ def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, opt
         table = _named(table, name, seeds.files)
         return table if kept is None else write_table(kept, table)
     with _folder(out) as folder:
-        zoo = _zoo(folder / "zoo", seeds, name, data, options.get("layout"))
-        return measure(zoo, out=kept, data=data, layout=options.get("layout"), **how)
+        told = {name: options.get(name) for name in ("layout", "task")}
+        zoo = _zoo(folder / "zoo", seeds, name, data, told)
+        return measure(zoo, out=kept, data=data, **told, **how)
 
 
 @contextlib.contextmanager
@@ -243,10 +252,13 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
         yield folder
 
 
-def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, layout: str | None) -> Zoo:
+def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, told: Mapping[str, Any]) -> Zoo:
     """The models as a zoo; InputError where one is there that holds others, or says something else of them."""
     source = absolute(str(data)) if isinstance(data, str | PathLike) else ""
-    source = f"{layout}:{source}" if layout and source else source
+    if source:
+        own, rest = split_told(source)
+        task, layout = own.task or _name_of(told["task"]), own.layout or told["layout"]
+        source = "".join(f"{value}:" for value in (task, layout) if value) + rest
     zoo = Zoo.create(path, data=source, fingerprint=seeds.dataset.fingerprint)
     ids = _ids(seeds.files)
     rows = [
@@ -262,6 +274,11 @@ def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, layout: str | None) 
                 f"{path} holds other models, or was told otherwise of them. Choose another folder for --out."
             )
     return zoo
+
+
+def _name_of(task: Task | str | None) -> str | None:
+    """What the record of a zoo calls a task; one of the user's own has no name there."""
+    return task if isinstance(task, str | None) else task.name if task.name in TASKS else None
 
 
 def _holds(manifest: pd.DataFrame, rows: Sequence[Mapping[str, Any]], hashes: Sequence[str]) -> bool:

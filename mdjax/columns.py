@@ -34,7 +34,10 @@ LIMITS: dict[str, tuple[type, float, float]] = {
 }
 """Fact of a network or its training -> its type, and its least and greatest value: 32 bits have to hold them."""
 
-CONFIGURATION = (*ARCHITECTURE, *TRAINING, *RECIPE, "preset")
+TASK, CLASSES = "task", "classification"
+"""The column that says what models are asked, and what it is where a table has none."""
+
+CONFIGURATION = (*ARCHITECTURE, TASK, *TRAINING, *RECIPE, "preset")
 """Columns that all models of a configuration share."""
 
 FEATURES = "features"

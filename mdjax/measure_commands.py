@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, table_output
+from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, TASK_HELP, table_output
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
@@ -124,6 +124,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     usual = "(default: what the zoo was trained on, where that is data by name or an unchanged .npz)"
     parser.add_argument("--data", metavar="NAME|PATH", help=f"{DATA_HELP} {usual}")
     parser.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=LAYOUT_HELP)
+    parser.add_argument("--task", metavar="NAME", help=TASK_HELP)
     parser.add_argument("--label-noise", metavar="0|known", help=NOISE_HELP)
     parser.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
     parser.add_argument(
@@ -192,6 +193,7 @@ def _what(options: argparse.Namespace) -> dict[str, Any]:
         "metrics": options.metrics,
         "settings": options.set,
         "layout": options.layout,
+        "task": options.task,
         "label_noise": options.label_noise,
     }
 

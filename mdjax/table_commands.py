@@ -69,6 +69,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.trajectories import training_lines
     from mdjax.diagnosis.verdicts import Diagnosis
     from mdjax.table import read_configurations
 
@@ -77,7 +78,8 @@ def _diagnose(options: argparse.Namespace) -> None:
     if options.configuration is not None:
         lines = [diagnosis.verdict(_pick(table, options)).to_text()]
     else:
-        lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"], *diagnosis.sweep_lines()]
+        lines = [*_summary(diagnosis.frame), *diagnosis.frame.attrs["cautions"]]
+        lines += [*training_lines(table, diagnosis.causes.names()), *diagnosis.sweep_lines()]
         lines += [diagnosis.verdict(0).to_text()] if len(table) == 1 else []
     # Before anything is said: who reads that may stop after a line.
     if options.out is not None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, fact, output, tell_beside
+from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, TASK_HELP, fact, output, tell_beside
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.table_commands import TREE_HELP
@@ -77,6 +77,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
     check.add_argument("--data", required=True, metavar="NAME|PATH", help=f"what they were trained on: {DATA_HELP}")
     check.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=LAYOUT_HELP)
+    check.add_argument("--task", metavar="NAME", help=TASK_HELP)
     check.add_argument("--label-noise", metavar="0|known", help=NOISE_HELP)
     check.add_argument("--module", metavar="FILE.py:CLASS", help="code of the network: its torch or Flax module")
     check.add_argument("--nonlinearity", metavar="NAME", help="of a plain network, whose weights do not tell it: tanh")
@@ -109,6 +110,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--fact", action="append", default=[], metavar="NAME=VALUE", help="of a checkpoint, as for check"
     )
     calibrate.add_argument("--data", required=True, metavar="NAME|PATH", help=f"what it is trained on: {DATA_HELP}")
+    calibrate.add_argument("--task", metavar="NAME", help=TASK_HELP)
     calibrate.add_argument("--out", type=output, required=True, metavar="CAL", help="where the calibration goes")
     calibrate.add_argument("--budget", default="10m", metavar="TIME", help="like 90s or 10m (default: %(default)s)")
     calibrate.add_argument("--recipe", default="", metavar="NAME=VALUE,...", help="of the training, see below")
@@ -154,6 +156,7 @@ def _check(options: argparse.Namespace) -> None:
         trees=options.tree,
         facts=facts,
         layout=options.layout,
+        task=options.task,
         label_noise=options.label_noise,
         ema=options.ema,
         trust=options.trust,
@@ -174,12 +177,13 @@ def _calibrate(options: argparse.Namespace) -> None:
     if Path(like).is_file():
         from mdjax.checking import like_checkpoint
 
-        like, recipe = like_checkpoint(like, options.data, recipe, facts)
+        like, recipe = like_checkpoint(like, options.data, recipe, facts, options.task)
     elif facts:
         raise InputError(f"--fact is for a checkpoint, and {like} is no file. Say it in --recipe, or leave it out.")
     found = calibrate(
         like,
         data=options.data,
+        task=options.task,
         out=options.out,
         budget=options.budget,
         recipe=recipe,

@@ -1,5 +1,6 @@
 """Losses of trained models as curvature operators take them, and their matrices in float64, made by other code."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,13 +9,22 @@ import numpy as np
 from helpers import dense_hessian, digits, one, trained
 from jax.flatten_util import ravel_pytree
 
-from mdjax.landscape.losses import cross_entropy
+from mdjax.tasks import CLASSIFICATION, Classification, Task
 
 NUM_SAMPLES = 64
-LOSSES = {
-    "cross_entropy": cross_entropy,
-    "squared_error": lambda logits, labels: jnp.sum((logits - jax.nn.one_hot(labels, 10)) ** 2, axis=1),
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredError(Classification):
+    """Classes by the squared distance of the logits from a one of k; the rest as for any task."""
+
+    curvature_factors = Task.curvature_factors
+
+    def loss(self, outputs, targets):
+        return jnp.sum((outputs - jax.nn.one_hot(targets, outputs.shape[-1])) ** 2, axis=1)
+
+
+TASKS = {"cross_entropy": CLASSIFICATION, "squared_error": SquaredError()}
 
 
 def problem(family: str, num_batches: int = 2, loss: str = "cross_entropy"):
@@ -28,7 +38,7 @@ def problem(family: str, num_batches: int = 2, loss: str = "cross_entropy"):
         return model.apply(params, state, batch[0])
 
     def contribution(logits, batch):
-        return jnp.sum(LOSSES[loss](logits, batch[1])) / NUM_SAMPLES
+        return jnp.sum(TASKS[loss].loss(logits, batch[1])) / NUM_SAMPLES
 
     return outputs, contribution, one(params), jax.tree.map(jnp.asarray, batches)
 

@@ -95,6 +95,26 @@ def determined(row: dict) -> dict:
     return kept | {"smoothed_density": curve.density}
 
 
+def check_alike(row: dict, single: dict, form: str, *, smoothed: float = 1e-5) -> None:
+    """A row measured in another form of execution is the single one's, to 1e-5; the smoothed density to `smoothed`."""
+    assert row.keys() == single.keys()
+    row, expected = determined(row), determined(single)
+    for name, value in expected.items():
+        if isinstance(value, str) or name.endswith("_layers") or name in ("layers", "status"):
+            assert row[name] == value, name
+            continue
+        scale = np.abs(np.asarray(value, np.float64)).max()
+        found, wanted = np.asarray(row[name], np.float64), np.asarray(value, np.float64)
+        # A residual is the small difference of large numbers: what counts is its size beside its eigenvalue's.
+        if name.endswith("_residual") or name.endswith("_residuals"):
+            scale = max(scale, abs(expected.get("hessian_eigenvalue", 0.0)))
+        tolerance = smoothed if name == "smoothed_density" else 1e-5
+        if name in ("density", "density_se"):
+            # Narrow bumps binned on a grid: a node that rounding moves shifts part of its weight to a neighbour.
+            tolerance, scale = 1e-3, max(scale, np.abs(expected["density"]).max())
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * scale, err_msg=f"{form}: {name}")
+
+
 @functools.cache
 def dense_hessian(family: str, index: int, num_samples: int) -> np.ndarray:
     """The Hessian of the mean cross-entropy of a trained model, every entry, in float64.

@@ -1,5 +1,7 @@
 """Two models and examples for a curve between them, with BatchNorm and without."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ def flat_examples(num_train: int, total: int | None = None) -> Examples:
     total = total or len(data.x_train)
     flat = data.x_train[:total].reshape(total, -1)
     x_test = data.x_test.reshape(len(data.x_test), -1)
-    return data._replace(x_train=flat, y_train=data.y_train[:total], x_test=x_test)
+    return dataclasses.replace(data, x_train=flat, y_train=data.y_train[:total], x_test=x_test)
 
 
 def pair(family: str):

@@ -1,6 +1,7 @@
 """Benchmarks that can run without an accelerator do run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,13 @@ def test_a_few_mutated_and_crafted_files_of_some_formats_come_to_no_fault():
     assert all(sum(found.values()) == 3 for found in result["counts"].values())
     assert set(result["total"]) == {"silent", "traceback", "crash", "hang", "memory"}
     assert not any(result["total"].values())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_language_models_runs(tmp_path):
+    script = Path(__file__).parents[1] / "bench" / "language_model.py"
+    sizes = ["--width", "16", "--layers", "1", "--tokens", "50", "--length", "8", "--examples", "16", "--samples", "4"]
+    command = [sys.executable, str(script), *sizes, "--out", str(tmp_path / "result.json")]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["parameters"] > 0 and abs(result["train_loss"] - result["chance_loss"]) < 0.5

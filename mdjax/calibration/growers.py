@@ -25,7 +25,7 @@ class LostError(Exception):
     """A cell cannot be grown: its processes died; how, for people."""
 
 
-def check_growers(asked: int | str, data: Data, target: Target) -> bool:
+def check_growers(asked: int | str, data: Data, target: Target, task: Any = None) -> bool:
     """Whether a process of its own grows cells, one after another, since their time is measured.
 
     InputError for a number other than 0, 1 and "auto" (1), and for what another process cannot be told.
@@ -35,6 +35,8 @@ def check_growers(asked: int | str, data: Data, target: Target) -> bool:
         raise InputError(
             f"workers is {count}, but a calibration measures the time of one cell after another. Give 0 or 1."
         )
+    if count and not isinstance(task, str | None):
+        raise InputError("workers are other processes and need a task by name. Give that, or workers=0.")
     if count and (not isinstance(data, str | Path) or target.build is not None):
         what = "networks by name" if target.build is not None else "data by name or path"
         raise InputError(f"workers are other processes and need {what}. Give that, or workers=0.")

@@ -17,7 +17,7 @@ from mdjax.calibration.design import Cell, cells
 from mdjax.calibration.growers import LostError, check_growers, growing_apart
 from mdjax.calibration.targets import VARIED, Build, Target, target_of
 from mdjax.calibration.trust import AXES, accuracies, surface_of
-from mdjax.columns import RECIPE
+from mdjax.columns import RECIPE, TASK
 from mdjax.console import warn
 from mdjax.diagnosis.calibrations import Calibration
 from mdjax.diagnosis.mdtree import MDTree
@@ -35,8 +35,10 @@ from mdjax.parquet import read_frame, write_frame
 from mdjax.progress import progress
 from mdjax.statuses import StatusCode
 from mdjax.subprocesses import leave_accelerators_alone
+from mdjax.sweeps.descriptions import described
 from mdjax.sweeps.local import measure
-from mdjax.zoo.data import Data, Dataset, dataset_of
+from mdjax.tasks import CLASSIFICATION, Classification, Task
+from mdjax.zoo.data import Data, Dataset, dataset_of, split_told
 from mdjax.zoo.store import Zoo
 from mdjax.zoo.training import Network, train_stack
 
@@ -57,14 +59,16 @@ class CalibrateOptions(TypedDict, total=False):
     """How a calibration is grown.
 
     `recipe`: numbers and names of the training that win over those of `like` (`mdjax.calibration.targets.target_of`).
-    `vary`: "learning_rate" (the default) or "batch_size", what sets the temperature. `seeds` of each configuration,
-    default 2. `landscape` (default True): measure the loss landscape too and grow trees, for networks whose settings
-    are not known; without it the budget goes further. `plan_only`: time the smallest networks, and say what would be
-    grown. `show_progress` (default True) draws a bar. `workers`: 1 grows each cell in a process of its own, which may
-    die alone (default 0: this one does); it needs networks by name, and data by name or path.
+    `task`: what the networks are asked, as for `mdjax.measure`. `vary`: "learning_rate" (the default) or "batch_size",
+    what sets the temperature. `seeds` of each configuration, default 2. `landscape` (default True): measure the loss
+    landscape too and grow trees, for networks whose settings are not known; without it the budget goes further.
+    `plan_only`: time the smallest networks, and say what would be grown. `show_progress` (default True) draws a bar.
+    `workers`: 1 grows each cell in a process of its own, which may die alone (default 0: this one does); it needs
+    networks by name, and data by name or path.
     """
 
     recipe: Mapping[str, Any] | None
+    task: Task | str | None
     vary: str
     seeds: int
     landscape: bool
@@ -124,12 +128,19 @@ def calibrate(
         raise InputError(f"vary is {vary!r}. Choose one of {', '.join(VARIED)}.")
     check_whole("seeds", seeds, 1, _MOST_SEEDS)
     target = target_of(like, build, options.get("recipe"))
-    if is_apart := check_growers(options.get("workers", 0), data, target):
+    task = options.get("task")
+    if is_apart := check_growers(options.get("workers", 0), data, target, task):
         leave_accelerators_alone()
     keep_compiled_programs()
-    dataset = dataset_of(data)
-    if dataset.x_train.dtype.kind != "f":
+    dataset = dataset_of(data, task=task)
+    if not dataset.reads_floats:
         raise InputError(f"The inputs of {dataset.name} are {dataset.x_train.dtype}. Calibrate on floats, or pixels.")
+    if not len(jax.tree.leaves(dataset.x_test)[0]):
+        raise InputError(f"{dataset.name} has no test examples, which a calibration learns from. Give some.")
+    if type(dataset.task).error is Task.error:
+        raise InputError(
+            f"The task {dataset.task.name} says no error. Define error, a fraction of 1 or more, to calibrate on it."
+        )
     target.recipe.check(dataset.input_shape)
     landscape = options.get("landscape", True)
     out = place(out)
@@ -139,7 +150,8 @@ def calibrate(
         kept = _Kept(out, target, dataset, (vary, seeds, landscape))
         grower = CellGrower(target, dataset, vary, seeds, landscape)
         if is_apart and isinstance(data, str | Path):
-            told = (data, dataset.fingerprint, target, (vary, seeds, landscape), out)
+            source = f"{task}:{data}" if task and split_told(str(data))[0].task is None else data
+            told = (source, dataset.fingerprint, target, (vary, seeds, landscape), out)
             grow = stack.enter_context(growing_apart(*told)).grown
         else:
             grow = grower.grown
@@ -154,7 +166,10 @@ class _Kept:
         self._folder, self.out = out / "cells", out
         facts = target.facts()
         del facts["width"]  # of wider networks the same small ones are grown
-        content = json.dumps([1, facts, dataset.fingerprint, options], sort_keys=True)
+        told = [1, facts, dataset.fingerprint, options]
+        if dataset.task != CLASSIFICATION:
+            told.append(described(dataset.task))
+        content = json.dumps(told, sort_keys=True)
         self._digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
         with writing(f"the calibration {out}", "Choose a folder that you may write."):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -309,7 +324,7 @@ class CellGrower:
         recipe = {name: getattr(self._target.recipe, name) for name in RECIPE}
         shared = {"family": self._target.family, "num_classes": self._dataset.num_classes, **recipe}
         # A network that broke down is one that guesses.
-        chance = 100 / self._dataset.num_classes
+        chance = 100 / self._dataset.num_classes if isinstance(self._dataset.task, Classification) else 0.0
         accuracy = (100 - table.configurations["test_error"]).fillna(chance)
         return table.configurations.assign(
             configuration=setting.configuration,
@@ -334,6 +349,7 @@ class CellGrower:
             "depth": network.depth if isinstance(network, Architecture) else None,
             "data": self._dataset.name,
             "num_classes": self._dataset.num_classes,
+            TASK: self._dataset.task.name,
             "varied": self._vary,
             "family": None if self._target.build is not None else self._target.family,
         }

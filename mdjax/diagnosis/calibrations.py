@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mdjax import file_sets
+from mdjax.columns import CLASSES, TASK
 from mdjax.diagnosis.causes import CLEAR, Weighed
-from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.checks import numeric_column, tasks
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.questions import QUESTIONS
 from mdjax.diagnosis.stages import Stage, Stages
@@ -28,7 +29,7 @@ from mdjax.inputs import parse_json, text_of
 FORMAT, VERSION = "mdjax-calibration", 2
 FILE, TREES = "calibration.json", "trees.json"
 
-SHARED = ("family", "depth", "num_classes", "label_noise", "optimizer", "schedule", "augmentation")
+SHARED = ("family", "depth", "num_classes", TASK, "label_noise", "optimizer", "schedule", "augmentation")
 """What a row has to have in common with a calibration's networks, where both are known: of others it does not speak."""
 
 STEPS = {"temperature": tuple(2.0**k for k in range(-8, 9) if k), "width": (2, 4), "data": (2, 4)}
@@ -172,12 +173,15 @@ class Calibration:
             missing = ~np.isfinite(values) | ((values <= 0) & (name != "accuracy"))
             why_not[missing & (why_not == "")] = f"{needed[name]} not known"
         for name in SHARED:
-            if self.facts.get(name) is None or name not in table.columns:
+            if name == TASK:
+                own, expected = tasks(table), self.facts.get(TASK) or CLASSES
+            elif self.facts.get(name) is None or name not in table.columns:
                 continue
-            own, expected = table[name].astype(object), self.facts[name]
+            else:
+                own, expected = table[name].astype(object), self.facts[name]
             alike = [value == expected for value in own]  # numbers of any type, or texts
             other = own.notna().to_numpy() & ~np.array(alike, dtype=bool)
-            why_not[other] = f"{name} is another than the calibration's {self.facts[name]}"
+            why_not[other] = f"{name} is another than the calibration's {expected}"
         return asked, why_not
 
     def save(self, folder: str | PathLike[str]) -> None:

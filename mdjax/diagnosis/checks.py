@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_array
 
+from mdjax.columns import CLASSES, TASK
 from mdjax.diagnosis.quantities import Columns, with_quantities
 from mdjax.diagnosis.questions import Question, Tree, columns_of, features_of
 from mdjax.errors import InputError
@@ -116,3 +117,10 @@ def known_labels(y: Any, num_rows: int, question: Question) -> np.ndarray:
     if not num_rows:
         raise InputError("Cannot grow a tree on 0 rows. Give rows that are labelled with one of the classes.")
     return labels
+
+
+def tasks(table: pd.DataFrame) -> pd.Series:
+    """What the models of each row are asked: classes, unless the table says otherwise."""
+    if TASK not in table.columns:
+        return pd.Series(CLASSES, table.index, dtype=object)
+    return table[TASK].astype(object).where(table[TASK].notna(), CLASSES)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
-from mdjax.diagnosis.checks import known_numbers, numeric_column
+from mdjax.columns import CLASSES, TASK
+from mdjax.diagnosis.checks import known_numbers, numeric_column, tasks
 from mdjax.diagnosis.labels import LABEL_COLUMNS
 from mdjax.diagnosis.quantities import quantity
 from mdjax.errors import InputError
@@ -30,7 +31,7 @@ FEATURES = (
 )
 """The columns that make up a population: those that trees read, and how well its networks do on other data."""
 
-FACTS = ("family", "num_classes")
+FACTS = ("family", "num_classes", TASK)
 """Columns that decide what the features mean: with a value that was not seen a network is outside, whatever these."""
 
 Fact = str | float
@@ -133,7 +134,7 @@ class Population:
             p_value=np.full(num_rows, np.nan),
             nearest=np.full((num_rows, NUM_NEIGHBOURS), -1),
             furthest=np.full(num_rows, -1),
-            foreign={name: _foreign(table, name, values) for name, values in self.facts.items()},
+            foreign={name: _foreign(table, name, self.seen(name)) for name in dict.fromkeys((TASK, *self.facts))},
         )
         patterns, which = np.unique(np.isfinite(rows), axis=0, return_inverse=True)
         for number, has in enumerate(patterns):
@@ -149,6 +150,10 @@ class Population:
             apart = np.abs(rows[here] - seen[nearest].mean(axis=1))
             found.furthest[here] = np.nanargmax(apart, axis=1)
         return found
+
+    def seen(self, name: str) -> tuple[Fact, ...]:
+        """The values that a fact had; of a population that says nothing of a task, classes were asked for."""
+        return self.facts.get(name, (CLASSES,) if name == TASK else ())
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -195,6 +200,8 @@ def _plain(values: Iterable[Any]) -> tuple[Fact, ...]:
 
 def _foreign(table: pd.DataFrame, name: str, seen: Sequence[Fact]) -> np.ndarray:
     """A mask of the rows that have a value which was not seen; one that is missing is not known to be foreign."""
+    if name == TASK:
+        return ~tasks(table).isin(seen).to_numpy()
     if name not in table.columns or not seen:
         return np.zeros(len(table), dtype=bool)
     return (table[name].notna() & ~table[name].isin(seen)).to_numpy()

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from mdjax.columns import TASK
 from mdjax.diagnosis.answers import (
     NUM_ERRORS,
     Answers,
@@ -24,7 +25,7 @@ from mdjax.diagnosis.answers import (
 from mdjax.diagnosis.beliefs import interval
 from mdjax.diagnosis.calibrations import Answered, Calibration, calibration_of, gain_texts, with_calibration
 from mdjax.diagnosis.causes import CAUSES, CHANGES, Weighed, gains, weighed_causes
-from mdjax.diagnosis.checks import known_numbers, numeric_column
+from mdjax.diagnosis.checks import known_numbers, numeric_column, tasks
 from mdjax.diagnosis.explanations import Answer, CalibrationText, Evidence, StageEvidence, Verdict
 from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.own_sweeps import IN_SAMPLE, LEARNT_FROM, OwnSweep, Reading, agreement_lines, own_sweep
@@ -295,8 +296,8 @@ def _outside_evidence(outside: Outside, table: pd.DataFrame, row: int) -> Iterat
     population, distances = outside.population, outside.distances
     for name, mask in distances.foreign.items():
         if mask[row]:
-            value = table[name].iloc[row]
-            text = foreign_text(name, value, population.facts[name])
+            value = (tasks(table) if name == TASK else table[name]).iloc[row]
+            text = foreign_text(name, value, population.seen(name))
             yield StageEvidence(name, None if isinstance(value, str) else _number(value), None, "", text)
     furthest, p_value = distances.furthest[row], float(distances.p_value[row])
     if furthest < 0 or p_value > TAIL:

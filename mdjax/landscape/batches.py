@@ -1,28 +1,65 @@
 """Examples → batches: slices of equal shape, random orders, and the split over a mesh's "data" axis."""
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from mdjax.tasks import CLASSIFICATION, Task
+
 PyTree = Any
 
 
-class LabelledExamples(NamedTuple):
-    """The first `num_examples` (may be traced) of inputs[n, ...] and labels[n]; those after them do not count.
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("inputs", "targets", "num_examples"), meta_fields=("task",)
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledExamples:
+    """The first `num_examples` (may be traced) of inputs and targets; those after them do not count.
+
+    inputs, targets: pytrees of arrays [n, ...].
+    task: what a model is asked for them; part of the pytree's structure.
 
     A traced count lets one compiled program serve every amount of data.
     """
 
-    inputs: jax.Array
-    labels: jax.Array
+    inputs: PyTree
+    targets: PyTree
     num_examples: jax.Array | int
+    task: Task = CLASSIFICATION
+
+    @property
+    def capacity(self) -> int:
+        """How many there are, those that do not count included."""
+        return count_of(self.inputs)
+
+    @property
+    def total_weight(self) -> jax.Array | int:
+        """What the weights of all that count add up to: their number, unless the task weighs them."""
+        own = self.task.weights(self.targets)
+        if own is None:
+            return self.num_examples
+        return jnp.sum(jnp.where(jnp.arange(self.capacity) < self.num_examples, own, 0.0))
 
     def first(self, number: int) -> "LabelledExamples":
         """The first `number` of them; all, where there are fewer."""
-        number = min(number, len(self.inputs))
-        return LabelledExamples(self.inputs[:number], self.labels[:number], jnp.minimum(self.num_examples, number))
+        number = min(number, self.capacity)
+        inputs, targets = jax.tree.map(lambda leaf: leaf[:number], (self.inputs, self.targets))
+        return LabelledExamples(inputs, targets, jnp.minimum(self.num_examples, number), self.task)
+
+
+def weighed(task: Task, targets: PyTree, mask: jax.Array) -> jax.Array:
+    """The weights [b] of a batch's examples in the means, given which of them count, as 1 or 0."""
+    own = task.weights(targets)
+    return mask if own is None else mask * own
+
+
+def count_of(arrays: PyTree) -> int:
+    """How many examples arrays [n, ...] are of."""
+    return len(jax.tree.leaves(arrays)[0])
 
 
 def over_data(batch: PyTree, axis: int = 0) -> PyTree:
@@ -56,40 +93,39 @@ def over_data_multiple(number: int) -> int:
     return -(-number // size) * size
 
 
-def slice_batch(
-    array: jax.Array, start: jax.Array, num_examples: jax.Array | int, size: int
-) -> tuple[jax.Array, jax.Array]:
+def slice_batch(arrays: PyTree, start: jax.Array, num_examples: jax.Array | int, size: int) -> tuple[PyTree, jax.Array]:
     """A batch of consecutive examples, and their weights [size]: 1, or 0 for what does not count.
 
-        array: examples [n, ...].
+        arrays: a pytree of examples [n, ...].
         start: index of the batch's first example.
-        num_examples: how many of the array count; from this index on weights are 0.
+        num_examples: how many of them count; from this index on weights are 0.
         size: examples in a batch.
 
     Indices past the end are clipped, so the last batch has the same shape as the others.
     """
-    return over_data(_slice(array, start, num_examples, size))
+    return over_data(_slice(arrays, start, num_examples, size))
 
 
-def all_batches(array: jax.Array, num_examples: jax.Array | int, size: int) -> tuple[jax.Array, jax.Array]:
+def all_batches(arrays: PyTree, num_examples: jax.Array | int, size: int) -> tuple[PyTree, jax.Array]:
     """All examples in batches [k, size, ...], and their weights [k, size]: 1, or 0 for what does not count.
 
-        array: examples [n, ...].
-        num_examples: how many of the array count.
+        arrays: a pytree of examples [n, ...].
+        num_examples: how many of them count.
         size: examples in a batch; the last one is filled up.
 
     Of each batch, and not of the batches, a device of the mesh's "data" axis has its part.
     """
-    count = -(-array.shape[0] // size)
-    found = _slice(array, jnp.zeros((), int), num_examples, count * size)
+    count = -(-count_of(arrays) // size)
+    found = _slice(arrays, jnp.zeros((), int), num_examples, count * size)
     batches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), found)
     return over_data(batches, axis=1)
 
 
-def _slice(array: jax.Array, start: jax.Array, num_examples: jax.Array | int, size: int) -> tuple[jax.Array, jax.Array]:
+def _slice(arrays: PyTree, start: jax.Array, num_examples: jax.Array | int, size: int) -> tuple[PyTree, jax.Array]:
     index = start + jnp.arange(size)
     weights = (index < num_examples).astype(jnp.float32)
-    return array[jnp.minimum(index, array.shape[0] - 1)], weights
+    index = jnp.minimum(index, count_of(arrays) - 1)
+    return jax.tree.map(lambda leaf: leaf[index], arrays), weights
 
 
 def random_order(key: jax.Array, size: int, num_examples: jax.Array | int) -> jax.Array:

@@ -1,5 +1,6 @@
 """A loss summed over batches → its Hessian or Gauss–Newton matrix, as a linear operator on flat vectors."""
 
+import fnmatch
 import functools
 import math
 from collections.abc import Callable
@@ -73,12 +74,42 @@ class ParameterGroups(NamedTuple):
     indices: jax.Array
 
 
-def parameter_groups(params: PyTree) -> ParameterGroups:
-    """Groups of the raveled parameters by the outermost key of the pytree, in the order in which they are raveled."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(path[:1], simple=True) for path, _ in leaves]
+def layer_names(params: PyTree, layers: str = "*") -> list[str]:
+    """The layer that each array of the parameters belongs to, in the order in which they are raveled.
+
+    params: a pytree, or its shapes.
+    layers: patterns of paths with slashes, joined by commas, such as "blocks/*" or "*/attention,*/mlp": an array
+        belongs to the part of its path that the first fitting one matches, and to its outermost key where none does.
+    """
+    return [_matched(parts, layers) or (parts[0] if parts else "") for parts in _paths(params)]
+
+
+def _paths(params: PyTree) -> list[list[str]]:
+    return [
+        [jax.tree_util.keystr((entry,), simple=True) for entry in path]
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+
+
+def _matched(parts: list[str], layers: str) -> str:
+    """The part of a path that the first fitting pattern matches; empty where none does."""
+    for pattern in layers.split(","):
+        wanted = pattern.strip().split("/")
+        if len(parts) >= len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted)):
+            return "/".join(parts[: len(wanted)])
+    return ""
+
+
+def parameter_groups(params: PyTree, layers: str = "*") -> ParameterGroups:
+    """Groups of the raveled parameters by `layer_names`, in the order in which they are raveled.
+
+    Raises InputError for patterns that match nothing.
+    """
+    names = layer_names(params, layers)
     unique = tuple(dict.fromkeys(names))
-    sizes = [math.prod(jnp.shape(leaf)) for _, leaf in leaves]
+    if layers != "*" and not any(_matched(parts, layers) for parts in _paths(params)):
+        raise InputError(f"No layer fits the pattern {layers!r}; outermost are {', '.join(unique)}. Give one of paths.")
+    sizes = [math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params)]
     indices = jnp.asarray([unique.index(name) for name in names], jnp.int32)
     return ParameterGroups(unique, jnp.repeat(indices, jnp.asarray(sizes), total_repeat_length=sum(sizes)))
 

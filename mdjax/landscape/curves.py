@@ -209,7 +209,7 @@ def trained_curve(
     """
     if settings.kind == "line":
         return Curve("line", start, straight_bends(start, end, 0), end)
-    inputs, labels, num_examples = examples
+    given, num_examples = (examples.inputs, examples.targets), examples.num_examples
     start_key, key = jax.random.split(key)
     counted = (True,) * len(jax.tree.leaves(start)) if counted is None else counted
     bends, resting = divided(straight_bends(start, end, settings.num_bends), counted)
@@ -219,19 +219,20 @@ def trained_curve(
     published = settings.recipe == "published"
     steps_per_epoch = -(-num_examples // size) if published else 1
     # int(10/s) in whole numbers, so that no rounding of s decides.
-    num_epochs = settings.epoch_factor * (10 * inputs.shape[0] // num_examples) if published else settings.num_steps
+    num_epochs = settings.epoch_factor * (10 * examples.capacity // num_examples) if published else settings.num_steps
     optimizer = optax.sgd(_schedule(settings.learning_rate, steps_per_epoch, num_epochs), momentum=settings.momentum)
 
-    def loss(params: PyTree, held: PyTree, x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
-        x, y, weights = over_data((x, y, weights))
-        logits, _ = model.batch_apply(united(Parts(params, held)), state, x, weights)
-        return losses.mean_cross_entropy(logits, y, weights)
+    def loss(params: PyTree, held: PyTree, x: PyTree, y: PyTree, mask: jax.Array) -> jax.Array:
+        x, y, mask = over_data((x, y, mask))
+        outputs, _ = model.batch_apply(united(Parts(params, held)), state, x, mask)
+        return losses.mean_loss(examples.task, outputs, y, mask)
 
     def step(carry: PyTree, t: jax.Array, index: jax.Array, weights: jax.Array) -> PyTree:
         bends, optimizer_state = carry
         point = curve_point(Curve(settings.kind, start, united(Parts(bends, resting)), end), t)
         params, held = divided(point, counted)
-        gradient = jax.grad(loss)(params, held, inputs[index], labels[index], weights)
+        batch = jax.tree.map(lambda leaf: leaf[index], given)
+        gradient = jax.grad(loss)(params, held, *batch, weights)
         # By the chain rule each bend's gradient is the point's times the bend's weight in it.
         own = jnp.stack(point_weights(settings.kind, t, settings.num_bends + 2)[1:-1])
         gradient = jax.tree.map(
@@ -248,7 +249,7 @@ def trained_curve(
 
     def epoch(number: jax.Array, carry: PyTree) -> PyTree:
         t_key, order_key = jax.random.split(jax.random.fold_in(key, number))
-        order = random_order(order_key, inputs.shape[0], num_examples)
+        order = random_order(order_key, examples.capacity, num_examples)
 
         def epoch_step(batch: jax.Array, carry: PyTree) -> PyTree:
             index, weights = slice_batch(order, batch * size, num_examples, size)
@@ -288,7 +289,7 @@ def evaluate_curve(
     batch_size: int = EVALUATED_TOGETHER,
     statistics: PyTree = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss (nats) and error (percent) over the examples at points of a curve: two arrays [k].
+    """Loss and error (percent) over the examples at points of a curve, by their task: two arrays [k].
 
         model: its `apply` and, where it has statistics, its `batch_apply` are used.
         curve: between two models' parameters.
@@ -326,7 +327,7 @@ def reestimate_statistics(
         model: its `batch_apply` is used.
         curve: between two models' parameters.
         state: statistics of one model; only their structure matters, and an empty one is returned as it is.
-        examples: what the statistics are taken over; labels are not used.
+        examples: what the statistics are taken over; targets are not used.
         points: t[k] in [0, 1].
         batch_size: examples in one batch.
 
@@ -336,8 +337,8 @@ def reestimate_statistics(
     """
     if not jax.tree.leaves(state):
         return state
-    inputs, _, num_examples = examples
-    size = min(batch_size, inputs.shape[0])
+    inputs, num_examples = examples.inputs, examples.num_examples
+    size = min(batch_size, examples.capacity)
 
     def add_batch(batch: jax.Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         x, weights = slice_batch(inputs, batch * size, num_examples, size)

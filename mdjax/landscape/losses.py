@@ -1,66 +1,62 @@
-"""(model, params, examples) → cross-entropy and error, over as many examples as there are."""
+"""(model, params, examples) → loss and error by the examples' task, over as many of them as there are."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mdjax.landscape.batches import LabelledExamples, slice_batch
+from mdjax.landscape.batches import LabelledExamples, slice_batch, weighed
 from mdjax.models import Model
+from mdjax.tasks import Task
 
 PyTree = Any
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""(logits[b, c], labels[b]) → the loss of each example [b]."""
+_MOST_FLOATS = 2**26
+"""Of the outputs of examples that are taken together: logits of every token at every position soon fill a memory."""
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy in nats of each example: logits[b, c], labels[b] → [b]; NaN for a label that is no class.
+def bounded_batch(model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, batch_size: int) -> int:
+    """How many examples go together: `batch_size`, all there are, or as many as whose outputs are 256 MiB."""
+    return max(1, min(batch_size, examples.capacity, _fitting(model, params, state, examples.inputs)))
 
-    The label's logit is a masked sum: a look-up is differentiated by a scatter, slow to compile and in a loop on CPU.
+
+def fitting_batches(model: Model, params: PyTree, state: PyTree, batches: PyTree) -> PyTree:
+    """Inputs [batches, batch, ...] in smaller batches, by whole parts of theirs, where outputs would exceed 256 MiB."""
+    size = jax.tree.leaves(batches)[0].shape[1]
+    most = _fitting(model, params, state, jax.tree.map(lambda leaf: leaf[0], batches))
+    part = next(number for number in range(min(size, max(1, most)), 0, -1) if size % number == 0)
+    if part == size:
+        return batches
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, part, *leaf.shape[2:]), batches)
+
+
+def _fitting(model: Model, params: PyTree, state: PyTree, inputs: PyTree) -> int:
+    """Of how many examples like these the outputs are 256 MiB."""
+    one = jax.tree.map(lambda leaf: leaf[:1], inputs)
+    outputs = jax.tree.leaves(jax.eval_shape(model.apply, params, state, one))
+    return _MOST_FLOATS // max(1, sum(leaf.size for leaf in outputs))
+
+
+def mean_loss(task: Task, outputs: PyTree, targets: PyTree, mask: jax.Array) -> jax.Array:
+    """The mean loss of a batch's outputs, each example weighed as the task says.
+
+    task: whose loss it is.
+    outputs, targets: of the batch [b, ...].
+    mask: [b], 1, or 0 for padding.
     """
-    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
-    is_label = labels[:, None] == jnp.arange(logits.shape[-1])
-    own = jnp.sum(jnp.where(is_label, shifted, 0.0), -1)
-    return jnp.log(jnp.sum(jnp.exp(shifted), -1)) - jnp.where(jnp.any(is_label, -1), own, jnp.nan)
-
-
-class Factors(NamedTuple):
-    """A symmetric matrix Σₖ weights[k] uₖuₖᵀ with uₖ the k-th row of vectors[c, c]."""
-
-    weights: jax.Array
-    vectors: jax.Array
-
-
-def curvature_factors(loss: Loss, logits: jax.Array, label: jax.Array) -> Factors:
-    """The second derivative of an example's loss by its logits[c], in c rank-one terms.
-
-        loss: of each example.
-        logits: of one example [c].
-        label: its label.
-
-    Cross-entropy's is the covariance of the classes, Σₖ pₖ(eₖ − p)(eₖ − p)ᵀ; of any other loss it takes the
-    eigenvectors, c³ flops.
-    """
-    if loss is cross_entropy:
-        p = jax.nn.softmax(logits)
-        # 1 − pₖ as the sum of the others: near 1 the difference would be all rounding.
-        others = jnp.where(jnp.eye(len(p), dtype=bool), 0.0, p)
-        return Factors(p, jnp.diag(jnp.sum(others, axis=1)) - others)
-    weights, columns = jnp.linalg.eigh(jax.hessian(lambda logits: loss(logits[None], label[None])[0])(logits))
-    return Factors(weights, columns.T)
-
-
-def mean_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted mean cross-entropy in nats of logits[b, c] and labels[b]; weights[b] are 1, or 0 for padding."""
-    return jnp.sum(weights * cross_entropy(logits, labels)) / jnp.sum(weights)
+    weights = weighed(task, targets, mask)
+    total = jnp.sum(weights)
+    if task.weights(targets) is not None:
+        total = jnp.where(total > 0, total, 1.0)  # a batch in which nothing counts has no gradient
+    return jnp.sum(weights * task.loss(outputs, targets)) / total
 
 
 def evaluate(
     model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, batch_size: int = 512
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy (nats) and error (percent) over the examples, with stored statistics.
+    """Mean loss and error (percent) over the examples by their task, with stored statistics.
 
         model: its `apply` is used.
         params, state: one model's.
@@ -70,8 +66,10 @@ def evaluate(
     Cost: one forward pass over the examples.
     """
     zeros = jnp.zeros(()), jnp.zeros(())
-    loss, wrong = _sum_over_batches(model, params, state, examples, batch_size, _loss_and_wrong, zeros)
-    return loss / examples.num_examples, 100 * wrong / examples.num_examples
+    sums = functools.partial(_loss_and_wrong, examples.task)
+    loss, wrong = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
+    total = examples.total_weight
+    return loss / total, 100 * wrong / total
 
 
 MAX_CLASSES = 1024
@@ -98,6 +96,8 @@ def evaluate_calibration(
 ) -> Evaluation:
     """As `evaluate`, with the expected calibration error and the confusion matrix, from the same forward pass.
 
+    For classification alone.
+
         model, params, state, examples, batch_size: as for `evaluate`.
         num_bins: equal bins of confidence.
 
@@ -108,7 +108,7 @@ def evaluate_calibration(
     """
 
     def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-        loss, wrong = _loss_and_wrong(logits, labels, weights)
+        loss, wrong = _loss_and_wrong(examples.task, logits, labels, weights)
         confidence = jnp.max(jax.nn.softmax(logits), -1)
         right = jnp.argmax(logits, -1) == labels
         index = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
@@ -126,10 +126,10 @@ def evaluate_calibration(
     return Evaluation(loss / number, 100 * wrong / number, 100 * jnp.sum(jnp.abs(excess)) / number, confusion)
 
 
-def _loss_and_wrong(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A batch's summed cross-entropy, and how many of its examples are misclassified."""
-    loss = jnp.sum(weights * cross_entropy(logits, labels))
-    wrong = jnp.sum(weights * (jnp.argmax(logits, -1) != labels))
+def _loss_and_wrong(task: Task, outputs: PyTree, targets: PyTree, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A batch's summed loss and error."""
+    loss = jnp.sum(weights * task.loss(outputs, targets))
+    wrong = jnp.sum(weights * task.error(outputs, targets))
     # A model with NaN weights must not look right by chance: argmax of NaN is class 0.
     return loss, jnp.where(jnp.isfinite(loss), wrong, jnp.nan)
 
@@ -140,18 +140,16 @@ def _sum_over_batches(
     state: PyTree,
     examples: LabelledExamples,
     batch_size: int,
-    sums: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]],
+    sums: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, ...]],
     zeros: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, ...]:
-    """`zeros` + Σ over batches of sums(logits[b, c], labels[b], weights[b]), with stored statistics."""
-    inputs, labels, num_examples = examples
-    size = min(batch_size, inputs.shape[0])
-    num_examples = jnp.asarray(num_examples)
+    """`zeros` + Σ over batches of sums(outputs[b, ...], targets[b, ...], weights[b]), with stored statistics."""
+    size = bounded_batch(model, params, state, examples, batch_size)
+    num_examples = jnp.asarray(examples.num_examples)
 
     def add_batch(batch: jax.Array, total: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        x, weights = slice_batch(inputs, batch * size, num_examples, size)
-        y, _ = slice_batch(labels, batch * size, num_examples, size)
-        logits = model.apply(params, state, x)
-        return tuple(old + new for old, new in zip(total, sums(logits, y, weights)))
+        (x, y), mask = slice_batch((examples.inputs, examples.targets), batch * size, num_examples, size)
+        outputs = model.apply(params, state, x)
+        return tuple(old + new for old, new in zip(total, sums(outputs, y, weighed(examples.task, y, mask))))
 
     return jax.lax.fori_loop(0, -(-num_examples // size), add_batch, zeros)

@@ -109,7 +109,7 @@ def loss_surface(
     *,
     batch_size: int = 512,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy (nats) [m] and error (percent) [m] at the points params + coordinates @ directions.
+    """Mean loss [m] and error (percent) [m], by the examples' task, at the points params + coordinates @ directions.
 
         model: its `apply` is used.
         params, state: one model's, with p parameters; statistics stay as stored.

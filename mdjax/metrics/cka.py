@@ -9,7 +9,8 @@ import numpy as np
 
 from mdjax.columns import Feature
 from mdjax.errors import InputError
-from mdjax.landscape.batches import over_data
+from mdjax.landscape.batches import LabelledExamples, count_of, over_data
+from mdjax.landscape.losses import fitting_batches
 from mdjax.landscape.similarity import gram_cka, linear_cka
 from mdjax.metrics.contract import Examples, FeatureMetric, Metric, PairMetric, Pairs, PyTree, Raw, Weights
 from mdjax.models import Model
@@ -23,11 +24,13 @@ _FEATURE = Feature("CKA", "CKA similarity", "0 to 1")
 class CKA(FeatureMetric):
     """Linear CKA of one layer of every two models of a configuration, on mixed-up training inputs.
 
-    `layer` is "softmax" (class probabilities, as published), "logits", or a layer of the network by name, as
+    `layer` is "softmax" (class probabilities, as published; of other tasks what `Task.features` says: the outputs of a
+    regression, probabilities of labels or tokens), "logits", or a layer of the network by name, as
     `FlaxModel.layer_outputs` takes it, its outputs flattened to d features per example. Columns: `CKA`, biased as
     published, and `CKA_debiased` (`similarity.linear_cka`).
-    Inputs: n = `num_batches` × `batch_size` training examples, each batch mixed with a permutation of itself by one
-    λ ~ Beta(`mixup`, `mixup`); drawn once for a data set, so the same for all models and both of a pair.
+    Inputs: n = `num_batches` × `batch_size` training examples,
+    each batch mixed with a permutation of itself by one λ ~ Beta(`mixup`, `mixup`), unless some of an input are whole
+    numbers, such as tokens, which do not mix; drawn once for a data set, so the same for all models and both of a pair.
     Cost: one forward pass a model, n·min(d, n) numbers brought to the host for each, and there for a pair what
     `linear_cka` says; memory on the device: n·d numbers a model.
     """
@@ -50,11 +53,11 @@ class CKA(FeatureMetric):
         presets = {"reference": PublishedCKA(), "fast": cls(num_batches=2)}
         return presets.get(preset, cls())
 
-    def inputs(self, data: Examples, key: jax.Array) -> jax.Array:
-        """The mixed-up inputs [batches, batch, ...]; fewer examples than needed are repeated."""
+    def inputs(self, data: Examples, key: jax.Array) -> LabelledExamples:
+        """The mixed-up inputs [batches, batch, ...] with their task; fewer examples than needed are repeated."""
         return _mixed_inputs(data, key, self.num_batches, self.batch_size, self.mixup)
 
-    def features_of(self, model: Model, params: PyTree, state: PyTree, inputs: jax.Array) -> Raw:
+    def features_of(self, model: Model, params: PyTree, state: PyTree, inputs: LabelledExamples) -> Raw:
         features = _features(model, params, state, inputs, self.layer)
         count, width = features.shape
         constant = _is_constant(features)
@@ -117,31 +120,39 @@ def _check(num_batches: int, batch_size: int, mixup: int) -> None:
         raise InputError(f"mixup is {mixup}. Give the parameter of Beta(mixup, mixup), a whole number of at least 1.")
 
 
-def _mixed_inputs(data: Examples, key: jax.Array, num_batches: int, batch_size: int, mixup: int) -> jax.Array:
+def _mixed_inputs(data: Examples, key: jax.Array, num_batches: int, batch_size: int, mixup: int) -> LabelledExamples:
     """Batches [batches, batch, ...] of a model's own examples, each mixed with a permutation of itself."""
     order_key, mix_key, share_key = jax.random.split(key, 3)
-    size = len(data.x_train)
+    size = count_of(data.x_train)
     ranks = jnp.where(jnp.arange(size) < data.num_train, jax.random.uniform(order_key, (size,)), jnp.inf)
     wanted = jnp.arange(num_batches * batch_size) % data.num_train
     index = jnp.argsort(ranks)[wanted].reshape(num_batches, batch_size)
     partner = jax.vmap(jax.random.permutation)(jax.random.split(mix_key, num_batches), index)
+    leaves = jax.tree.leaves(data.x_train)
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        drawn = jax.tree.map(lambda leaf: leaf[index], data.x_train)
+        return LabelledExamples(drawn, None, index.size, data.task)
     # Beta(a, a) is the law of the median of 2a − 1 uniform numbers: no rejection loop to compile.
     shares = jnp.median(jax.random.uniform(share_key, (num_batches, 2 * int(mixup) - 1)), axis=1)
-    share = shares.reshape(-1, *[1] * data.x_train.ndim)
-    return share * data.x_train[index] + (1 - share) * data.x_train[partner]
+
+    def mixed(leaf: jax.Array) -> jax.Array:
+        share = shares.reshape(-1, *[1] * leaf.ndim)
+        return share * leaf[index] + (1 - share) * leaf[partner]
+
+    return LabelledExamples(jax.tree.map(mixed, data.x_train), None, index.size, data.task)
 
 
-def _features(model: Model, params: PyTree, state: PyTree, inputs: jax.Array, layer: str) -> jax.Array:
-    """A layer's outputs for inputs[batches, batch, ...], flattened to [n, d]."""
+def _features(model: Model, params: PyTree, state: PyTree, inputs: LabelledExamples, layer: str) -> jax.Array:
+    """A layer's outputs for inputs [batches, batch, ...], flattened to [n, d]."""
 
-    def of_batch(x: jax.Array) -> jax.Array:
+    def of_batch(x: PyTree) -> jax.Array:
         x = over_data(x)
         if layer not in ("softmax", "logits"):
             return _layer_outputs(model)(params, state, x, layer)
-        logits = model.apply(params, state, x)
-        return jax.nn.softmax(logits) if layer == "softmax" else logits
+        outputs = model.apply(params, state, x)
+        return inputs.task.features(outputs) if layer == "softmax" else outputs
 
-    outputs = jax.lax.map(of_batch, inputs)
+    outputs = jax.lax.map(of_batch, fitting_batches(model, params, state, inputs.inputs))
     return outputs.reshape(outputs.shape[0] * outputs.shape[1], -1)
 
 

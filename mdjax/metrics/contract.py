@@ -8,17 +8,20 @@ metric it has.
 """
 
 import abc
+import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 
 from mdjax.columns import Feature
-from mdjax.landscape.batches import LabelledExamples
+from mdjax.landscape.batches import LabelledExamples, count_of
 from mdjax.models import Model
 from mdjax.statuses import Status
+from mdjax.tasks import CLASSIFICATION, Task
 
 PyTree = Any
 Raw = Mapping[str, Any]
@@ -38,24 +41,40 @@ MAX_PAIRS = 1000
 """The most pairs of one configuration that are compared, in one order; at least one for each model."""
 
 
-class Examples(NamedTuple):
-    """The data a model is measured on: its own training examples are the first `num_train` of the train arrays."""
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("x_train", "y_train", "num_train", "x_test", "y_test"),
+    meta_fields=("task",),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """The data a model is measured on: its own training examples are the first `num_train` of the train arrays.
 
-    x_train: jax.Array
-    y_train: jax.Array
+    x_train, y_train, x_test, y_test: inputs and targets, pytrees of arrays [n, ...].
+    task: what the model is asked for them; part of the pytree's structure.
+    """
+
+    x_train: PyTree
+    y_train: PyTree
     num_train: jax.Array
-    x_test: jax.Array
-    y_test: jax.Array
+    x_test: PyTree
+    y_test: PyTree
+    task: Task = CLASSIFICATION
 
     @property
     def train(self) -> LabelledExamples:
         """The model's own training examples."""
-        return LabelledExamples(self.x_train, self.y_train, self.num_train)
+        return LabelledExamples(self.x_train, self.y_train, self.num_train, self.task)
+
+    @property
+    def splits(self) -> dict[str, LabelledExamples]:
+        """Both by name; without "test" where there are no test examples."""
+        return {"train": self.train, **({"test": self.test} if count_of(self.x_test) else {})}
 
     @property
     def test(self) -> LabelledExamples:
         """All test examples."""
-        return LabelledExamples(self.x_test, self.y_test, len(self.x_test))
+        return LabelledExamples(self.x_test, self.y_test, count_of(self.x_test), self.task)
 
 
 class Metric(abc.ABC):
@@ -160,7 +179,7 @@ class ModelMetric(Metric):
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         """The traced half: arrays by name for one model.
 
-        model: the network, `apply(params, state, inputs[b, ...]) -> logits[b, classes]`.
+        model: the network, `apply(params, state, inputs[b, ...]) -> outputs[b, ...]`.
         params, state: pytrees of its arrays, without a model axis.
         data: the examples; the model's own are the first `data.num_train` (traced) of the train arrays.
         key: random numbers of this model and metric.

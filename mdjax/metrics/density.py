@@ -7,10 +7,8 @@ import jax
 import numpy as np
 
 from mdjax.errors import InputError
-from mdjax.landscape import losses
 from mdjax.landscape.curvature import CurvatureMatrix, check_matrix
 from mdjax.landscape.loss_curvature import loss_curvature
-from mdjax.landscape.losses import Loss
 from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
 from mdjax.metrics.published_hessian import status_with_cause
@@ -48,7 +46,6 @@ class Density(ModelMetric):
     num_steps: int = 32
     num_points: int = 64
     batch_size: int = 256
-    loss: Loss = losses.cross_entropy
     parameters: Parameters = "trainable"
 
     def __post_init__(self) -> None:
@@ -59,14 +56,14 @@ class Density(ModelMetric):
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         examples = data.train.first(self.num_samples)
-        settings = {"batch_size": self.batch_size, "matrix": self.operator, "loss": self.loss}
+        settings = {"batch_size": self.batch_size, "matrix": self.operator}
         model, params = counted(model, params, self.parameters)
         curvature = loss_curvature(model, params, state, examples, **settings)
         runs = quadrature_runs(curvature, key, num_runs=self.num_runs, num_steps=self.num_steps)
         return {"alpha": runs.alpha, "beta": runs.beta}
 
     def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
-        return status_with_cause(status, model, weights, data.train.first(self.num_samples), self.loss)
+        return status_with_cause(status, model, weights, data.train.first(self.num_samples))
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         runs = quadrature(raw["alpha"], raw["beta"])

@@ -9,11 +9,9 @@ import numpy as np
 
 from mdjax.columns import Feature
 from mdjax.errors import InputError
-from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples
-from mdjax.landscape.curvature import CurvatureMatrix, check_matrix, parameter_groups, restricted
+from mdjax.landscape.curvature import CurvatureMatrix, check_matrix, layer_names, parameter_groups, restricted
 from mdjax.landscape.loss_curvature import gauss_newton_traces, has_exact_trace, loss_curvature
-from mdjax.landscape.losses import Loss
 from mdjax.linalg.krylov import Krylov, Wanted, block_lanczos, ritz_pairs
 from mdjax.linalg.operators import LinearOperator
 from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, hutchinson, xtrace
@@ -52,8 +50,9 @@ class Hessian(ModelMetric):
     `xtrace` stops at `num_probes` whatever its error is. The Frobenius norm takes `min_probes` probes at least.
     `block_size` vectors are multiplied together; blocks find eigenvalues that coincide.
 
-    `operator` "gauss_newton" measures that matrix, in columns `gauss_newton_…`; `loss` is any loss of an example.
-    `by_layer` adds trace and largest eigenvalue of each top-level module's diagonal block, at the same cost again
+    `operator` "gauss_newton" measures that matrix, in columns `gauss_newton_…`.
+    `by_layer` adds trace and largest eigenvalue of the diagonal block of each of `layers`: top-level modules, or by
+    patterns of paths such as "blocks/*" (`mdjax.landscape.curvature.layer_names`), at the same cost again
     for each (their exact traces cost nothing more). Cost: 17 products and an exact trace for most networks of ReLUs, at
     most block_size·max_steps + max_probes, an eighth more where the examples make more than four batches of
     `batch_size` (`mdjax.landscape.curvature`); memory (block_size·(max_steps + 8)) times the parameters.
@@ -90,7 +89,7 @@ class Hessian(ModelMetric):
     num_probes: int = 24
     batch_size: int = 256
     by_layer: bool = False
-    loss: Loss = losses.cross_entropy
+    layers: str = "*"
     parameters: Parameters = "trainable"
 
     def __post_init__(self) -> None:
@@ -112,14 +111,16 @@ class Hessian(ModelMetric):
         return {"reference": PublishedHessian(), "fast": fast}.get(preset, cls())
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        if self.layers != "*" and not self.by_layer:
+            raise InputError(f"layers is {self.layers!r}, but by_layer is false. Set hessian.by_layer=true, too.")
         examples = data.train.first(self.num_samples)
-        settings = {"batch_size": self.batch_size, "matrix": self.operator, "loss": self.loss}
+        settings = {"batch_size": self.batch_size, "matrix": self.operator}
         model, params = counted(model, params, self.parameters)
         curvature = loss_curvature(model, params, state, examples, **settings)
         known = self._known_traces(model, params, state, examples)
         if not self.by_layer:
             return self._spectrum(curvature, None if known is None else jnp.sum(known), key)
-        groups = parameter_groups(params)
+        groups = parameter_groups(params, self.layers)
         # The whole matrix is one more group: the product is compiled once for all of them.
         everything = jnp.ones((1, curvature.size), bool)
         masks = jnp.concatenate([everything, groups.indices == jnp.arange(len(groups.names))[:, None]])
@@ -132,16 +133,15 @@ class Hessian(ModelMetric):
     def _known_traces(
         self, model: Model, params: PyTree, state: PyTree, examples: LabelledExamples
     ) -> jax.Array | None:
-        """The exact traces of the top-level modules' diagonal blocks, in order; None where they are to be sampled."""
+        """The exact traces of the layers' diagonal blocks, in order; None where they are to be sampled."""
         if self.trace_method != "auto":
             return None
         if not has_exact_trace(model, params, state, examples.inputs, matrix=self.operator):
             return None
-        traces = gauss_newton_traces(model, params, state, examples, loss=self.loss)
+        traces = gauss_newton_traces(model, params, state, examples)
         # In the order of `parameter_groups`: of the leaves.
         sums: dict[str, jax.Array] = {}
-        for path, trace in jax.tree_util.tree_leaves_with_path(traces):
-            name = jax.tree_util.keystr(path[:1], simple=True)
+        for name, trace in zip(layer_names(traces, self.layers), jax.tree.leaves(traces), strict=True):
             sums[name] = sums.get(name, jnp.zeros(())) + trace
         return jnp.stack(list(sums.values()))
 
@@ -180,7 +180,7 @@ class Hessian(ModelMetric):
         return krylov, result._replace(num_products=result.num_products + krylov.num_products)
 
     def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
-        return status_with_cause(status, model, weights, data.train.first(self.num_samples), self.loss)
+        return status_with_cause(status, model, weights, data.train.first(self.num_samples))
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         ritz = ritz_pairs(raw["projected"], raw["off_diagonal"], raw["dropped"], raw["num_steps"])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -13,15 +14,18 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
 from mdjax.models import Model
+from mdjax.tasks import Classification
 
 
 @dataclasses.dataclass(frozen=True)
 class Losses(ModelMetric):
-    """Train and test loss (nats), error and expected calibration error (percent), with stored statistics.
+    """Train and test loss, error and, of classes, expected calibration error (percent), with stored statistics.
 
-    `num_bins` equal bins of confidence make the calibration error (`losses.evaluate_calibration`). Beside them stands
-    what tells whether there is anything to learn from them: error (`chance_error`) and loss (`chance_loss`) of the best
-    constant guess on the training labels, and whether the test data are of the same kind (`label_columns`).
+    What loss and error are is the data's task: of classes nats and the share that is wrong, of a regression the mean
+    square and the share of the targets' variance that is left unexplained, 1 − R² (`mdjax.tasks`). `num_bins` equal
+    bins of confidence make the calibration error (`losses.evaluate_calibration`). Beside them stands what tells whether
+    there is anything to learn from them: error (`chance_error`) and loss (`chance_loss`) of the best constant guess on
+    the training targets, and of classes whether the test data are of the same kind (`label_columns`).
     Cost: one forward pass over all data, and (classes)² numbers twice.
     """
 
@@ -47,12 +51,17 @@ class Losses(ModelMetric):
 
     def derived(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """Accuracies in percent, and the points by which training exceeds test accuracy."""
-        accuracies = {f"{split}_acc": 100 - features[f"{split}_error"] for split in ("train", "test")}
+        splits = [split for split in ("train", "test") if f"{split}_error" in features]
+        accuracies = {f"{split}_acc": 100 - features[f"{split}_error"] for split in splits}
+        if len(accuracies) < 2:
+            return accuracies
         return accuracies | {"generalization_gap": accuracies["train_acc"] - accuracies["test_acc"]}
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        if not isinstance(data.task, Classification):
+            return self._of_task(model, params, state, data)
         raw = {}
-        for split, examples in (("train", data.train), ("test", data.test)):
+        for split, examples in data.splits.items():
             found = losses.evaluate_calibration(model, params, state, examples, num_bins=self.num_bins)
             raw |= {
                 f"{split}_loss": found.loss,
@@ -60,16 +69,37 @@ class Losses(ModelMetric):
                 f"{split}_ece": found.calibration_error,
                 f"{split}_confusion": found.confusion,
             }
+        if type(data.task).loss is not Classification.loss:
+            raw["own_loss"] = jnp.ones(())
         return raw
 
+    def _of_task(self, model: Model, params: PyTree, state: PyTree, data: Examples) -> Raw:
+        raw = {}
+        for split, examples in data.splits.items():
+            raw[f"{split}_loss"], raw[f"{split}_error"] = losses.evaluate(model, params, state, examples)
+        counted = (jnp.arange(data.train.capacity) < data.num_train).astype(jnp.float32)
+        guess = data.task.constant_guess(data.y_train, counted)
+        return raw | {"chance_error": 100 * guess.error, "chance_loss": guess.loss}
+
     def columns(self, raw: Raw) -> dict[str, Any]:
-        confusions = [np.asarray(raw[f"{split}_confusion"], float) for split in ("train", "test")]
-        numbers = {name: float(value) for name, value in raw.items() if not name.endswith("_confusion")}
-        return numbers | label_columns(*confusions)
+        if "train_confusion" not in raw:
+            numbers = {name: float(value) for name, value in raw.items()}
+            # A task of one's own need not know what a guess gets.
+            return {name: value for name, value in numbers.items() if "chance" not in name or np.isfinite(value)}
+        given = [raw.get(f"{split}_confusion") for split in ("train", "test")]
+        confusions = [np.asarray(matrix, float) for matrix in given if matrix is not None]
+        own = ("_confusion", "own_loss")
+        numbers = {name: float(value) for name, value in raw.items() if not name.endswith(own)}
+        told = label_columns(*confusions)
+        if "own_loss" in raw:
+            del told["chance_loss"]  # it is the cross-entropy's
+        return numbers | told
 
 
-def label_columns(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+def label_columns(train: np.ndarray, test: np.ndarray | None = None) -> dict[str, float]:
     """What the confusion matrices [labels, predictions] of training and test data say of the data.
+
+    Without test data only the first two.
 
     chance_error: percent, and chance_loss, nats: of the constant guess at the training labels' frequencies.
     relabelling_gain: points by which the best renumbering of the classes lowers the test error, less the points by
@@ -78,15 +108,19 @@ def label_columns(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         training data, points, less what samples of these sizes from one distribution are expected to have.
     """
     frequencies = train.sum(axis=1) / train.sum()
+    present = frequencies[frequencies > 0]
+    chance = {
+        "chance_error": float(100 * (1 - frequencies.max())),
+        "chance_loss": float(-(present * np.log(present)).sum()),
+    }
+    if test is None:
+        return chance
     predicted = [matrix.sum(axis=0) / matrix.sum() for matrix in (train, test)]
     pooled = (train + test).sum(axis=0) / (train + test).sum()
     # The mean of |x| of a normal x with standard deviation s is s √(2/π).
     spread = np.sqrt(pooled * (1 - pooled) * (1 / train.sum() + 1 / test.sum()))
     shift = (np.abs(predicted[0] - predicted[1]) - spread * np.sqrt(2 / np.pi)).sum() / 2
-    present = frequencies[frequencies > 0]
-    return {
-        "chance_error": float(100 * (1 - frequencies.max())),
-        "chance_loss": float(-(present * np.log(present)).sum()),
+    return chance | {
         "relabelling_gain": _relabelling_gain(test) - _relabelling_gain(train),
         "prediction_shift": float(100 * shift),
     }

@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax.columns import Feature
-from mdjax.landscape import losses
-from mdjax.landscape.batches import LabelledExamples
+from mdjax.landscape.batches import LabelledExamples, count_of
 from mdjax.landscape.loss_curvature import finite_parts, loss_curvature
-from mdjax.landscape.losses import Loss
 from mdjax.linalg.operators import Matvec
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
 from mdjax.models import Model
@@ -36,21 +34,18 @@ FEATURES = (
 )
 
 
-def status_with_cause(
-    status: Status, model: Model, weights: tuple[Weights, ...], examples: LabelledExamples, loss: Loss
-) -> Status:
+def status_with_cause(status: Status, model: Model, weights: tuple[Weights, ...], examples: LabelledExamples) -> Status:
     """The status of curvature that is not finite, with the cause where the loss itself is finite.
 
     status: any; others are returned as they are.
     model, weights: the model, as `Metric.explained` has them.
     examples: what the curvature is of.
-    loss: of each example.
 
     Cost: one gradient over the examples, and only for such a status.
     """
     if status.code is not StatusCode.NOT_FINITE:
         return status
-    is_finite = finite_parts(model, *weights[0], examples, loss=loss)
+    is_finite = finite_parts(model, *weights[0], examples)
     if not is_finite.loss:
         return status
     derivative = "second derivative" if is_finite.gradient else "derivative"
@@ -90,13 +85,12 @@ class PublishedHessian(ModelMetric):
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         sample_key, start_key, probe_key = jax.random.split(key, 3)
-        total = len(data.x_train)
+        total = count_of(data.x_train)
         # The largest of independent uniform numbers: a sample without repetition from the model's own examples.
         numbers = jnp.where(jnp.arange(total) < data.num_train, jax.random.uniform(sample_key, (total,)), -1.0)
         chosen = jax.lax.top_k(numbers, min(self.num_samples, total))[1]
-        examples = LabelledExamples(
-            data.x_train[chosen], data.y_train[chosen], jnp.minimum(data.num_train, len(chosen))
-        )
+        inputs, targets = jax.tree.map(lambda leaf: leaf[chosen], (data.x_train, data.y_train))
+        examples = LabelledExamples(inputs, targets, jnp.minimum(data.num_train, len(chosen)), data.task)
         model, params = counted(model, params, self.parameters)
         hessian = loss_curvature(model, params, state, examples, batch_size=self.num_samples)
         return self.estimate(hessian.matvec, hessian.size, start_key, probe_key)
@@ -161,7 +155,7 @@ class PublishedHessian(ModelMetric):
 
     def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
         # Of those that may have been drawn.
-        return status_with_cause(status, model, weights, data.train.first(1024), losses.cross_entropy)
+        return status_with_cause(status, model, weights, data.train.first(1024))
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         iterations, probes = int(raw["iterations"]), int(raw["probes"])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdjax.errors import InputError
-from mdjax.landscape import losses, surfaces
+from mdjax.landscape import surfaces
 from mdjax.landscape.loss_curvature import loss_curvature, loss_quadratic_forms
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
 from mdjax.metrics.published_hessian import status_with_cause
@@ -100,7 +100,7 @@ class Surface(ModelMetric):
         return found | {"loss": loss.reshape(grid[0].shape), "error": error.reshape(grid[0].shape)}
 
     def explained(self, status: Status, model: Model, weights: tuple[Weights, ...], data: Examples) -> Status:
-        return status_with_cause(status, model, weights, data.train.first(self.num_samples), losses.cross_entropy)
+        return status_with_cause(status, model, weights, data.train.first(self.num_samples))
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         columns: dict[str, Any] = {"surface_x": self.coordinates.tolist()}

@@ -23,6 +23,7 @@ from mdjax.diagnosis.mdtree import MDTree
 from mdjax.diagnosis.own_sweeps import Reading, own_sweep
 from mdjax.diagnosis.questions import QUESTIONS, named
 from mdjax.diagnosis.sentences import flag_text
+from mdjax.diagnosis.trajectories import training_lines
 from mdjax.diagnosis.trees import SHIPPED, Trees, as_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.errors import InputError
@@ -40,6 +41,7 @@ from mdjax.report.figures import (
 )
 from mdjax.report.headline import MAX_LINES, MISSING, count, ends, headline, number, span
 from mdjax.report.panels import PanelGrid, axes_of, panel_grid
+from mdjax.report.training import training_figure
 from mdjax.report.tree_figures import tree_figure
 from mdjax.statuses import StatusCode
 
@@ -97,6 +99,7 @@ def write_report(
         "rows": _rows(table, labels, diagnosis, row),
         "accuracies": None if accuracies is None else _accuracies(accuracies),
         "sweep": _own_sweep(reading, diagnosis),
+        "training": _training(table, diagnosis),
         "present": set(features(table)),
         "marks": MARKS,
         "clear": CLEAR,
@@ -249,6 +252,15 @@ def _own_sweep(reading: Reading, diagnosis: Diagnosis | None) -> dict[str, Any]:
         }
     )
     return {"agreement": _accuracies(shown) if len(shown) else None, "notes": notes}
+
+
+def _training(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:
+    """What becomes of checkpoints along their training: lines, and a picture; nothing where the table has none."""
+    causes = None if diagnosis is None else diagnosis.causes.names()
+    figure = training_figure(table, causes)
+    lines = [] if causes is None else list(training_lines(table, causes))
+    alt = "Features over epochs, a line for each training."
+    return {"lines": lines, "figures": [] if figure is None else [_embedded(figure, "Over training", alt)]}
 
 
 def _phases(table: pd.DataFrame, diagnosis: Diagnosis | None) -> dict[str, Any]:

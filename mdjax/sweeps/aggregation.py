@@ -1,5 +1,6 @@
 """The rows of units → the table's three frames: models, pairs, and the features of configurations."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mdjax.columns import CONFIGURATION, Feature, describe
+from mdjax.diagnosis.trajectories import along_training
 from mdjax.metrics import Metric
 from mdjax.statuses import OK, Status, StatusCode
 from mdjax.table import Table
@@ -43,6 +45,7 @@ def compose(
     recipe: Mapping[str, Any],
     *,
     num_train: int,
+    unit: str = "nats",
 ) -> Table:
     """Join the units into the three frames; every model of the manifest keeps its row, in the manifest's order.
 
@@ -51,6 +54,7 @@ def compose(
     problems: model id → why it could not be read.
     recipe: columns that all rows of models and pairs get, such as the preset.
     num_train: how many training examples the data have.
+    unit: of losses, as the task has it.
     """
     models = manifest.copy()
     for name, status in problems.items():
@@ -71,7 +75,7 @@ def compose(
         ["model_a", "model_b"], key=lambda column: column.map(index), ignore_index=True, kind="stable"
     )
     pairs = pairs.assign(**recipe)
-    return Table(models, pairs, aggregate(models, pairs, tuple(results), num_train=num_train))
+    return Table(models, pairs, aggregate(models, pairs, tuple(results), num_train=num_train, unit=unit))
 
 
 def _join(left: pd.DataFrame, right: pd.DataFrame, keys: list[str], how: Any) -> pd.DataFrame:
@@ -94,7 +98,9 @@ def signed_log(value: Any) -> Any:
     return np.arcsinh(np.asarray(value) / (2 * SMALLEST_CURVATURE)) + math.log(SMALLEST_CURVATURE)
 
 
-def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metric], *, num_train: int) -> pd.DataFrame:
+def aggregate(
+    models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metric], *, num_train: int, unit: str = "nats"
+) -> pd.DataFrame:
     """Aggregate the seeds of each configuration into the metrics' features, each with a standard error `<name>_se`.
 
     What a feature is made from is told by the metric (`Feature`). `data` is the data share in tenths and `data_amount`
@@ -105,6 +111,7 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
     models, pairs: the frames of the table.
     metrics: those whose features are wanted; one whose columns the frames lack gives none.
     num_train: how many training examples the data have.
+    unit: of losses, as the task has it.
     """
     facts = [name for name in CONFIGURATION if name in models]
     grouped = models.groupby("configuration", sort=False)
@@ -120,10 +127,10 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
         own = [feature for feature in metric.features if is_missing or feature.source in frames[metric.frame]]
         for feature in own:
             table[feature.name], table[f"{feature.name}_se"] = _feature(table.index, frames[metric.frame], feature)
-        if own and len(own) == len(metric.features):
+        if own:
             for name, column in metric.derived({feature.name: table[feature.name] for feature in own}).items():
                 table[name] = column
-        found += own
+        found += [dataclasses.replace(each, unit=unit) if each.unit == "nats" else each for each in own]
 
     share = pd.to_numeric(table["data_share"]).fillna(1.0) if "data_share" in table else pd.Series(1.0, table.index)
     table["data"] = share * 10
@@ -134,7 +141,9 @@ def aggregate(models: pd.DataFrame, pairs: pd.DataFrame, metrics: Sequence[Metri
     if "batch_size" in table:
         table["bs"] = table["batch_size"]
         table["log_bs"] = np.log(table["bs"].astype(float))
-    return describe(table.reset_index(), found)
+    table = table.reset_index()
+    # Checkpoints of a training follow each other.
+    return describe(table.iloc[along_training(table)].reset_index(drop=True), found)
 
 
 def _feature(index: pd.Index, rows: pd.DataFrame, feature: Feature) -> tuple[pd.Series, pd.Series]:

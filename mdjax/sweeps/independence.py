@@ -41,10 +41,10 @@ def check_independent(collection: GivenModels, model: Model, dataset: Dataset) -
     if isinstance(model, FlaxModel) or not len(usable):
         return
     params, state = stacks.one(collection.read_group(""), int(usable[0]))
-    examples = jnp.asarray(dataset.x_train[:_TOGETHER])
+    examples = jax.tree.map(lambda leaf: jnp.asarray(leaf[:_TOGETHER]), dataset.x_train)
     try:
         program = compiled(functools.partial(_both_ways, model), ("independence", model), params, state, examples)
-        together, apart = map(np.asarray, program(params, state, examples))
+        together, apart = map(_flat, program(params, state, examples))
     except Exception:  # the model is the user's own: it can raise anything
         return
     if not (np.isfinite(together).all() and np.isfinite(apart).all()):
@@ -58,7 +58,17 @@ def check_independent(collection: GivenModels, model: Model, dataset: Dataset) -
         )
 
 
-def _both_ways(model: Model, params: PyTree, state: PyTree, examples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The outputs [n, c] for the examples called together, and called one by one."""
-    apart = jax.lax.map(lambda example: model.apply(params, state, example[None])[0], examples)
+def _both_ways(model: Model, params: PyTree, state: PyTree, examples: PyTree) -> tuple[PyTree, PyTree]:
+    """The outputs [n, ...] for the examples called together, and called one by one."""
+
+    def alone(example: PyTree) -> PyTree:
+        outputs = model.apply(params, state, jax.tree.map(lambda leaf: leaf[None], example))
+        return jax.tree.map(lambda leaf: leaf[0], outputs)
+
+    apart = jax.lax.map(alone, examples)
     return model.apply(params, state, examples), apart
+
+
+def _flat(outputs: PyTree) -> np.ndarray:
+    """All numbers of outputs, one after the other."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(outputs)])

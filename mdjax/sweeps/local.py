@@ -132,7 +132,8 @@ def measure(
         for text in results.warnings(runner.errors):
             warn(text)
         recipe = {"preset": preset, "measure_seed": seed}
-        table = compose(work.manifest, results.rows, results.problems, recipe, num_train=len(work.dataset.x_train))
+        facts = {"num_train": work.dataset.num_train, "unit": work.dataset.task.unit}
+        table = compose(work.manifest, results.rows, results.problems, recipe, **facts)
         if out is None:
             return table
         for text in _narrowed(out, table):
@@ -207,6 +208,7 @@ def _assignment(
     for what, fits in (
         ("a zoo", _is_named(source)),
         ("data", isinstance(data, str | Path | None)),
+        ("the task", isinstance(options.get("task"), str | None)),
         ("metrics", not isinstance(names, tuple) or all(isinstance(name, str) for name in names)),
     ):
         if not fits:
@@ -220,6 +222,7 @@ def _assignment(
         settings=tuple(settings),
         seed=options.get("seed", 0),
         layout=options.get("layout"),
+        task=options.get("task"),  # pyright: ignore[reportArgumentType]
         label_noise=options.get("label_noise"),
         devices=str(options.get("devices", "1")),
     )

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import pandas as pd
 from jax.sharding import Mesh
 
+from mdjax.columns import TASK
 from mdjax.engine import Plan, Target, default_plan
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
@@ -16,6 +17,7 @@ from mdjax.sweeps.aggregation import APPLIED_NOISE
 from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice
 from mdjax.sweeps.sources import GivenModels, Source, fitting, opened, runner, with_copies_named
 from mdjax.sweeps.units import Cell, Unit, cells, units
+from mdjax.tasks import CLASSIFICATION, Task
 from mdjax.zoo.data import Data, Dataset, dataset_of
 from mdjax.zoo.recorded import recorded_data
 from mdjax.zoo.store import Zoo
@@ -29,7 +31,8 @@ class PlanOptions(TypedDict, total=False):
     """On what devices and data a measurement runs.
 
     `mesh` spreads the models over its axis "models" and, where it has one, the examples of every batch over its axis
-    "data". `layout` says what the inputs of the data are (`mdjax.zoo.data.load`). `label_noise` is "known" (the
+    "data". `layout` says what the inputs of the data are (`mdjax.zoo.data.load`), `task` what the models are asked, by
+    name or as a `mdjax.tasks.Task` (default: which class). `label_noise` is "known" (the
     default): training labels are redrawn with the noise that each model was trained with, which is said where the data
     may be others than those it was trained on; or 0: the labels of the data are taken as they are. `facts` says of a
     list of models how they were trained, by the names of `mdjax.sweeps.facts.KNOWN`: they become columns of the table.
@@ -39,6 +42,7 @@ class PlanOptions(TypedDict, total=False):
 
     mesh: Mesh | None
     layout: str | None
+    task: Task | str | None
     label_noise: LabelNoise | None
     facts: Mapping[str, Any] | None
 
@@ -90,11 +94,11 @@ def prepared(
     collection = opened(source, model, metrics, options.get("facts"))
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
-    layout = options.get("layout")
+    told = options.get("layout"), options.get("task")
     if data is None and isinstance(collection, Zoo):
-        dataset = recorded_data(collection, layout)
+        dataset = recorded_data(collection, *told)
     else:
-        dataset = dataset_of(collection.data if data is None else data, layout)
+        dataset = dataset_of(collection.data if data is None else data, *told)
     manifest = with_copies_named(collection.manifest)
     if manifest.empty:
         raise InputError(f"{source} holds no model that can be read. Train or convert some into it first.")
@@ -108,6 +112,8 @@ def prepared(
         notes = (*notes, text)
     parts = cells(manifest.assign(label_noise=applied), dataset)
     manifest = manifest.assign(**{APPLIED_NOISE: applied})
+    if dataset.task != CLASSIFICATION:
+        manifest = manifest.assign(**{TASK: dataset.task.name})
     return Work(collection, dataset, manifest, metrics, parts, plan, seed, plan.num_shards, known, notes)
 
 

@@ -19,6 +19,7 @@ from mdjax.models.architecture import shape_text
 from mdjax.statuses import OK, Status, StatusCode
 from mdjax.sweeps.facts import checked_facts, configuration_name
 from mdjax.sweeps.units import Cell
+from mdjax.tasks import Classification, NextToken
 from mdjax.zoo.arrays import Assumption
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
@@ -173,7 +174,7 @@ def fitting(collection: Zoo | GivenModels, model: Model | None, dataset: Dataset
     dataset: the data, as `mdjax.zoo.data.dataset_of` read them.
 
     By shapes alone, before anything runs. Raises InputError where models given in Python do not take the inputs or do
-    not give logits [b, classes] for the labels; an architecture of a zoo is held against the data with its unit.
+    not give what the task asks for; an architecture of a zoo is held against the data with its unit.
     """
     reading = dataset.reading
     if isinstance(collection, Zoo):
@@ -192,25 +193,25 @@ def fitting(collection: Zoo | GivenModels, model: Model | None, dataset: Dataset
                 "Put what is not trained into state."
             )
 
-    def misfit(shape: tuple[int, ...], dtype: Any) -> InputError | None:
+    def misfit(inputs: PyTree) -> InputError | None:
         try:
-            _check_call(model, (params, state), jax.ShapeDtypeStruct((2, *shape), dtype), dataset)
+            _check_call(model, (params, state), inputs, dataset)
         except InputError as error:
             return error
         return None
 
-    shape, dtype = dataset.input_shape, dataset.x_train.dtype
-    error = misfit(shape, dtype)
+    error = misfit(_two(dataset.x_train))
     if reading is None:
         if error is not None:
             raise error
         return Fitting(dataset)
+    shape, dtype = dataset.input_shape, dataset.x_train.dtype
     other = {
         Assumption.GREY: (shape[:-1], dtype),
         Assumption.PIXELS: (shape, np.int32),
         Assumption.TOKENS: (shape, np.float32),
     }[reading.assumption]
-    fits = misfit(*other) is None
+    fits = misfit(jax.ShapeDtypeStruct((2, *other[0]), other[1])) is None
     told = _told(dataset, reading.assumption)
     if error is None:
         also = (
@@ -241,9 +242,16 @@ def _told(dataset: Dataset, assumption: Assumption) -> str:
     return f"The inputs of {dataset.name}, {read[assumption]}."
 
 
-def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: jax.ShapeDtypeStruct, dataset: Dataset) -> None:
-    """InputError unless the model takes the inputs and gives logits [b, classes] for the data's labels."""
-    told = f"inputs {inputs.dtype}{list(inputs.shape)} of {dataset.name}"
+def _two(arrays: PyTree) -> PyTree:
+    """The shapes of two examples."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((2, *np.shape(leaf)[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)), arrays
+    )
+
+
+def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: PyTree, dataset: Dataset) -> None:
+    """InputError unless the model takes the inputs and gives what the data's task asks for."""
+    told = f"inputs {_form(inputs)} of {dataset.name}"
     try:
         outputs = jax.eval_shape(model.apply, *weights, inputs)
     except InputError:
@@ -253,19 +261,17 @@ def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: jax.ShapeD
             f"Cannot call the model on {told}: {type(error).__name__}: {first_line(error)}. "
             "Give the data that it reads."
         ) from error
-    is_array = hasattr(outputs, "shape") and hasattr(outputs, "dtype")
-    if (
-        not is_array
-        or len(outputs.shape) != 2
-        or outputs.shape[0] != 2
-        or not jnp.issubdtype(outputs.dtype, jnp.floating)
-    ):
-        found = f"{outputs.dtype}{list(outputs.shape)}" if is_array else f"a {type(outputs).__name__}"
-        raise InputError(
-            f"The model returns {found} for {told}, but logits [2, classes] in floating point are expected. Wrap it so "
-            "that apply returns one array of logits."
-        )
-    labels = [int(end) for y in (dataset.y_train, dataset.y_test) for end in (np.min(y), np.max(y))]
+    dataset.task.check_outputs(outputs, _two(dataset.y_train), told)
+    if isinstance(dataset.task, NextToken):
+        largest = max(int(np.max(y)) for y in (dataset.y_train, dataset.y_test) if len(y))
+        if largest >= outputs.shape[-1]:
+            raise InputError(
+                f"The model tells {outputs.shape[-1]} tokens apart, but the targets of {dataset.name} hold {largest}. "
+                "Give data of its vocabulary."
+            )
+    if not isinstance(dataset.task, Classification):
+        return
+    labels = [int(end) for y in (dataset.y_train, dataset.y_test) if len(y) for end in (np.min(y), np.max(y))]
     if max(*labels, dataset.num_classes - 1) >= outputs.shape[1]:
         given_outputs = f"{outputs.shape[1]} outputs"
         if outputs.shape[1] == 1:
@@ -276,6 +282,12 @@ def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: jax.ShapeD
         )
 
 
+def _form(inputs: PyTree) -> str:
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{key}: {_form(entry)}" for key, entry in inputs.items()) + "}"
+    return f"{inputs.dtype}{list(inputs.shape)}"
+
+
 class DeviceData:
     """The data on the device, once; labels once per noise level."""
 
@@ -283,16 +295,17 @@ class DeviceData:
         self._dataset = dataset
         # On every device of a mesh from the start, or each call would send them there again.
         self._place = None if plan.mesh is None else NamedSharding(plan.mesh, PartitionSpec())
-        self._inputs = tuple(map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test)))
-        self._labels: dict[float, jax.Array] = {}
+        self._inputs = jax.tree.map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test))
+        self._labels: dict[float, PyTree] = {}
 
     def examples(self, cell: Cell) -> Examples:
         """What the models of a cell are measured on: the subset and the noisy labels that they were trained on."""
         if cell.label_noise not in self._labels:
-            self._labels[cell.label_noise] = self._put(self._dataset.train_labels(cell.label_noise))
+            labels = self._dataset.train_labels(cell.label_noise)
+            self._labels[cell.label_noise] = jax.tree.map(self._put, labels)
         x_train, x_test, y_test = self._inputs
         count = self._put(self._dataset.subset_size(cell.data_share))
-        return Examples(x_train, self._labels[cell.label_noise], count, x_test, y_test)
+        return Examples(x_train, self._labels[cell.label_noise], count, x_test, y_test, self._dataset.task)
 
     def _put(self, array: Any) -> jax.Array:
         return jax.device_put(jnp.asarray(array), self._place)
@@ -305,9 +318,9 @@ def example_shapes(dataset: Dataset, cell: Cell) -> Examples:
         return jax.ShapeDtypeStruct(np.shape(array), jax.dtypes.canonicalize_dtype(array.dtype))
 
     arrays = dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
-    x_train, y_train, x_test, y_test = map(shape, arrays)
+    x_train, y_train, x_test, y_test = jax.tree.map(shape, arrays)
     num_train: Any = np.int32(dataset.subset_size(cell.data_share))
-    return Examples(x_train, y_train, num_train, x_test, y_test)
+    return Examples(x_train, y_train, num_train, x_test, y_test, dataset.task)
 
 
 RECENT_BYTES = 2**28

@@ -21,6 +21,7 @@ from mdjax.models import Architecture
 from mdjax.models.architecture import parse_shape, shape_text
 from mdjax.statuses import StatusCode
 from mdjax.sweeps.descriptions import described
+from mdjax.tasks import CLASSIFICATION, Classification
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import shape_on
 
@@ -136,12 +137,18 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
             f"The zoo's models read inputs of shape {architecture.input_shape}, but {dataset.name} has "
             f"{dataset.input_shape}. Give the data they were trained on with --data."
         )
-    if dataset.x_train.dtype.kind != "f":
+    if not dataset.reads_floats:
         raise InputError(
             f"The zoo's models read floats, but the inputs of {dataset.name} are {dataset.x_train.dtype}. "
             "Give pixels as uint8 in an .npz, or floats as they read them."
         )
-    if architecture.num_classes < dataset.num_classes:
+    if not isinstance(dataset.task, Classification):
+        if dataset.num_classes and architecture.num_classes != dataset.num_classes:
+            raise InputError(
+                f"The zoo's models have {architecture.num_classes} outputs, but {dataset.name} takes "
+                f"{dataset.num_classes} for {dataset.task.name}. Give the data and the task that they were trained on."
+            )
+    elif architecture.num_classes < dataset.num_classes:
         raise InputError(
             f"The zoo's models tell {architecture.num_classes} classes apart, but {dataset.name} has "
             f"{dataset.num_classes}. Give the data they were trained on with --data."
@@ -172,6 +179,8 @@ def units(metric: Metric, cell: Cell, limit: int, dataset: Dataset, seed: int) -
     if cell.architecture is not None and cell.architecture.variant:
         # The same weights are another function with another nonlinearity.
         own.append(cell.architecture.variant)
+    if dataset.task != CLASSIFICATION:
+        own.append(described(dataset.task))
     start = hashlib.blake2b(json.dumps(own).encode(), digest_size=12)
 
     def key(member: Member) -> str:

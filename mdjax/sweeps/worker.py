@@ -29,6 +29,7 @@ class Assignment(NamedTuple):
     settings: tuple[str, ...] = ()
     seed: int = 0
     layout: str | None = None
+    task: str | None = None
     label_noise: Any = None
     devices: str = "1"
     cores: tuple[int, ...] = ()
@@ -67,7 +68,8 @@ def work(assignment: Assignment) -> None:
     mesh = device_mesh(assignment.devices)
     keep_compiled_programs()
     metrics = select(assignment.preset, assignment.metrics, assignment.settings)
-    options: Any = {"mesh": mesh, "layout": assignment.layout, "label_noise": assignment.label_noise}
+    options: Any = {"mesh": mesh, "label_noise": assignment.label_noise}
+    options |= {"layout": assignment.layout, "task": assignment.task}
     todo = prepared(assignment.zoo, assignment.data, metrics, None, options, assignment.seed)
     units = [unit for metric in metrics for unit in todo.units(metric)]
     if assignment.kinds and set(assignment.kinds) != kinds(units):

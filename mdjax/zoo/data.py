@@ -1,13 +1,18 @@
 """Named data, files, folders and objects → fixed train and test arrays: the one place that tells them apart."""
 
+import dataclasses
+import functools
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from mdjax.errors import InputError
 from mdjax.files import expanded
+from mdjax.tasks import CLASSIFICATION, TASKS, Task, task_of
 from mdjax.zoo import examples
 from mdjax.zoo.archives import read_npz
 from mdjax.zoo.arrays import ARRAYS, Layout, layout_of
@@ -15,21 +20,25 @@ from mdjax.zoo.datasets import Dataset, Numbers, checked_dataset, dataset_from
 from mdjax.zoo.digits import NAMES, digits
 from mdjax.zoo.readers import PREFIXES, READERS, find, read_folder
 
-__all__ = ["NAMES", "Data", "Dataset", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_layout"]
+__all__ = ["NAMES", "Data", "Dataset", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_told"]
 
 Data = Dataset | str | Path | Sequence[Any] | Mapping[str, Any]
 """What is accepted as data: a `Dataset`, a name or path as `load` takes it, examples, or the arrays themselves."""
 
 
-def dataset_of(data: Data, layout: Layout | str | None = None) -> Dataset:
+def dataset_of(data: Data, layout: Layout | str | None = None, task: Task | str | None = None) -> Dataset:
     """The data as a checked `Dataset`.
 
     data: a Dataset; what `load` takes; or arrays, as (x_train, y_train, x_test, y_test) or as a mapping with these
-        keys, `num_classes` and `layout` too, which are read as those of an .npz are.
+        keys, `num_classes`, `layout` and `task` too, which are read as those of an .npz are. Inputs may be a
+        dictionary of arrays, which the model is called with as they are.
+        Or (x, y): training data alone, without any to test on.
         Or (train, test), also as a mapping with these keys: data sets of torch, datasets or grain, loaders, lists,
         whatever gives (input, label) or dictionaries, as examples or batches (`mdjax.zoo.examples`). They are read
         once, as they come: without random augmentation, and in one order, equal sets give equal data.
     layout: as for `load`; not for a Dataset, whose inputs are as a network sees them.
+    task: what the models are asked (`mdjax.tasks`), by name or as an object; by default the class. Not for a Dataset,
+        which has its own.
 
     Raises InputError, which names the array, for lengths, types, labels or values that cannot be.
     """
@@ -39,16 +48,25 @@ def dataset_of(data: Data, layout: Layout | str | None = None) -> Dataset:
                 f"layout {layout} was given, but the inputs of a Dataset are as the network sees them. Leave it out, "
                 "or give the arrays themselves."
             )
+        if task is not None and task_of(task).fitted(data.y_train) != data.task:
+            raise InputError(
+                f"The task {task_of(task).name} was given for a Dataset of the task {data.task.name}. Leave it out, or "
+                "give it to the Dataset."
+            )
         return checked_dataset(data)
     if isinstance(data, str | os.PathLike):
-        return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout)
+        return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout, task=task)
+    own = None if task is None else task_of(task)
+    read = functools.partial(dataset_from, "data", "the given data", layout=layout_of(layout), task=own)
+    if examples.is_pair_of_arrays(data):
+        none = jax.tree.map(lambda leaf: leaf[:0], data)  # to test on
+        return read(dict(zip(ARRAYS, (*data, *none), strict=True)))
     if (parts := examples.halves(data)) is not None:
-        layout = layout_of(layout)
-        return dataset_from("data", "the given data", examples.arrays_of(parts, layout), layout)
+        return read(examples.arrays_of(parts, layout_of(layout), own or CLASSIFICATION))
     if isinstance(data, Mapping):
-        return dataset_from("data", "the given data", dict(data), layout_of(layout))
+        return read(dict(data))
     if isinstance(data, Sequence) and len(data) == len(ARRAYS):
-        return dataset_from("data", "the given data", dict(zip(ARRAYS, data, strict=True)), layout_of(layout))
+        return read(dict(zip(ARRAYS, data, strict=True)))
     given = type(data).__name__ + (f" of {len(data)}" if isinstance(data, Sequence) else "")
     raise InputError(
         f"The data is a {given}. Give a name, a path, a Dataset, (train, test) of examples, or ({', '.join(ARRAYS)}) "
@@ -62,6 +80,7 @@ def load(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     layout: Layout | str | None = None,
+    task: Task | str | None = None,
 ) -> Dataset:
     """Load data by name or path; equal sources give equal arrays in equal order.
 
@@ -83,6 +102,10 @@ def load(
     [n, length] are tokens; what could be something else is remembered in `reading`, and `mdjax.measure` holds it
     against the model.
 
+    `task` says what the models are asked: `classification` (the default), `regression`, `multi-label`, `next-token` or
+    a task of one's own (`mdjax.tasks`), which decides what targets y are. An array `task` in it says so too, or
+    `TASK:PATH` for the path.
+
     Floats are taken as they are. Bytes are scaled to [0, 1] and standardised by `mean` and `std` (one number, or one
     per channel, on that scale), which default to the train set's own, and to the published constants for CIFAR-10.
     Inputs without channels count as one channel.
@@ -91,31 +114,35 @@ def load(
     """
     if (mean is None) != (std is None):
         raise InputError("Only one of mean and std was given. Give both or neither.")
-    told, text = split_layout(str(source))
-    if layout is not None and told is not None and layout_of(layout) != told:
-        raise InputError(
-            f"layout {layout} was given for {str(source)!r}, which says {told} itself. Give one of the two."
-        )
-    layout = layout_of(layout if layout is not None else told)
+    told, text = split_told(str(source))
+    task_name = task.name if isinstance(task, Task) else task
+    for name, given, own in (("layout", layout_of(layout), told.layout), ("task", task_name, told.task)):
+        if given is not None and own is not None and given != own:
+            raise InputError(
+                f"{name} {given} was given for {str(source)!r}, which says {own} itself. Give one of the two."
+            )
+    layout, own = layout_of(layout) or told.layout, task if task is not None else told.task
+    task = None if own is None else task_of(own)
     prefix, place = split_kind(text)
     path = expanded(place)
     if prefix:
-        return read_folder(path, (PREFIXES[prefix],), layout, mean, std)
+        return read_folder(path, (PREFIXES[prefix],), layout, mean, std, task)
     if text in NAMES:
         if layout not in (None, Layout.NHWC):
             raise InputError(
                 f"layout {layout} was given for {text!r}, but it says what an .npz file holds, or a folder. Leave it "
                 "out."
             )
-        return digits(text, mean, std)
+        found = digits(text, mean, std)
+        return found if task is None else checked_dataset(dataclasses.replace(found, task=task))
     if path.is_file():
         if path.suffix != ".npz" and not zipfile.is_zipfile(path) and find(path.parent) is not None:
             raise InputError(f"{path} is only one of the files of its data. Give the folder {path.parent}.")
-        return _npz(path, mean, std, layout)
+        return dataset_from(path.stem, str(path), read_npz(path), layout, mean, std, task)
     if f"{text}:" in PREFIXES and not path.exists():
         raise InputError(f"{text} has to be read from its official folder. Give {text}:PATH, with the path of it.")
     if path.is_dir():
-        return read_folder(path, READERS, layout, mean, std)
+        return read_folder(path, READERS, layout, mean, std, task)
     if path.suffix == ".npz" or len(path.parts) > 1:
         raise InputError(f"There is no file or folder {path}. Give the path of an .npz or of a folder of data.")
     raise InputError(
@@ -123,10 +150,29 @@ def load(
     )
 
 
-def split_layout(source: str) -> tuple[Layout | None, str]:
-    """The layout that a source's name begins with, as in `nchw:my.npz`, and the rest."""
-    prefix, colon, rest = source.partition(":")
-    return (Layout(prefix), rest) if colon and prefix in list(Layout) else (None, source)
+class Told(NamedTuple):
+    """What a source's name says of the data, by what it begins with; None for what it does not."""
+
+    layout: Layout | None = None
+    task: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What it begins with."""
+        return "".join(f"{told}:" for told in (self.task, self.layout) if told)
+
+
+def split_told(source: str) -> tuple[Told, str]:
+    """The task and layout that a source's name begins with, as in `regression:features:my.npz`, and the rest."""
+    told = Told()
+    while True:
+        prefix, colon, rest = source.partition(":")
+        if colon and prefix in list(Layout) and told.layout is None:
+            told, source = told._replace(layout=Layout(prefix)), rest
+        elif colon and prefix in TASKS and told.task is None:
+            told, source = told._replace(task=prefix), rest
+        else:
+            return told, source
 
 
 def split_kind(source: str) -> tuple[str, str]:
@@ -138,12 +184,11 @@ def split_kind(source: str) -> tuple[str, str]:
 def absolute(source: str) -> str:
     """The source, where it is the path of a file or folder that is there, as one that does not depend on the folder
     one is in."""
-    layout, text = split_layout(source)
+    told, text = split_told(source)
     if text in ("", *NAMES):
         return source
     kind, text = split_kind(text)
-    prefix = (f"{layout}:" if layout else "") + kind
-    return f"{prefix}{Path(text).resolve()}" if Path(text).exists() else source
+    return f"{told.prefix}{kind}{Path(text).resolve()}" if Path(text).exists() else source
 
 
 def is_cifar10(source: Any) -> bool:
@@ -154,7 +199,3 @@ def is_cifar10(source: Any) -> bool:
         return text == "cifar10" or prefix == "cifar10:"
     path = expanded(place)
     return path.is_dir() and find(path, (PREFIXES["cifar10:"],)) is not None
-
-
-def _npz(path: Path, mean: Numbers | None, std: Numbers | None, layout: Layout | None) -> Dataset:
-    return dataset_from(path.stem, str(path), read_npz(path), layout, mean, std)

@@ -7,11 +7,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mdjax.errors import InputError
+from mdjax.tasks import CLASSIFICATION, TASKS, Classification, Task, task_of
 from mdjax.zoo import arrays as checks
 from mdjax.zoo.arrays import ARRAYS, Assumption, Layout
+
+PyTree = Any
 
 _NOISE_SEED = 12345
 _BLOCK = 2**24  # numbers that are squared together
@@ -29,33 +33,59 @@ class Reading(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Inputs as a network sees them (float32, NHWC or flat; int32 tokens) and clean integer labels.
+    """Inputs as a network sees them (float32, NHWC or flat; int32 tokens) and clean targets.
 
-    `x_train` [n, h, w, c] or [n, d] or whatever the network reads, `y_train` [n] int32, and the same for the test
-    set. Two of them are compared by `fingerprint`. `reading` says what `load` had to assume of them.
+    `x_train` [n, h, w, c] or [n, d] or whatever the network reads, a dictionary of arrays too, `y_train` [n] int32, or
+    what else `task` asks of a model, and the same for the test set. `num_classes`: of other tasks how many outputs a
+    network of this package needs, 0 where that is not known. Two of them are compared by `fingerprint`. `reading` says
+    what `load` had to assume of them.
     """
 
     name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
+    x_train: PyTree
+    y_train: PyTree
+    x_test: PyTree
+    y_test: PyTree
     num_classes: int
     reading: Reading | None = dataclasses.field(default=None, repr=False)
+    task: Task = CLASSIFICATION
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """One example's shape: (height, width, channels), (features,), (length, features), (length,)."""
+        """One example's shape: (height, width, channels), (features,), (length, features), (length,).
+
+        Raises InputError for inputs that are a dictionary of arrays.
+        """
+        if isinstance(self.x_train, Mapping):
+            raise InputError(
+                f"The inputs of {self.name} are {checks.form(self.x_train)}, but the networks of a zoo read one array. "
+                "Give models in Python, with model=apply."
+            )
         return self.x_train.shape[1:]
+
+    @property
+    def reads_floats(self) -> bool:
+        """Whether the inputs are one array of floats, as the networks of this package read them."""
+        return not isinstance(self.x_train, Mapping) and self.x_train.dtype.kind == "f"
+
+    @property
+    def num_train(self) -> int:
+        """How many training examples there are."""
+        return len(jax.tree.leaves(self.x_train)[0])
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hex digest of all arrays and the number of classes: another value anywhere changes it."""
         digest = hashlib.blake2b(str(self.num_classes).encode(), digest_size=8)
-        for name in ARRAYS:
-            array = np.ascontiguousarray(getattr(self, name))
-            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            digest.update(array.data)
+        if self.task != CLASSIFICATION:
+            digest.update(self.task.name.encode())
+            if type(self.task) not in map(type, TASKS.values()):
+                digest.update(repr(self.task).encode())
+        for array_name in ARRAYS:
+            for name, array in checks.named(array_name, getattr(self, array_name)):
+                array = np.ascontiguousarray(array)
+                digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+                digest.update(array.data)
         return digest.hexdigest()
 
     def train_labels(self, label_noise: float) -> np.ndarray:
@@ -66,6 +96,13 @@ class Dataset:
         """
         if not 0 <= label_noise <= 1:
             raise InputError(f"label_noise is {label_noise}. Give a fraction from 0 to 1.")
+        if not isinstance(self.task, Classification):
+            if label_noise > 0:
+                raise InputError(
+                    f"label_noise is {label_noise:g}, but the targets of {self.name} are no classes to be redrawn "
+                    f"(task {self.task.name}). Give 0."
+                )
+            return self.y_train
         labels = self.y_train.copy()
         if label_noise > 0:
             # The legacy generator is part of the recipe: a newer one would draw other labels.
@@ -83,11 +120,11 @@ class Dataset:
         """
         if not 0 < data_share <= 1:
             raise InputError(f"data_share is {data_share}. Give a fraction above 0 and at most 1.")
-        size = int(round(len(self.y_train) * data_share, 6))
+        size = int(round(self.num_train * data_share, 6))
         if size == 0:
             raise InputError(
-                f"data_share is {data_share}, which leaves none of {len(self.y_train)} training examples. "
-                f"Give at least {1 / len(self.y_train):g}."
+                f"data_share is {data_share}, which leaves none of {self.num_train} training examples. "
+                f"Give at least {1 / self.num_train:g}."
             )
         return size
 
@@ -99,11 +136,15 @@ def dataset_from(
     layout: Layout | None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
+    task: Task | None = None,
 ) -> Dataset:
     """Arrays as a network sees them: bytes scaled and standardised, floats as they are, tokens as whole numbers."""
-    found = checks.checked_arrays(where, given, layout)
+    found = checks.checked_arrays(where, given, layout, task)
     x_train, x_test = found.x_train, found.x_test
-    if x_train.dtype == np.uint8:
+    if isinstance(x_train, dict):
+        if mean is not None:
+            raise InputError(f"{where}: mean and std were given, but the inputs are a dictionary. Leave them out.")
+    elif x_train.dtype == np.uint8:
         x_train, x_test = unit_scale(x_train), unit_scale(x_test)
         standardise(x_train, x_test, mean, std)
     elif mean is not None:
@@ -117,38 +158,47 @@ def dataset_from(
     again = functools.partial(dataset_from, name, where, given)
     readings = {
         None: None,
-        Assumption.GREY: Reading(Assumption.GREY, lambda: again(Layout.FEATURES, mean, std)),
-        Assumption.PIXELS: Reading(Assumption.PIXELS, lambda: again(Layout.TOKENS)),
+        Assumption.GREY: Reading(Assumption.GREY, lambda: again(Layout.FEATURES, mean, std, task)),
+        Assumption.PIXELS: Reading(Assumption.PIXELS, lambda: again(Layout.TOKENS, task=task)),
         Assumption.TOKENS: Reading(Assumption.TOKENS, None),
     }
     reading = readings[found.assumption]
-    return Dataset(name, x_train, found.y_train, x_test, found.y_test, found.num_classes, reading)
+    fitted = found.task.fitted(found.y_train)
+    return Dataset(name, x_train, found.y_train, x_test, found.y_test, found.num_classes, reading, fitted)
 
 
 def checked_dataset(data: Dataset) -> Dataset:
     """The same object, once its arrays fit together; a copy with numpy arrays where it has others."""
     where = f"Dataset {data.name!r}"
-    arrays = {name: checks.as_array(where, name, getattr(data, name)) for name in ARRAYS}
+    arrays = {name: checks.as_arrays(where, name, getattr(data, name)) for name in ARRAYS}
     for split in ("train", "test"):
-        inputs, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if inputs.ndim < 2 or inputs.size == 0:
-            raise InputError(f"{where}: x_{split} has shape {list(inputs.shape)}. Give examples as [n, ...].")
-        if inputs.dtype == np.uint8 and inputs.ndim > 2:
-            raise InputError(
-                f"{where}: x_{split} is {checks.form(inputs)}, but a Dataset holds inputs as the network sees them. "
-                "Give floats, or the arrays as a tuple or dictionary, whose pixels are scaled and standardised."
-            )
-        checks.check_whole(where, f"x_{split}", inputs)
-        checks.check_labels(where, f"y_{split}", labels, len(inputs))
-        checks.check_finite(where, f"x_{split}", inputs)
-    checks.check_alike(where, arrays["x_train"], arrays["x_test"])
+        for name, inputs in checks.named(f"x_{split}", arrays[f"x_{split}"]):
+            is_entry = name != f"x_{split}"
+            no_test = split == "test" and len(inputs) == 0
+            if inputs.ndim < (1 if is_entry else 2) or (inputs.size == 0 and not no_test):
+                raise InputError(f"{where}: {name} has shape {list(inputs.shape)}. Give examples as [n, ...].")
+            if inputs.dtype == np.uint8 and inputs.ndim > 2:
+                raise InputError(
+                    f"{where}: {name} is {checks.form(inputs)}, but a Dataset holds inputs as the network sees them. "
+                    "Give floats, or the arrays as a tuple or dictionary, whose pixels are scaled and standardised."
+                )
+            if no_test:
+                continue
+            checks.check_whole(where, name, inputs)
+            checks.check_finite(where, name, inputs)
+    x_train, y_train, x_test, y_test = (arrays[name] for name in ARRAYS)
+    checked = checks.checked_targets(where, task_of(data.task), x_train, y_train, x_test, y_test)
+    task = data.task.fitted(checked[0])
     classes = np.asarray(data.num_classes)
     if classes.size != 1 or classes.dtype.kind not in "iu":
         raise InputError(f"{where}: num_classes is {data.num_classes!r}. Give a whole number.")
-    checks.check_classes(where, int(classes.item()), arrays)
-    if all(array is getattr(data, name) for name, array in arrays.items()):
+    if isinstance(task, Classification):
+        checks.check_classes(where, int(classes.item()), arrays)
+    else:
+        arrays |= dict(zip(("y_train", "y_test"), checked, strict=True))
+    if task is data.task and all(array is getattr(data, name) for name, array in arrays.items()):
         return data
-    return dataclasses.replace(data, **arrays)
+    return dataclasses.replace(data, task=task, **arrays)
 
 
 def unit_scale(pixels: np.ndarray) -> np.ndarray:

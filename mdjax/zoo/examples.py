@@ -11,6 +11,7 @@ import numpy as np
 
 from mdjax.errors import InputError, first_line
 from mdjax.memory import check_needed
+from mdjax.tasks import CLASSIFICATION, Classification, NextToken, Task
 from mdjax.zoo import images
 from mdjax.zoo.arrays import LABELS, Layout
 
@@ -38,13 +39,14 @@ def halves(data: Any) -> Halves | None:
     return None
 
 
-def arrays_of(data: Halves, layout: Layout | None) -> dict[str, Any]:
+def arrays_of(data: Halves, layout: Layout | None, task: Task = CLASSIFICATION) -> dict[str, Any]:
     """The arrays that two sets of examples make up, as an .npz holds them.
 
     data: each with `__len__` and `__getitem__` or to be iterated, of (input, label) or of dictionaries with one of
         `INPUTS` and one of `LABELS`; one example each, or batches of them (labels [b]); or all of them at once,
         as a tuple of two arrays or a dictionary.
         Inputs are arrays, tensors of torch, lists, or images of Pillow.
+    task: what the labels, or targets, are.
     layout: of the inputs, as for `mdjax.zoo.data.load`; it has to be said where channels may come first or last.
 
     Each example is read once, in order. Cost: the memory of the arrays; at most three times that where no length is
@@ -56,10 +58,10 @@ def arrays_of(data: Halves, layout: Layout | None) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for half, source in data._asdict().items():
         where = f"the given {half} data"
-        if _is_pair_of_arrays(source):
+        if is_pair_of_arrays(source):
             given[f"x_{half}"], given[f"y_{half}"] = source
             continue
-        gathered = _Gathered(where, _length(source))
+        gathered = _Gathered(where, _length(source), task, _gives_batches(source))
         for number, item in enumerate(_items(source, where)):
             gathered.add(number, item)
         given[f"x_{half}"], given[f"y_{half}"] = gathered.arrays()
@@ -76,9 +78,20 @@ def _gives_examples(part: Any) -> bool:
     return not isinstance(part, str | bytes) and (hasattr(part, "__iter__") or hasattr(part, "__getitem__"))
 
 
-def _is_pair_of_arrays(part: Any) -> bool:
-    """Whether it is (inputs, labels), as keras.datasets gives them; examples would be pairs themselves."""
-    return isinstance(part, tuple) and len(part) == 2 and all(len(getattr(array, "shape", ())) > 0 for array in part)
+def is_pair_of_arrays(part: Any) -> bool:
+    """Whether it is (inputs, labels), as keras.datasets gives them; examples would be pairs themselves.
+
+    Either may be a dictionary of arrays, unless it has inputs and labels itself.
+    """
+
+    def is_array(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            is_set = any(name in value for name in INPUTS) and any(name in value for name in LABELS)
+            return bool(value) and not is_set and all(map(is_array, value.values()))
+        is_one = hasattr(value, "dtype") or hasattr(value, "__array__")
+        return is_one and len(getattr(value, "shape", ())) > 0
+
+    return isinstance(part, tuple) and len(part) == 2 and all(map(is_array, part))
 
 
 def _length(source: Any) -> int:
@@ -108,10 +121,11 @@ def _items(source: Any, where: str) -> Iterator[Any]:
 class _Gathered:
     """Examples, or batches of them, as they come."""
 
-    def __init__(self, where: str, num_items: int):
+    def __init__(self, where: str, num_items: int, task: Task, batched: bool | None):
         self.of_images = False
         self._num_items = num_items
         self._where = where
+        self._task, self._batched = task, batched
         self._inputs: np.ndarray | None = None
         self._labels: list[np.ndarray] = []
         self._taken = 0
@@ -122,8 +136,10 @@ class _Gathered:
         value, label = _pair(item, name)
         self.of_images = self.of_images or images.is_image(value)
         inputs, labels = _array(value, name), _array(label, name)
-        if labels.ndim == 0:
+        if labels.ndim == 0 or self._is_one(inputs, labels, name):
             inputs, labels = inputs[np.newaxis], labels[np.newaxis]
+        elif not isinstance(self._task, Classification) and inputs.ndim and len(inputs) == len(labels):
+            pass  # the task itself looks at them
         elif labels.ndim > 1 or inputs.ndim == 0 or len(inputs) != len(labels):
             raise InputError(
                 f"{name} has inputs {list(inputs.shape)} and labels {list(labels.shape)}. Give one whole number as the "
@@ -139,6 +155,23 @@ class _Gathered:
         if self._inputs is None:
             raise InputError(f"{self._where.capitalize()} are empty. Give at least one example.")
         return self._inputs[: self._taken], np.concatenate(self._labels)
+
+    def _is_one(self, inputs: np.ndarray, targets: np.ndarray, name: str) -> bool:
+        """Whether targets with axes are those of a single example, not of a batch."""
+        if isinstance(self._task, Classification):
+            return False
+        if isinstance(self._task, NextToken):
+            return targets.ndim == 1
+        if self._batched is not None:
+            return not self._batched
+        if inputs.ndim < 2 or len(inputs) != len(targets):
+            return True
+        if targets.ndim == 1 and inputs.ndim > 2:
+            raise InputError(
+                f"{name} has inputs {list(inputs.shape)} and targets {list(targets.shape)}: one example or a batch of "
+                f"{len(targets)}? Give a data set that is looked up by index, a loader, or all at once as two arrays."
+            )
+        return False
 
     def _room(self, inputs: np.ndarray, name: str) -> np.ndarray:
         """The array that the inputs go into, with room for them."""
@@ -161,6 +194,13 @@ class _Gathered:
         if kept is not None:
             self._inputs[: self._taken] = kept[: self._taken]
         return self._inputs
+
+
+def _gives_batches(source: Any) -> bool | None:
+    """Whether a data set gives batches: loaders do, what is looked up by index gives examples; of others None."""
+    if getattr(source, "batch_size", None) is not None:
+        return True
+    return False if hasattr(source, "__getitem__") and not isinstance(source, list | tuple | Mapping) else None
 
 
 def _pair(item: Any, name: str) -> tuple[Any, Any]:

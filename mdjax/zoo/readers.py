@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mdjax.errors import InputError, first_line
 from mdjax.inputs import expect_damage
+from mdjax.tasks import Task
 from mdjax.zoo import cifar, idx, image_folders, npy_folders, tables
 from mdjax.zoo.arrays import ARRAYS, Layout
 from mdjax.zoo.datasets import Dataset, Numbers, dataset_from
@@ -79,6 +80,7 @@ def read_folder(
     layout: Layout | None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
+    task: Task | None = None,
 ) -> Dataset:
     """The data in a folder, of one of some kinds; raises InputError as their readers and `find` do."""
     found = find(path, readers)
@@ -98,4 +100,4 @@ def read_folder(
         given = reader.read(folder, layout)
     except OSError as error:  # of a folder: of files the readers tell
         raise InputError(f"Cannot read {folder}: {first_line(error)}. Make it readable.") from None
-    return dataset_from(name, str(folder), given, layout, mean, std)
+    return dataset_from(name, str(folder), given, layout, mean, std, task)

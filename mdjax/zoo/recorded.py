@@ -3,31 +3,32 @@
 from pathlib import Path
 
 from mdjax.errors import InputError
+from mdjax.tasks import Task
 from mdjax.zoo.arrays import Layout
-from mdjax.zoo.data import NAMES, Dataset, load, split_layout
+from mdjax.zoo.data import NAMES, Dataset, load, split_told
 from mdjax.zoo.store import Zoo
 
 
-def recorded_data(zoo: Zoo, layout: Layout | str | None = None) -> Dataset:
+def recorded_data(zoo: Zoo, layout: Layout | str | None = None, task: Task | str | None = None) -> Dataset:
     """What a zoo's entry `data` stands for, where the user named no data.
 
     A zoo may be anyone's, so its word opens little: data by name (`digits`), an .npz inside the zoo's own folder (from
     an object store no data are fetched), and an .npz elsewhere that has the very content that the models were trained
     on, by the fingerprint in the zoo. Raises InputError, which says how to name the data, for anything else.
     """
-    told, text = split_layout(zoo.data)
+    told, text = split_told(zoo.data)
     if text in NAMES:
-        return load(zoo.data, layout=layout)
+        return load(zoo.data, layout=layout, task=task)
     inside = _inside(zoo.path, text) if isinstance(zoo.path, Path) else None
     if inside is not None:
-        return load(f"{told}:{inside}" if told else str(inside), layout=layout)
+        return load(f"{told.prefix}{inside}", layout=layout, task=task)
     path = Path(text)
     if not (path.is_absolute() and path.suffix == ".npz" and zoo.fingerprint and path.is_file()):
         raise InputError(
             f"The zoo {zoo.path} says that its models were trained on {zoo.data!r}, which is not opened on its word "
             "alone. Name the data: --data NAME|PATH, or data= in Python."
         )
-    dataset = load(zoo.data, layout=layout)
+    dataset = load(zoo.data, layout=layout, task=task)
     if zoo.fingerprint not in (dataset.fingerprint, layout and load(zoo.data).fingerprint):
         raise InputError(
             f"{zoo.data!r} does not hold what the models of the zoo {zoo.path} were trained on. Name the data to "

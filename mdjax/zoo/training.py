@@ -25,6 +25,7 @@ from mdjax.models import Architecture, Model
 from mdjax.models.layers import Convolution
 from mdjax.progress import progress
 from mdjax.subprocesses import leave_accelerators_alone
+from mdjax.tasks import Task
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
 from mdjax.zoo.grids import Grid, Setting, readable
 from mdjax.zoo.recipes import Rates, Recipe
@@ -121,26 +122,29 @@ def train(
             for each GPU, else one, for a grid of more than a few dozen models). They need data by name or path.
 
     Recipe, unless the grid says otherwise: SGD with momentum, weight decay on every parameter, constant learning rate,
-    mini-batches without the partial last one, cross-entropy, no augmentation (the published zoo's, with a fixed number
-    of epochs).
-    A model's random numbers derive from its own id, so that they do not depend on the models it is trained with, and
-    a grid may grow. Cost: about 3 forward passes per example and epoch and model. Raises InputError for settings that
-    cannot be trained, for a folder that cannot be written or that another process is writing, for a zoo of other data
-    or of models that the grid lacks, and for groups at which workers died again and again: the rest is in the zoo.
+    mini-batches without the partial last one, the loss of the data's task, no augmentation (the published zoo's, with a
+    fixed number of epochs). A model's random numbers derive from its own id, so that they do not depend on the models
+    it is trained with, and a grid may grow. Cost: about 3 forward passes per example and epoch and model. Raises
+    InputError for settings that cannot be trained, for a folder that cannot be written or that another process is
+    writing, for a zoo of other data or of models that the grid lacks, and for groups at which workers died again and
+    again: the rest is in the zoo.
     """
     data = grid.data if dataset is None else dataset
     if count := num_trainers(workers, len(grid), data):
         leave_accelerators_alone()
     keep_compiled_programs()
     dataset = dataset_of(data)
-    if dataset.x_train.dtype.kind != "f":
+    if not dataset.reads_floats:
         raise InputError(
             f"The inputs of {dataset.name} are {dataset.x_train.dtype}, but the networks of a grid read floats. Give "
             "pixels as uint8 in an .npz, or floats."
         )
     settings = grid.settings()
     grid.recipe.check(dataset.input_shape)
-    plan_groups(settings, dataset)  # refuses what cannot be trained before a zoo is made
+    # What cannot be trained is refused before a zoo is made.
+    plan_groups(settings, dataset)
+    for noise in {setting.label_noise for setting in settings}:
+        dataset.train_labels(noise)
     zoo = Zoo.create(out, data=absolute(grid.data), fingerprint=dataset.fingerprint)
     with zoo.writing():
         trainers = Trainers(count, absolute(str(data)), dataset.fingerprint) if count else None
@@ -204,13 +208,14 @@ class _Shared(NamedTuple):
     model: Model
     batch_size: int
     recipe: Recipe
+    task: Task
 
 
 class _Examples(NamedTuple):
     """What a stack of models is trained on."""
 
     inputs: jax.Array  # [examples, ...]
-    labels: jax.Array  # [noise levels, examples]
+    labels: PyTree  # [noise levels, examples, ...]
     num_used: jax.Array  # how many of the first examples: a number, traced
 
 
@@ -233,7 +238,8 @@ def train_stack(
     model = architecture.model(usual_convolution())
     keys = jnp.stack([jax.random.fold_in(jax.random.key(s.seed), zlib.crc32(s.model_id.encode())) for s in settings])
     noises = sorted({setting.label_noise for setting in settings})
-    labels = jnp.asarray(np.stack([dataset.train_labels(noise) for noise in noises]))
+    targets = [dataset.train_labels(noise) for noise in noises]
+    labels = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *targets)
     noise_index = jnp.asarray([noises.index(setting.label_noise) for setting in settings])
     rates = Rates(
         *(jnp.asarray([getattr(setting, name) for setting in settings], jnp.float32) for name in Rates._fields)
@@ -242,7 +248,7 @@ def train_stack(
     num_steps = jnp.full(len(settings), first.epochs * (count // first.batch_size))
     runs = _Runs(keys, rates, noise_index, num_steps)
     examples = _Examples(jnp.asarray(dataset.x_train), labels, jnp.asarray(count))
-    shared = _Shared(model, first.batch_size, first.recipe)
+    shared = _Shared(model, first.batch_size, first.recipe, dataset.task)
     initialize = compiled(
         functools.partial(_initial, architecture, first.recipe),
         ("initial", architecture, first.recipe),
@@ -300,17 +306,17 @@ def _after_epochs(
     and numbers of epochs.
     """
     inputs, labels, num_used = examples
-    model, batch_size, recipe = shared
+    model, batch_size, recipe, task = shared
     augments = recipe.augmentation != "none"
 
     def loss(params: PyTree, state: PyTree, x: jax.Array, y: jax.Array) -> tuple[jax.Array, PyTree]:
         weights = jnp.ones(batch_size)
-        logits, statistics = model.batch_apply(params, state, x, weights)
-        return losses.mean_cross_entropy(logits, y, weights), statistics
+        outputs, statistics = model.batch_apply(params, state, x, weights)
+        return losses.mean_loss(task, outputs, y, weights), statistics
 
     def update(carry: PyTree, run: _Runs, index: jax.Array, number: jax.Array) -> PyTree:
         params, state, optimizer_state = carry
-        x, y = inputs[index], labels[run.noise_index, index]
+        x, y = inputs[index], jax.tree.map(lambda leaf: leaf[run.noise_index, index], labels)
         if augments:
             x = recipe.augmented(jax.random.fold_in(jax.random.fold_in(run.keys, _AUGMENTING), number), x)
         gradient, statistics = jax.grad(loss, has_aux=True)(params, state, x, y)

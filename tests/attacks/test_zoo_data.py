@@ -36,7 +36,7 @@ def own(tmp_path) -> Path:
 def opened(monkeypatch) -> list[str]:
     """What is opened as data."""
     found: list[str] = []
-    for name in ("_npz", "read_folder"):
+    for name in ("read_npz", "read_folder"):
         monkeypatch.setattr(data, name, lambda path, *_: found.append(str(path)) or pytest.fail("opened"))
     return found
 

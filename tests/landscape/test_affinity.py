@@ -1,17 +1,18 @@
 """Which networks are affine in each array of their parameters, and what their traces are then."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from curvature_problems import LOSSES, NUM_SAMPLES, dense_gauss_newton
+from curvature_problems import NUM_SAMPLES, TASKS, dense_gauss_newton
 from helpers import dense_hessian, examples, one, trained
 
 from mdjax.landscape.affinity import is_affine_in_each
-from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.loss_curvature import gauss_newton_traces, has_exact_trace
-from mdjax.landscape.losses import cross_entropy, curvature_factors
 from mdjax.models import Architecture, FunctionModel, sequence
+from mdjax.tasks import Classification, Task
 
 W = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 4)), "c": jnp.ones(4)}
 X = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)), jnp.float32)
@@ -108,7 +109,7 @@ def test_exact_traces_are_those_of_the_dense_hessian():
     params, state, model = one(params), one(state), architecture.model()
     data = examples().train
     # What comes after the examples that count has no part in it.
-    sample = LabelledExamples(*data[:2], NUM_SAMPLES).first(75)
+    sample = dataclasses.replace(data, num_examples=NUM_SAMPLES).first(75)
     traces = jax.jit(lambda params, state: gauss_newton_traces(model, params, state, sample))(params, state)
     diagonal, start = np.diag(dense_hessian("mlp", 0, NUM_SAMPLES)), 0
     for found, leaf in zip(jax.tree.leaves(traces), jax.tree.leaves(params), strict=True):
@@ -118,21 +119,21 @@ def test_exact_traces_are_those_of_the_dense_hessian():
 
 def test_traces_of_any_loss():
     architecture, params, state = trained("mlp")
-    given = architecture.model(), one(params), one(state), examples().train.first(64)
-    for name, loss in LOSSES.items():
-        traces = gauss_newton_traces(*given, loss=loss)
+    given, sample = (architecture.model(), one(params), one(state)), examples().train.first(64)
+    for name, task in TASKS.items():
+        traces = gauss_newton_traces(*given, dataclasses.replace(sample, task=task))
         expected = np.trace(dense_gauss_newton("mlp", name))
         assert sum(map(float, jax.tree.leaves(traces))) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, lambda *given: cross_entropy(*given)], ids=["named", "any"])
-def test_factors_make_the_losses_second_derivative(loss):
+@pytest.mark.parametrize("kind", [Classification, Task], ids=["own", "any"])
+def test_factors_make_the_losses_second_derivative(kind):
     logits, label = jnp.asarray([0.3, -2.0, 12.0, 1.0]), jnp.asarray(2)
-    weights, vectors = curvature_factors(loss, logits, label)
+    weights, vectors = kind.curvature_factors(Classification(), logits, label)
     p = np.exp(np.asarray(logits, np.float64))
     p /= p.sum()
     # Where the network is sure, 1 − p is all rounding in float32, unless it is taken as the sum of the others.
-    rtol, atol = (1e-5, 1e-12) if loss is cross_entropy else (0, 1e-7)
+    rtol, atol = (1e-5, 1e-12) if kind is Classification else (0, 1e-7)
     expected = np.diag(p) - np.outer(p, p)
     expected[2, 2] = p[2] * (p[0] + p[1] + p[3])
     np.testing.assert_allclose(vectors.T @ (weights[:, None] * vectors), expected, rtol=rtol, atol=atol)

@@ -1,5 +1,7 @@
 """The curvature of a model's mean loss against the dense Hessian: which examples count, in which batches."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,9 @@ def test_only_the_examples_that_count_make_the_curvature(batch_size, counted):
     model, dense = architecture.model("patches"), dense_hessian("mlp", 0, NUM_SAMPLES)
     data = examples().train
     # Either the arrays end where the examples do, or what comes after does not count.
-    sample = data.first(NUM_SAMPLES) if counted == "array" else LabelledExamples(*data[:2], NUM_SAMPLES).first(75)
+    sample = (
+        data.first(NUM_SAMPLES) if counted == "array" else dataclasses.replace(data, num_examples=NUM_SAMPLES).first(75)
+    )
 
     @jax.jit
     def run(params, state, block):
@@ -60,4 +64,4 @@ def test_the_first_examples_are_no_more_than_there_are():
     data = LabelledExamples(jnp.arange(10.0), jnp.arange(10), jnp.asarray(6))
     for number, (length, count) in {4: (4, 4), 8: (8, 6), 100: (10, 6)}.items():
         first = data.first(number)
-        assert (len(first.inputs), len(first.labels), int(first.num_examples)) == (length, length, count)
+        assert (len(first.inputs), len(first.targets), int(first.num_examples)) == (length, length, count)

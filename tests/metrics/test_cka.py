@@ -44,7 +44,7 @@ def test_cka_of_a_layer_agrees_with_float64(family, layer, wide):
     architecture, params, state = trained(family)
     metric = CKA(num_batches=2, batch_size=24 if wide else 40, layer=layer)
     rows = measured(metric, architecture.model(), params, state, examples(), members=PAIRS)
-    inputs = metric.inputs(examples(), engine.metric_key(0, metric.name)).reshape(-1, *digits().input_shape)
+    inputs = metric.inputs(examples(), engine.metric_key(0, metric.name)).inputs.reshape(-1, *digits().input_shape)
     features = [outputs64(family, index, inputs, layer) for index in range(3)]
     num_examples, num_features = features[0].shape
     assert (num_features > num_examples) == wide
@@ -115,7 +115,7 @@ def test_cka_inputs_are_mixtures_of_the_models_own_examples(mixup):
     """One-hot inputs show which examples were mixed, and by how much."""
     size, num_batches, batch_size = 40, 200, 12
     data = Examples(jnp.eye(size), jnp.zeros(size, int), jnp.asarray(30), jnp.eye(size), jnp.zeros(size, int))
-    inputs = np.asarray(CKA(num_batches, batch_size, mixup).inputs(data, jax.random.key(0)))
+    inputs = np.asarray(CKA(num_batches, batch_size, mixup).inputs(data, jax.random.key(0)).inputs)
     assert inputs.shape == (num_batches, batch_size, size)
     assert (inputs[:, :, 30:] == 0).all()
     np.testing.assert_allclose(inputs.sum(2), 1, rtol=1e-6)

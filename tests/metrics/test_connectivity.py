@@ -1,5 +1,6 @@
 """Connectivity of two models: its definitions, its forms of execution, and what spoils it."""
 
+import dataclasses
 import math
 
 import jax
@@ -40,7 +41,7 @@ QUICK = {
 @pytest.mark.parametrize("name", ["two bends", "chain", "published"])  # the others: tests/engine/test_execution.py
 def test_forms_of_execution_agree(name):
     model, first, second, data = pair("normalised")
-    data = data._replace(num_train=jnp.asarray(200), x_train=data.x_train[:220], y_train=data.y_train[:220])
+    data = dataclasses.replace(data, num_train=jnp.asarray(200), x_train=data.x_train[:220], y_train=data.y_train[:220])
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), (first, second), (second, first))
     keys = jax.random.split(jax.random.key(3), 2)
     metric = QUICK[name]
@@ -141,7 +142,7 @@ def test_a_curve_without_numbers_says_so(metric):
 @pytest.mark.parametrize("name", ["midpoint", "published", "line"])
 def test_a_model_of_nan_weights_harms_nobody(name):
     model, first, second, data = pair("normalised")
-    data = data._replace(x_train=data.x_train[:220], y_train=data.y_train[:220])
+    data = dataclasses.replace(data, x_train=data.x_train[:220], y_train=data.y_train[:220])
     metric = QUICK[name]
     broken = (jax.tree.map(lambda leaf: leaf * jnp.nan, first[0]), first[1])
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), (broken, second), (first, second))

@@ -1,10 +1,13 @@
 """The Hessian metric: eigenvalues, trace and norm against dense float64 matrices, by layer, and as published."""
 
+import dataclasses
+
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from curvature_problems import SquaredError
 from helpers import dense_hessian, examples, one, trained
 from jax.flatten_util import ravel_pytree
 
@@ -19,11 +22,11 @@ NUM_SAMPLES = 64
 SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("cnn", "resnet10")]
 
 
-def measured(metric, family="mlp", plan=None, convolution="patches", params=None):
+def measured(metric, family="mlp", plan=None, convolution="patches", params=None, data=None):
     architecture, trained_params, state = trained(family)
     params = trained_params if params is None else params
     return helpers.measured(
-        metric, architecture.model(convolution), params, state, examples(), ["a", "b", "c"], plan=plan
+        metric, architecture.model(convolution), params, state, data or examples(), ["a", "b", "c"], plan=plan
     )
 
 
@@ -80,19 +83,45 @@ def test_trace_methods_agree_with_the_dense_hessian(method):
 
 
 def test_gauss_newton_of_another_loss():
-    def squares(logits, labels):
-        return jnp.sum((logits - jax.nn.one_hot(labels, logits.shape[-1])) ** 2, -1) / 2
-
     architecture, params, state = trained("mlp")
-    row = measured(Hessian(num_samples=NUM_SAMPLES, operator="gauss_newton", loss=squares))[0]
+    data = dataclasses.replace(examples(), task=SquaredError())
+    row = measured(Hessian(num_samples=NUM_SAMPLES, operator="gauss_newton"), data=data)[0]
     flat, unravel = ravel_pytree(one(params))
     inputs = examples().x_train[:NUM_SAMPLES]
     # Σ JᵀJ/n, by one reverse pass for every output.
     jacobian = jax.jacrev(lambda flat: architecture.model().apply(unravel(flat), one(state), inputs).ravel())(flat)
-    matrix = np.asarray(jacobian, np.float64).T @ np.asarray(jacobian, np.float64) / NUM_SAMPLES
+    matrix = 2 * np.asarray(jacobian, np.float64).T @ np.asarray(jacobian, np.float64) / NUM_SAMPLES
     assert row["gauss_newton_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-5)
     assert row["gauss_newton_trace"] == pytest.approx(np.trace(matrix), rel=1e-5)
     assert all(name.startswith("gauss_newton_") or name == "status" for name in row)
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("hidden*/kernel", ("hidden0", "hidden0/kernel", "hidden1", "hidden1/kernel", "linear")),
+        ("linear/*, hidden?", ("hidden0", "hidden1", "linear/bias", "linear/kernel")),
+    ],
+)
+def test_layers_are_chosen_by_patterns_of_paths(layers, names):
+    _, params, _ = trained("mlp")
+    row = measured(Hessian(num_samples=NUM_SAMPLES, by_layer=True, layers=layers))[0]
+    groups, dense = parameter_groups(one(params), layers), dense_hessian("mlp", 0, NUM_SAMPLES)
+    assert tuple(row["hessian_layers"]) == groups.names and sorted(groups.names) == sorted(names)
+    for i in range(len(names)):
+        place = np.asarray(groups.indices) == i
+        block = dense[np.ix_(place, place)]
+        assert row["hessian_layer_trace"][i] == pytest.approx(np.trace(block), rel=1e-5)
+        assert row["hessian_layer_eigenvalue"][i] == pytest.approx(np.linalg.eigvalsh(block)[-1], rel=1e-5)
+
+
+def test_patterns_that_choose_nothing_are_refused():
+    with pytest.raises(
+        InputError, match="No layer fits the pattern 'blocks/.'; outermost are hidden0, hidden1, linear"
+    ):
+        measured(Hessian(num_samples=NUM_SAMPLES, by_layer=True, layers="blocks/*"))
+    with pytest.raises(InputError, match="layers is 'blocks/.', but by_layer is false. Set hessian.by_layer=true"):
+        measured(Hessian(layers="blocks/*"))
 
 
 def test_by_layer_agrees_with_the_diagonal_blocks():

@@ -16,9 +16,9 @@ from mdjax.cli import main
 from mdjax.columns import described
 from mdjax.engine import device_mesh
 from mdjax.errors import InputError
-from mdjax.landscape.losses import cross_entropy
 from mdjax.metrics import METRICS, PRESETS, select
 from mdjax.table import read_table
+from mdjax.tasks import cross_entropy
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.training import train
 

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 from mdjax.engine import device_mesh
 from mdjax.landscape.batches import LabelledExamples
 from mdjax.landscape.loss_curvature import gauss_newton_traces, has_exact_trace
-from mdjax.landscape.losses import cross_entropy
 from mdjax.models import Architecture
 from mdjax.models.parameters import counted
+from mdjax.tasks import cross_entropy
 
 SIDE = 8
 

@@ -32,6 +32,12 @@ def refuse_hooks(module: Any) -> None:
             )
 
 
+def outputs_of(returned: Any) -> Any:
+    """The outputs in what a module returns: `logits` where they are an entry of an object, as those of transformers."""
+    found = getattr(returned, "logits", None)
+    return returned if found is None else found
+
+
 def reference_logits(module: Any, inputs: Any) -> Any:
     """What the module returns for a batch, computed as for training in eval mode, without its graph.
 
@@ -42,7 +48,7 @@ def reference_logits(module: Any, inputs: Any) -> Any:
             if value.is_floating_point():
                 value.requires_grad_(True)
         try:
-            outputs = module(inputs)
+            outputs = outputs_of(module(inputs))
         except RefusedError:
             raise
         except Exception as error:  # the module's own code
@@ -101,7 +107,7 @@ def gradient(module: Any, point: Mapping[str, np.ndarray], inputs: Any) -> dict[
         for name, value in named.items():
             value.requires_grad_(True).data.copy_(torch.from_numpy(point[name]))
         try:
-            logits = module(inputs)
+            logits = outputs_of(module(inputs))
             total = (logits * torch.from_numpy(logit_weights(tuple(logits.shape)))).sum()
             found = torch.autograd.grad(total, list(named.values()), allow_unused=True, materialize_grads=True)
         except Exception as error:  # what it saved for the derivative was written over, or has none

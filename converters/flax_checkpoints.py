@@ -67,9 +67,9 @@ def from_flax(
     """
     inputs = jax.eval_shape(lambda: jnp.asarray(example_inputs))
     if isinstance(module, nn.Module):
-        model: LinenModel | NnxModel = _linen(module, inputs, arguments)
+        model: LinenModel | NnxModel = linen_model(module, inputs, arguments)
     elif isinstance(module, nnx.Module):
-        model = _nnx(module, inputs)
+        model = nnx_model(module, inputs)
     else:
         raise InputError(f"module is {type(module).__name__!r}. Give a Flax module, linen or nnx.")
     params, state = model.arrays(path)
@@ -77,8 +77,8 @@ def from_flax(
         logits = jax.eval_shape(model.apply, params, state, inputs)
     except Exception as error:  # the module's own code
         raise RefusedError(f"its module cannot be run on these arrays and inputs: {first_line(error)}") from None
-    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != inputs.shape[0]:
-        raise RefusedError(f"its module returns {getattr(logits, 'shape', logits)}, not logits [b, classes]")
+    if getattr(logits, "ndim", 0) < 1 or logits.shape[0] != inputs.shape[0]:
+        raise RefusedError(f"its module returns {getattr(logits, 'shape', logits)}, not one array of outputs [b, ...]")
     return Converted(model, params, state)
 
 
@@ -193,6 +193,11 @@ class NnxModel:
                 raise RefusedError(f"its statistics {'/'.join(name)} are not those of a BatchNorm")
         return logits, nested(_flat(state) | found)
 
+    def own_arrays(self) -> tuple[PyTree, PyTree]:
+        """(params, state) of the module itself."""
+        params, others = (nested(_flat(nnx.to_pure_dict(part))) for part in (self.params, self.others))
+        return params, others
+
     def arrays(self, path: str | Path) -> tuple[PyTree, PyTree]:
         """(params, state) of a checkpoint of this module."""
         params, others, fixed = (_flat(nnx.to_pure_dict(part)) for part in (self.params, self.others, self.fixed))
@@ -256,17 +261,21 @@ def _normalised(
     return (inputs - mean) * factor + (0.0 if bias is None else bias), mean, unbiased
 
 
-def _linen(module: nn.Module, inputs: Any, arguments: Mapping[str, Any] | None) -> LinenModel:
+def linen_model(module: nn.Module, inputs: PyTree, arguments: Mapping[str, Any] | None = None) -> LinenModel:
+    """A linen module as a model, for inputs of these shapes; `arguments` as for `from_flax`."""
     if arguments is None:
         known = inspect.signature(type(module).__call__).parameters
         arguments = {name: value for name, value in _EVALUATING.items() if name in known}
     variables = jax.eval_shape(
-        lambda: module.init(jax.random.key(0), jnp.zeros(inputs.shape, inputs.dtype), **arguments)
+        lambda: module.init(
+            jax.random.key(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), inputs), **arguments
+        )
     )
     return LinenModel(module, dict(arguments), variables)
 
 
-def _nnx(module: nnx.Module, inputs: Any) -> NnxModel:
+def nnx_model(module: nnx.Module, inputs: PyTree) -> NnxModel:
+    """An nnx module as a model, for inputs of these shapes; the module is left as it is."""
     evaluated = copy.deepcopy(module)
     evaluated.eval()
     fixed = (nnx.RngState, nnx.Any(nnx.RngState, lambda _, value: not jnp.issubdtype(value.dtype, jnp.floating)))
@@ -274,9 +283,8 @@ def _nnx(module: nnx.Module, inputs: Any) -> NnxModel:
     for kept in fixed:
         graph, params, rest, others = nnx.split(evaluated, nnx.Param, kept, ...)  # pyright: ignore[reportArgumentType]
         found.append(NnxModel(graph, params, others, rest))
-        arrays = nested(_flat(nnx.to_pure_dict(params))), nested(_flat(nnx.to_pure_dict(others)))
         try:
-            jax.eval_shape(found[-1].apply, *arrays, inputs)
+            jax.eval_shape(found[-1].apply, *found[-1].own_arrays(), inputs)
         except Exception:  # its code branches or loops on whole numbers; or cannot be run at all, which is found later
             continue
         return found[-1]

@@ -52,18 +52,22 @@ def require_torchax() -> Any:
 
 
 def from_module(module: Any, example_inputs: Any, *, images: bool | None = None) -> Converted:
-    """The model and arrays of a torch.nn.Module that maps a tensor of examples [b, ...] to logits [b, classes].
+    """The model and arrays of a torch.nn.Module that maps a tensor of examples [b, ...] to one of outputs [b, ...].
+
+    Outputs are logits [b, classes] or what else its task asks for (`mdjax.tasks`), by themselves or as the entry
+    `logits` of what it returns.
 
     `example_inputs` is a tensor as the module takes it, at least one example. With `images` (default: where it has
     four axes) examples are stored channels last here and channels first there. The module is copied and left as it
     is. Arrays of further checkpoints come from `model.arrays(state_dict)` and can be measured together.
 
-    Params are nested by the module's names; a weight's outputs are its last axis, as in Flax. State holds the
-    buffers, whole numbers and masks included. Parameters that the module does not train are named in `model.frozen`.
-    What runs without gradient in PyTorch has none here. Costs two forward passes and a gradient of the module, and the
-    same, op by op, in JAX: logits must agree to 1e-4, gradients to 1e-2. Raises InputError where torchax is missing
-    and RefusedError, with the reason, for a module that it cannot run, whose derivatives are not those of what it
-    computes (`torch.autograd.Function`, hooks), that keeps no statistics for its BatchNorm, or does not return logits.
+    Params are nested by the module's names; a weight's outputs are its last axis, as in Flax. State holds the buffers,
+    whole numbers and masks included. Parameters that the module does not train are named in `model.frozen`. What runs
+    without gradient in PyTorch has none here. Costs two forward passes and a gradient of the module, and the same, op
+    by op, in JAX: logits must agree to 1e-4, gradients to 1e-2. Raises InputError where torchax is missing and
+    RefusedError, with the reason, for a module that it cannot run, whose derivatives are not those of what it computes
+    (`torch.autograd.Function`, hooks), that keeps no statistics for its BatchNorm, or does not return one tensor with
+    an output for each example.
     """
     require_torchax()
     import torch
@@ -93,8 +97,8 @@ def from_module(module: Any, example_inputs: Any, *, images: bool | None = None)
     examples = inputs.detach().cpu()
     # A forward pass may change its buffers, as counters.
     expected = reference_logits(copied(evaluated), examples)
-    if not isinstance(expected, torch.Tensor) or expected.ndim != 2 or len(expected) != len(inputs):
-        raise RefusedError(f"it returns {_described(expected)}, not one tensor of logits [b, classes]")
+    if not isinstance(expected, torch.Tensor) or expected.ndim < 1 or len(expected) != len(inputs):
+        raise RefusedError(f"it returns {_described(expected)}, not one tensor of outputs [b, ...]")
     names = entries.module_names(evaluated)
     model = TorchModel(
         evaluated,
@@ -246,6 +250,7 @@ class TorchModel:
         import torch
 
         from converters import torchax_rules
+        from converters.derivatives import outputs_of
         from converters.torchax_modes import Interception, mark
 
         environment = torchax_rules.environment()
@@ -264,7 +269,7 @@ class TorchModel:
         everywhere = {name: tensors[first] for name, first in entries.representatives(self.module).items()}
         interception = Interception(statistics, weights, folded=bool(self.constants))
         with environment, unchanged(self.module), interception:
-            logits = torch.func.functional_call(self.module, everywhere, (examples,), tie_weights=False)
+            logits = outputs_of(torch.func.functional_call(self.module, everywhere, (examples,), tie_weights=False))
         return environment.t2j_iso(logits), interception.found
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mdjax.diagnosis.verdicts import diagnose as diagnose
     from mdjax.diagnosis.verdicts import explain as explain
     from mdjax.errors import InputError as InputError
-    from mdjax.sweeps.local import measure as measure
+    from mdjax.measuring import measure as measure
     from mdjax.zoo.store import Zoo as Zoo
     from mdjax.zoo.training import train as train
 
@@ -27,7 +27,7 @@ _PUBLIC = {
     "check": "mdjax.checking",
     "diagnose": "mdjax.diagnosis.verdicts",
     "explain": "mdjax.diagnosis.verdicts",
-    "measure": "mdjax.sweeps.local",
+    "measure": "mdjax.measuring",
     "train": "mdjax.zoo.training",
 }
 _PACKAGES = frozenset(
@@ -42,6 +42,7 @@ _PACKAGES = frozenset(
         "report",
         "sweeps",
         "table",
+        "tasks",
         "zoo",
     ]
 )

@@ -14,7 +14,9 @@ In an object store (mdjax.stores) they are three objects, put one after the othe
 
 import dataclasses
 import hashlib
+import importlib
 import io
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ from numbers import Number
 from os import PathLike
 from pathlib import Path
 from types import NoneType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -31,15 +33,22 @@ import pyarrow.parquet as pq
 
 from mdjax import file_sets
 from mdjax.addresses import Address, located
+from mdjax.columns import described
 from mdjax.csv_files import read_csv
 from mdjax.errors import InputError, first_line
+from mdjax.escapes import printable
 from mdjax.files import writing
 from mdjax.inputs import expect_damage
 from mdjax.memory import check_needed
 from mdjax.parquet import arrow_bytes, read_frame, read_metadata
+from mdjax.statuses import StatusCode
 from mdjax.stores import store_of
 
 FRAMES = ("models", "pairs", "configurations")
+
+_SHOWN = 6
+"""Configurations that are printed."""
+
 _DIGEST = b"mdjax_table"
 """The entry of a file's metadata that holds the digest of the three files that were written together."""
 
@@ -48,13 +57,57 @@ _TRIES, _PAUSE = 8, 0.25
 between the tries grow."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Table:
-    """A measured zoo: three frames, of models, pairs and configurations."""
+    """A measured zoo: three frames, of models, pairs and configurations; prints as a short table of its features."""
 
     models: pd.DataFrame
     pairs: pd.DataFrame
     configurations: pd.DataFrame
+
+    @property
+    def plot(self) -> Any:
+        """Pictures of single models and pairs, `table.plot.density()` and its like (`mdjax.report.plots.Plots`)."""
+        # By name: a table needs no pictures, and what draws them reads tables.
+        return importlib.import_module("mdjax.report.plots").Plots(self.models, self.pairs)
+
+    def __repr__(self) -> str:
+        return f"{self._headline}\n{self._summary.to_string(float_format=_brief)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self._headline}</p>{self._summary.to_html(float_format=_brief, escape=True)}"
+
+    @property
+    def _headline(self) -> str:
+        counts = [f"{len(getattr(self, name))} {name}" for name in FRAMES]
+        bad = int((self.models["status_code"] != StatusCode.OK.value).sum()) if "status_code" in self.models else 0
+        more = len(self.configurations) - _SHOWN
+        shown = f"; the first {_SHOWN} configurations" if more > 0 else ""
+        told = f"; {bad} models with a status" if bad else ""
+        return f"Table of {', '.join(counts)}{told}{shown}"
+
+    @property
+    def _summary(self) -> pd.DataFrame:
+        """The features of the first configurations, one column each, with the standard errors that are known."""
+        table = self.configurations.head(_SHOWN)
+        features = described(self.configurations)
+        names = [name for name in features if name in table] or [
+            str(name) for name in table if table[name].dtype.kind == "f" and not str(name).endswith("_se")
+        ]
+        titles = [printable(features[name].label) if name in features else printable(name) for name in names]
+        columns = {}
+        for number, row in enumerate(table.to_dict("records")):
+            texts = []
+            for name in names:
+                error = row.get(f"{name}_se")
+                known = isinstance(error, float) and math.isfinite(error) and error > 0
+                texts.append(_brief(row[name]) + (f" ± {_brief(error)}" if known else ""))
+            columns[printable(str(row.get("configuration", number)))] = texts
+        return pd.DataFrame(columns, index=pd.Index(titles))
+
+
+def _brief(value: Any) -> str:
+    return "" if pd.isna(value) else f"{value:.4g}"
 
 
 def write_table(path: Path | Address, table: Table) -> Table:

@@ -208,6 +208,11 @@ class Pair(nn.Module):
         return x.flatten(1), x
 
 
+class Total(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum()
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -232,11 +237,11 @@ class Frozen(nn.Module):
     ("made", "reason"),
     [
         (lambda: nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()), "its BatchNorm 0 keeps no"),
-        (Pair, "it returns tuple, not one tensor of logits"),
-        (nn.Identity, r"it returns a tensor of shape \[4, 1, 8, 8\], not one tensor of logits"),
+        (Pair, "it returns tuple, not one tensor of outputs"),
+        (Total, r"it returns a tensor of shape \[\], not one tensor of outputs"),
     ],
 )
-def test_modules_that_are_no_classifiers_are_refused(made, reason):
+def test_modules_without_outputs_of_each_example_are_refused(made, reason):
     with pytest.raises(RefusedError, match=reason):
         converters.from_module(made(), torch.from_numpy(IMAGES))
 

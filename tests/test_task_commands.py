@@ -10,6 +10,7 @@ import pytest
 import sklearn.datasets
 
 import mdjax
+from mdjax.calibration import targets
 from mdjax.cli import main
 from mdjax.errors import InputError
 from mdjax.table import read_table
@@ -82,9 +83,10 @@ def test_report(here):
 
 
 @pytest.mark.slow
-def test_calibrated_and_diagnosed(here, capsys):
+def test_calibrated_and_diagnosed(here, monkeypatch):
+    monkeypatch.setattr(targets, "_SHARES", 2)  # each amount of data is another program
     arguments = ["--like", "mlp-w16", "--data", "diabetes.npz", "--task", "regression", "--out", "cal", "--seeds", "1"]
-    recipe = ["--recipe", "batch_size=32,learning_rate=0.03,epochs=10", "--no-landscape", "--budget", "30s"]
+    recipe = ["--recipe", "batch_size=32,learning_rate=0.03,epochs=10", "--no-landscape", "--budget", "12s"]
     main(["calibrate", *arguments, *recipe])
     assert json.loads((here / "cal" / "calibration.json").read_text())["facts"]["task"] == "regression"
     main(["diagnose", "table", "--tree", "cal", "--out", "calibrated.csv"])

@@ -33,7 +33,7 @@ def cases():
     everything = bool(os.environ.get("MDJAX_EXHAUSTIVE"))
     for name, form in (("regression", "vmap"), ("next-token", FORM), ("own", FORM)):
         for metric in SMALL.values():
-            if everything or name == "regression" or metric.by_default:
+            if everything or name == "regression" or (metric.by_default and (name, metric.name) != ("own", "hessian")):
                 for own in ("vmap", FORM) if everything else (form,):
                     yield pytest.param(metric, name, own, id=f"{metric.name}-{name}-{own}")
 
@@ -62,7 +62,8 @@ def in_float64(name, index=0):
 @pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("name", NAMES)
 def test_curvature_is_that_of_the_tasks_loss(name, matrix):
-    metric = Hessian(operator=matrix, num_samples=NUM_TRAIN, batch_size=40, num_eigenvalues=2, tolerance=1e-4)
+    settings = {"num_samples": NUM_TRAIN, "batch_size": 40, "num_eigenvalues": 2, "tolerance": 1e-4}
+    metric = Hessian(operator=matrix, max_probes=12, **settings)
     found = rows_of(metric, name, "single")[0]
     with jax.enable_x64(True):
         outputs, loss, flat = in_float64(name)

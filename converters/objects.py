@@ -39,8 +39,8 @@ def from_object(module: Any, params: PyTree, inputs: PyTree) -> Converted:
     if kind is None:
         raise InputError(f"module is {type(module).__name__!r}. Give a module of Flax, Equinox or torch.")
     if (params is None) == (kind == "linen"):
-        needed = "its variables beside it: measure(module, variables, ...)" if params is None else "params out"
-        raise InputError(f"A {kind} module {'lacks' if params is None else 'holds'} its own weights. Leave {needed}.")
+        needed = "Give its variables: measure(module, variables, ...)" if params is None else "Leave params out"
+        raise InputError(f"A {kind} module {'lacks' if params is None else 'holds'} its own weights. {needed}.")
     return {"linen": _linen, "nnx": _nnx, "equinox": _equinox, "torch": _torch}[kind](module, params, inputs)
 
 

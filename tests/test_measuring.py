@@ -140,7 +140,7 @@ def test_functions_take_a_state_or_none_and_models_are_models():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda: (Linen(), None, (X, Y)), "A linen module lacks its own weights. Leave its variables beside it"),
+        (lambda: (Linen(), None, (X, Y)), "A linen module lacks its own weights. Give its variables"),
         (lambda: (Linen(), {"params": {}}, (X, Y)), "The variables are not those of the module.* is missing, but"),
         (lambda: (by_torch()[0][0], {}, (X, Y)), "A torch module holds its own weights. Leave params out."),
         (lambda: (linear, {"w": jnp.ones((64, 10))}, None), "No data to measure on. Give .x, y."),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
+import torch
 
 import mdjax
 from mdjax.calibration import targets
@@ -62,6 +63,29 @@ def test_a_zoo_says_what_its_models_were_asked(here):
     assert 40 < best < 75
     assert (table.configurations["hessian_t"] > 0).all()
     assert table.configurations["mode_connectivity"].notna().all()
+
+
+def test_a_task_is_named_to_every_command_that_reads_data(here, tmp_path, capsys):
+    data = ["--data", "diabetes.npz", "--task", "regression"]
+    layers = ["--set", "hessian.by_layer=true", "--set", "hessian.layers=hidden*/kernel", "--preset", "fast"]
+    main(["measure", "zoo", *data, "--metrics", "losses,hessian", *layers, "--out", str(tmp_path / "named")])
+    named, told = (read_table(path).models for path in (tmp_path / "named", "table"))
+    assert named["train_loss"].tolist() == told["train_loss"].tolist()
+    assert "hidden0/kernel" in named["hessian_layers"][0]
+    main(["measure", "zoo", *data, "--metrics", "losses", "--workers", "1", "--out", str(tmp_path / "apart")])
+    assert read_table(tmp_path / "apart").models["train_loss"].tolist() == told["train_loss"].tolist()
+
+    network = torch.nn.Sequential(torch.nn.Linear(10, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    capsys.readouterr()
+    given = [*data, "--nonlinearity", "relu", "--preset", "fast", "--out", str(tmp_path / "checked")]
+    main(["check", str(tmp_path / "net.pt"), *given])
+    row = read_table(tmp_path / "checked" / "table").models.iloc[0]
+    arrays = np.load("diabetes.npz")
+    with torch.no_grad():
+        outputs = network(torch.from_numpy(arrays["x_train"]))[:, 0].numpy()
+    assert row["train_loss"] == pytest.approx(np.mean((outputs - arrays["y_train"]) ** 2), rel=1e-5)
+    assert Zoo(tmp_path / "checked" / "zoo").data.startswith("regression:")
 
 
 def test_shipped_trees_decline_and_the_sweep_speaks_for_itself(here, capsys):

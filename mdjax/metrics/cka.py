@@ -28,9 +28,9 @@ class CKA(FeatureMetric):
     regression, probabilities of labels or tokens), "logits", or a layer of the network by name, as
     `FlaxModel.layer_outputs` takes it, its outputs flattened to d features per example. Columns: `CKA`, biased as
     published, and `CKA_debiased` (`similarity.linear_cka`).
-    Inputs: n = `num_batches` × `batch_size` training examples,
-    each batch mixed with a permutation of itself by one λ ~ Beta(`mixup`, `mixup`), unless some of an input are whole
-    numbers, such as tokens, which do not mix; drawn once for a data set, so the same for all models and both of a pair.
+    Inputs: n = `num_batches` × `batch_size` training examples, each batch mixed with a permutation of itself by one
+    λ ~ Beta(`mixup`, `mixup`), unless some of an input are whole numbers, such as tokens, which do not mix; drawn once
+    for a data set, so the same for all models and both of a pair.
     Cost: one forward pass a model, n·min(d, n) numbers brought to the host for each, and there for a pair what
     `linear_cka` says; memory on the device: n·d numbers a model.
     """

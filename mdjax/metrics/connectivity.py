@@ -168,10 +168,8 @@ def _along_curve(
     found: dict[str, jax.Array] = {}
     if align:
         # A key of its own: the curve's random numbers are the same with and without.
-        verify_key, inputs = (
-            jax.random.fold_in(key, _VERIFICATION),
-            jax.tree.map(lambda leaf: leaf[:_VERIFIED_ON], data.x_train),
-        )
+        verify_key = jax.random.fold_in(key, _VERIFICATION)
+        inputs = jax.tree.map(lambda leaf: leaf[:_VERIFIED_ON], data.x_train)
         end, end_state, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
     points = jnp.linspace(0.0, 1.0, num_points)
     curve = curve_between(start, end, state, data.train, key)

@@ -19,7 +19,7 @@ from mdjax.models.architecture import shape_text
 from mdjax.statuses import OK, Status, StatusCode
 from mdjax.sweeps.facts import checked_facts, configuration_name
 from mdjax.sweeps.units import Cell
-from mdjax.tasks import Classification, NextToken
+from mdjax.tasks import Classification, NextToken, form_of
 from mdjax.zoo.arrays import Assumption
 from mdjax.zoo.data import Dataset
 from mdjax.zoo.store import DamagedGroupError, Zoo, weights_hash
@@ -251,7 +251,7 @@ def _two(arrays: PyTree) -> PyTree:
 
 def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: PyTree, dataset: Dataset) -> None:
     """InputError unless the model takes the inputs and gives what the data's task asks for."""
-    told = f"inputs {_form(inputs)} of {dataset.name}"
+    told = f"inputs {form_of(inputs)} of {dataset.name}"
     try:
         outputs = jax.eval_shape(model.apply, *weights, inputs)
     except InputError:
@@ -280,12 +280,6 @@ def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: PyTree, da
             f"The model gives {given_outputs}, but the labels of {dataset.name} go from {min(labels)} to {max(labels)} "
             f"in {dataset.num_classes} classes. Number the classes 0, 1, 2, ... and give each an output."
         )
-
-
-def _form(inputs: PyTree) -> str:
-    if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{key}: {_form(entry)}" for key, entry in inputs.items()) + "}"
-    return f"{inputs.dtype}{list(inputs.shape)}"
 
 
 class DeviceData:

@@ -42,7 +42,7 @@ def logits(params, state, inputs):
         (weights(1), logits, Y % 2, r"1 output \(a single logit z is the two logits 0 and z\), but the labels"),
         (weights(), lambda p, s, x: logits(p, s, x)[:, 0], Y, r"returns float32\[2\] for inputs float32\[2, 5\] of d"),
         (weights(), lambda p, s, x: (logits(p, s, x), x), Y, "returns a tuple for inputs"),
-        (weights(), lambda p, s, x: {"logits": logits(p, s, x)}, Y, "returns a dict for inputs"),
+        (weights(), lambda p, s, x: {"logits": logits(p, s, x)}, Y, r"returns \{logits: float32\[2, 3\]\} for inputs"),
         (weights(), lambda p, s, x: jnp.repeat(logits(p, s, x)[:, None], 5, 1), Y, r"returns float32\[2, 5, 3\]"),
         (weights(), lambda p, s, x: logits(p, s, x).T, Y, r"returns float32\[3, 2\]"),
         (weights(step=np.int32(3)), logits, Y, r"The parameter \['step'\] holds int32.* Put what is not trained into"),

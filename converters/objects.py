@@ -84,7 +84,11 @@ def _equinox(module: Any, params: None, inputs: PyTree) -> Converted:
     import equinox as eqx
 
     evaluated = eqx.nn.inference_mode(module)
-    if any(isinstance(leaf, eqx.nn.StateIndex) for leaf in jax.tree.leaves(evaluated, is_leaf=_is_index)):
+
+    def is_index(leaf: Any) -> bool:
+        return isinstance(leaf, eqx.nn.StateIndex)
+
+    if any(map(is_index, jax.tree.leaves(evaluated, is_leaf=is_index))):
         raise RefusedError(
             "it keeps state outside of itself (eqx.nn.StateIndex). Give a function of its arrays instead"
         )
@@ -113,12 +117,6 @@ def _is_kernel(module: Any, path: tuple[Any, ...]) -> bool:
         key = getattr(entry, "idx", getattr(entry, "key", None))
         owner = getattr(owner, entry.name) if hasattr(entry, "name") else owner[key]
     return isinstance(owner, eqx.nn.Linear | eqx.nn.Conv | eqx.nn.ConvTranspose)
-
-
-def _is_index(value: Any) -> bool:
-    import equinox as eqx
-
-    return isinstance(value, eqx.nn.StateIndex)
 
 
 def _torch(module: Any, params: None, inputs: PyTree) -> Converted:

@@ -235,7 +235,7 @@ def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, opt
         table = _named(table, name, seeds.files)
         return table if kept is None else write_table(kept, table)
     with _folder(out) as folder:
-        told = {name: options.get(name) for name in ("layout", "task")}
+        told = {"layout": options.get("layout"), "task": options.get("task")}
         zoo = _zoo(folder / "zoo", seeds, name, data, told)
         return measure(zoo, out=kept, data=data, **told, **how)
 
@@ -257,8 +257,8 @@ def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, told: Mapping[str, A
     source = absolute(str(data)) if isinstance(data, str | PathLike) else ""
     if source:
         own, rest = split_told(source)
-        task, layout = own.task or _name_of(told["task"]), own.layout or told["layout"]
-        source = "".join(f"{value}:" for value in (task, layout) if value) + rest
+        layout, task = own.layout or told["layout"], own.task or _name_of(told["task"])
+        source = own._replace(layout=layout, task=task).prefix + rest
     zoo = Zoo.create(path, data=source, fingerprint=seeds.dataset.fingerprint)
     ids = _ids(seeds.files)
     rows = [

@@ -40,6 +40,9 @@ TASK, CLASSES = "task", "classification"
 CONFIGURATION = (*ARCHITECTURE, TASK, *TRAINING, *RECIPE, "preset")
 """Columns that all models of a configuration share."""
 
+UNIT_OF_LOSS = "unit of the loss"
+"""As a feature's unit: that of the data's task, which the table then tells (nats for classes)."""
+
 FEATURES = "features"
 """Where a frame of configurations keeps the descriptions of its features, in `attrs`."""
 

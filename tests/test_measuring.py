@@ -112,6 +112,18 @@ def test_layers_of_an_equinox_module_are_its_own(tmp_path):
     assert table.models["hessian_layers"][0] == ["layers/0", "layers/1"]
 
 
+def test_an_equinox_module_with_state_of_its_own_is_refused():
+    class Normalised(eqx.Module):
+        norm: eqx.nn.BatchNorm
+
+        def __call__(self, x):
+            return x
+
+    module = Normalised(eqx.nn.BatchNorm(3, "batch", mode="batch"))
+    with pytest.raises(InputError, match="Cannot measure the module: it keeps state outside of itself"):
+        mdjax.measure(module, None, (X, Y), **HESSIAN)
+
+
 def test_a_module_reads_the_data_as_they_fit_it():
     """Floats [n, 8, 8] are images of one channel unless the module takes them as sequences."""
     module = nn.Sequential([lambda x: x.mean(1), nn.Dense(10)])

@@ -13,6 +13,7 @@ import torch
 import mdjax
 from mdjax.calibration import targets
 from mdjax.cli import main
+from mdjax.columns import described
 from mdjax.errors import InputError
 from mdjax.table import read_table
 from mdjax.tasks import Task
@@ -58,6 +59,8 @@ def test_a_zoo_says_what_its_models_were_asked(here):
     table = read_table("table")
     assert (table.models["status"] == "ok").all()
     assert (table.configurations["task"] == "regression").all()
+    units = {name: feature.unit for name, feature in described(table.configurations).items()}
+    assert units["train_loss"] == "squared units" and units["test_error"] == "%"
     # Ten numbers explain some of it, and nobody all.
     best = table.configurations["test_error"].min()
     assert 40 < best < 75

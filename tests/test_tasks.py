@@ -15,6 +15,7 @@ from mdjax.landscape.losses import mean_loss
 from mdjax.metrics import Examples, Hessian, Losses
 from mdjax.tasks import CLASSIFICATION, Classification, NextToken, Regression, Task, cross_entropy, task_of
 from mdjax.zoo.data import dataset_of
+from mdjax.zoo.grids import Grid
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 NUMBERS = (X, X[:, :2], X[:9], X[:9, :2])
@@ -174,6 +175,18 @@ def test_tokens_beyond_the_vocabulary_are_refused():
     params = {"w": jnp.ones((7, 4))}
     with pytest.raises(InputError, match="tells 4 tokens apart, but the targets of data hold 6. Give data of its voc"):
         mdjax.measure(lambda p, x: p["w"][x], params, (tokens, tokens), task="next-token")
+
+
+def test_networks_of_a_grid_refuse_dictionaries_in_one_sentence(tmp_path):
+    data = ({"x": X}, X[:, :2], {"x": X[:9]}, X[:9, :2])
+    message = r"The inputs of data are .x: float32.n, 3.., but the networks of a"
+    with pytest.raises(InputError, match=message):
+        mdjax.train(Grid(), tmp_path / "zoo", dataset=dataset_of(data, task="regression"), show_progress=False)
+    with pytest.raises(InputError, match=r"The inputs of data are .x: float32.n, 3... Calibrate on floats"):
+        mdjax.calibrate("mlp-w4", data=data, task="regression", out=tmp_path / "cal", show_progress=False)
+    zoo = mdjax.train(Grid(width=(2,), batch_size=(64,), epochs=1, seeds=1), tmp_path / "digits", show_progress=False)
+    with pytest.raises(InputError, match=message):
+        mdjax.measure(zoo, data=data, task="regression", metrics="losses")
 
 
 def test_calibration_refuses_what_it_cannot_learn_from(tmp_path):

@@ -134,7 +134,7 @@ def calibrate(
     keep_compiled_programs()
     dataset = dataset_of(data, task=task)
     if not dataset.reads_floats:
-        raise InputError(f"The inputs of {dataset.name} are {dataset.x_train.dtype}. Calibrate on floats, or pixels.")
+        raise InputError(f"The inputs of {dataset.name} are {dataset.input_form}. Calibrate on floats, or pixels.")
     if not len(jax.tree.leaves(dataset.x_test)[0]):
         raise InputError(f"{dataset.name} has no test examples, which a calibration learns from. Give some.")
     if type(dataset.task).error is Task.error:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from mdjax.columns import Feature
+from mdjax.columns import UNIT_OF_LOSS, Feature
 from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
@@ -32,12 +32,12 @@ class Losses(ModelMetric):
     name: ClassVar[str] = "losses"
     description: ClassVar[str] = "training and test loss, error and calibration error"
     features: ClassVar[tuple[Feature, ...]] = (
-        Feature("train_loss", "Training loss", "nats", log_colours=True),
-        Feature("test_loss", "Test loss", "nats", log_colours=True),
+        Feature("train_loss", "Training loss", UNIT_OF_LOSS, log_colours=True),
+        Feature("test_loss", "Test loss", UNIT_OF_LOSS, log_colours=True),
         Feature("train_error", "Training error", "%"),
         Feature("test_error", "Test error", "%"),
         Feature("chance_error", "Error of a constant guess", "%", drawn=False),
-        Feature("chance_loss", "Loss of a constant guess", "nats", drawn=False),
+        Feature("chance_loss", "Loss of a constant guess", UNIT_OF_LOSS, drawn=False),
         Feature("relabelling_gain", "Test error that renumbered classes would spare", "points", drawn=False),
         Feature("prediction_shift", "Shift of the predicted classes from training to test data", "points", drawn=False),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdjax.columns import CONFIGURATION, Feature, describe
+from mdjax.columns import CONFIGURATION, UNIT_OF_LOSS, Feature, describe
 from mdjax.diagnosis.trajectories import along_training
 from mdjax.metrics import Metric
 from mdjax.statuses import OK, Status, StatusCode
@@ -130,7 +130,7 @@ def aggregate(
         if own:
             for name, column in metric.derived({feature.name: table[feature.name] for feature in own}).items():
                 table[name] = column
-        found += [dataclasses.replace(each, unit=unit) if each.unit == "nats" else each for each in own]
+        found += [dataclasses.replace(each, unit=unit) if each.unit == UNIT_OF_LOSS else each for each in own]
 
     share = pd.to_numeric(table["data_share"]).fillna(1.0) if "data_share" in table else pd.Series(1.0, table.index)
     table["data"] = share * 10

@@ -139,7 +139,7 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
         )
     if not dataset.reads_floats:
         raise InputError(
-            f"The zoo's models read floats, but the inputs of {dataset.name} are {dataset.x_train.dtype}. "
+            f"The zoo's models read floats, but the inputs of {dataset.name} are {dataset.input_form}. "
             "Give pixels as uint8 in an .npz, or floats as they read them."
         )
     if not isinstance(dataset.task, Classification):

@@ -58,7 +58,7 @@ class Dataset:
         """
         if isinstance(self.x_train, Mapping):
             raise InputError(
-                f"The inputs of {self.name} are {checks.form(self.x_train)}, but the networks of a zoo read one array. "
+                f"The inputs of {self.name} are {self.input_form}, but the networks of a zoo read one array. "
                 "Give models in Python, with model=apply."
             )
         return self.x_train.shape[1:]
@@ -67,6 +67,11 @@ class Dataset:
     def reads_floats(self) -> bool:
         """Whether the inputs are one array of floats, as the networks of this package read them."""
         return not isinstance(self.x_train, Mapping) and self.x_train.dtype.kind == "f"
+
+    @property
+    def input_form(self) -> str:
+        """Type and shape of the inputs, as errors tell them."""
+        return checks.form(self.x_train)
 
     @property
     def num_train(self) -> int:

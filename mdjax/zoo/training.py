@@ -136,7 +136,7 @@ def train(
     dataset = dataset_of(data)
     if not dataset.reads_floats:
         raise InputError(
-            f"The inputs of {dataset.name} are {dataset.x_train.dtype}, but the networks of a grid read floats. Give "
+            f"The inputs of {dataset.name} are {dataset.input_form}, but the networks of a grid read floats. Give "
             "pixels as uint8 in an .npz, or floats."
         )
     settings = grid.settings()

@@ -16,8 +16,9 @@ from mdjax.cli import main
 from mdjax.columns import described
 from mdjax.errors import InputError
 from mdjax.table import read_table
-from mdjax.tasks import Task
-from mdjax.zoo.data import load
+from mdjax.tasks import TASKS, Task
+from mdjax.zoo.data import dataset_of, load
+from mdjax.zoo.grids import Grid
 from mdjax.zoo.store import Zoo
 
 GRID = """
@@ -126,8 +127,16 @@ def test_calibrated_and_diagnosed(here, monkeypatch):
     assert (others["stage"] != "calibration").all()
 
 
-def test_a_task_is_said_in_one_way_or_refused(here):
+def test_a_task_is_said_in_one_way_or_refused(here, tmp_path):
     assert load("diabetes.npz", task="regression").fingerprint == load("regression:diabetes.npz").fingerprint
+    # Digits as numbers: one output, whatever the classes are.
+    grid = Grid(data="regression:digits", width=(2,), batch_size=(64,), epochs=1, seeds=1)
+    zoo = mdjax.train(grid, tmp_path / "zoo", show_progress=False)
+    assert zoo.manifest["num_classes"].tolist() == [1]
+    row = mdjax.measure(zoo, metrics="losses", show_progress=False).models.iloc[0]
+    assert row["status"] == "ok" and row["task"] == "regression"
+    with pytest.raises(InputError, match="num_classes is 10, but its targets are 1 numbers each. Give 1."):
+        dataset_of(dataclasses.replace(load("digits"), task=TASKS["regression"]))
     arrays = dict(np.load("diabetes.npz"))
     np.savez("told.npz", **arrays, task="regression")
     assert load("told.npz").task.name == "regression"

@@ -15,7 +15,7 @@ from mdjax.files import expanded
 from mdjax.tasks import CLASSIFICATION, TASKS, Task, task_of
 from mdjax.zoo import examples
 from mdjax.zoo.archives import read_npz
-from mdjax.zoo.arrays import ARRAYS, Layout, layout_of
+from mdjax.zoo.arrays import ARRAYS, Layout, layout_of, num_outputs
 from mdjax.zoo.datasets import Dataset, Numbers, checked_dataset, dataset_from
 from mdjax.zoo.digits import NAMES, digits
 from mdjax.zoo.readers import PREFIXES, READERS, find, read_folder
@@ -134,7 +134,10 @@ def load(
                 "out."
             )
         found = digits(text, mean, std)
-        return found if task is None else checked_dataset(dataclasses.replace(found, task=task))
+        if task is None:
+            return found
+        num_classes = num_outputs(task, found.y_train) or found.num_classes
+        return checked_dataset(dataclasses.replace(found, task=task, num_classes=num_classes))
     if path.is_file():
         if path.suffix != ".npz" and not zipfile.is_zipfile(path) and find(path.parent) is not None:
             raise InputError(f"{path} is only one of the files of its data. Give the folder {path.parent}.")

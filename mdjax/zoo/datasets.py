@@ -200,6 +200,11 @@ def checked_dataset(data: Dataset) -> Dataset:
     if isinstance(task, Classification):
         checks.check_classes(where, int(classes.item()), arrays)
     else:
+        known = checks.num_outputs(task, checked[0])
+        if known and classes.item() != known:
+            raise InputError(
+                f"{where}: num_classes is {data.num_classes}, but its targets are {known} numbers each. Give {known}."
+            )
         arrays |= dict(zip(("y_train", "y_test"), checked, strict=True))
     if task is data.task and all(array is getattr(data, name) for name, array in arrays.items()):
         return data

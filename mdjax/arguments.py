@@ -24,6 +24,10 @@ TASK_HELP = (
     "what the models are asked: classification, regression, multi-label or next-token (default: what the data say, by "
     "an array task or as NAME:PATH; else classification)"
 )
+EXAMPLES_HELP = (
+    "measure on at most N of the training and N of the test examples, drawn by --seed, the same for all models; of "
+    "files no more is held in memory (default: all)"
+)
 NOISE_HELP = (
     "take the training labels as they are, or redraw them with the noise that models are known to have been trained "
     "with (default: known, and said where the data may be others)"

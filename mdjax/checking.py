@@ -32,6 +32,7 @@ from mdjax.sweeps.noise import LabelNoise
 from mdjax.table import Table, write_table
 from mdjax.tasks import TASKS, Task
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of, split_told
+from mdjax.zoo.draws import draw_of
 from mdjax.zoo.store import Zoo, weights_hash
 
 if TYPE_CHECKING:
@@ -45,17 +46,18 @@ class CheckOptions(TypedDict, total=False):
     """What else a check may be told.
 
     `facts`: what weights do not tell, as `converters.convert` takes it, `{"nonlinearity": "tanh"}`. `layout` says what
-    the inputs of the data are, `task` what the network is asked and `label_noise` whether labels are redrawn, as for
-    `mdjax.measure`. `ema`: take the averaged weights beside the others. `trust`: let files run code of their own.
-    `preset` is "default", "reference" or "fast" and `seed` (default 0) moves every random number, as for
-    `mdjax.measure`; `show_progress` (default True) draws bars. `calibrate` is a time, like "10m": so long small
-    networks of this kind are grown on these data, and asked in place of the trees (`mdjax.calibrate`); in `out` they
-    are kept.
+    the inputs of the data are, `task` what the network is asked, `num_examples` how many of them are read and
+    `label_noise` whether labels are redrawn, as for `mdjax.measure`. `ema`: take the averaged weights beside the
+    others. `trust`: let files run code of their own. `preset` is "default", "reference" or "fast" and `seed` (default
+    0) moves every random number, as for `mdjax.measure`; `show_progress` (default True) draws bars. `calibrate` is a
+    time, like "10m": so long small networks of this kind are grown on these data, and asked in place of the trees
+    (`mdjax.calibrate`); in `out` they are kept.
     """
 
     facts: Mapping[str, Any]
     layout: str | None
     task: Task | str | None
+    num_examples: int | None
     label_noise: LabelNoise | None
     ema: bool
     trust: bool
@@ -113,8 +115,8 @@ def check(
         out: a folder for the zoo (where one can hold the network) and the table; the same call with it resumes.
         report: where to write the HTML page.
         trees: what `mdjax.diagnose` takes.
-        options: `facts`, `layout`, `task`, `label_noise`, `ema`, `trust`, `preset`, `seed` and `show_progress`, see
-            `CheckOptions`.
+        options: `facts`, `layout`, `task`, `num_examples`, `label_noise`, `ema`, `trust`, `preset`, `seed` and
+            `show_progress`, see `CheckOptions`.
 
     Cost: for a small network on a CPU half a minute, most of it compiling; with a second seed a curve as well. Raises
     InputError for what `read_seeds`, `mdjax.measure` and `mdjax.diagnose` raise it, and for a folder or page that
@@ -129,10 +131,16 @@ def check(
     budget = options.get("calibrate")
     if budget is not None:
         seconds_of(budget)  # told before anything is done
+        if options.get("num_examples") is not None:
+            raise InputError(
+                "calibrate grows networks on all the data, and num_examples takes a sample. Leave one of them out, or "
+                "calibrate first (mdjax calibrate) and give its folder as the tree."
+            )
     paths = [paths] if isinstance(paths, str | Path) else paths
-    dataset = dataset_of(data, options.get("layout"), options.get("task"))
+    draw = draw_of(options.get("num_examples"), options.get("seed", 0))
+    dataset = dataset_of(data, options.get("layout"), options.get("task"), draw)
     if not isinstance(data, str | PathLike):  # it may give its examples only once
-        data, options = dataset, {**options, "layout": None, "task": None}
+        data, options = dataset, {**options, "layout": None, "task": None, "num_examples": None}
     # Tried before anything is computed for them.
     if out is not None:
         with writing(f"the folder {out}"):
@@ -237,7 +245,7 @@ def _measured(seeds: "Seeds", name: str, data: Data, out: str | Path | None, opt
     with _folder(out) as folder:
         told = {"layout": options.get("layout"), "task": options.get("task")}
         zoo = _zoo(folder / "zoo", seeds, name, data, told)
-        return measure(zoo, out=kept, data=data, **told, **how)
+        return measure(zoo, out=kept, data=data, num_examples=options.get("num_examples"), **told, **how)
 
 
 @contextlib.contextmanager
@@ -259,7 +267,7 @@ def _zoo(path: Path, seeds: "Seeds", name: str, data: Data, told: Mapping[str, A
         own, rest = split_told(source)
         layout, task = own.layout or told["layout"], own.task or _name_of(told["task"])
         source = own._replace(layout=layout, task=task).prefix + rest
-    zoo = Zoo.create(path, data=source, fingerprint=seeds.dataset.fingerprint)
+    zoo = Zoo.create(path, data=source, fingerprint=seeds.dataset.whole_fingerprint or None)
     ids = _ids(seeds.files)
     rows = [
         {**row, "model_id": ids[number], "configuration": name, "seed": number} for number, row in enumerate(seeds.rows)

@@ -37,7 +37,10 @@ LIMITS: dict[str, tuple[type, float, float]] = {
 TASK, CLASSES = "task", "classification"
 """The column that says what models are asked, and what it is where a table has none."""
 
-CONFIGURATION = (*ARCHITECTURE, TASK, *TRAINING, *RECIPE, "preset")
+EXAMPLES = "num_examples"
+"""The column that says on how many training examples was measured, where these were drawn from more."""
+
+CONFIGURATION = (*ARCHITECTURE, TASK, EXAMPLES, *TRAINING, *RECIPE, "preset")
 """Columns that all models of a configuration share."""
 
 UNIT_OF_LOSS = "unit of the loss"

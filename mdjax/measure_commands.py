@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, TASK_HELP, table_output
+from mdjax.arguments import DATA_HELP, EXAMPLES_HELP, LAYOUT_HELP, NOISE_HELP, TASK_HELP, table_output
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.statuses import StatusCode
@@ -20,6 +20,7 @@ example:
   mdjax measure zoo --out table --data my.npz --preset fast --metrics losses,hessian
   mdjax measure zoo --out table --data my.npz --layout nchw --label-noise 0
   mdjax measure zoo --out table --data path/to/MNIST/raw
+  mdjax measure zoo --out table --data path/to/imagenet --examples 4096
   mdjax measure zoo --out table --metrics density,surface --set surface.dimensions=2
   mdjax measure zoo --plan --devices 8
   mdjax measure zoo --plan --target tpu:v5e-16"""
@@ -125,6 +126,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME|PATH", help=f"{DATA_HELP} {usual}")
     parser.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=LAYOUT_HELP)
     parser.add_argument("--task", metavar="NAME", help=TASK_HELP)
+    parser.add_argument("--examples", type=int, metavar="N", help=EXAMPLES_HELP)
     parser.add_argument("--label-noise", metavar="0|known", help=NOISE_HELP)
     parser.add_argument("--preset", default="default", help="default, reference or fast (default: %(default)s)")
     parser.add_argument(
@@ -194,6 +196,7 @@ def _what(options: argparse.Namespace) -> dict[str, Any]:
         "settings": options.set,
         "layout": options.layout,
         "task": options.task,
+        "num_examples": options.examples,
         "label_noise": options.label_noise,
     }
 

@@ -18,6 +18,7 @@ from mdjax.sweeps import local
 from mdjax.sweeps.local import RunOptions
 from mdjax.table import Table
 from mdjax.zoo.data import Data, Dataset, dataset_of
+from mdjax.zoo.draws import draw_of
 from mdjax.zoo.store import Zoo
 
 PyTree = Any
@@ -59,9 +60,14 @@ def measure(source: Any, params: PyTree = None, data: Data | None = None, **opti
         raise InputError("model was given beside a network, which says itself how it is called. Leave it out.")
     if data is None:
         raise InputError("No data to measure on. Give (x, y), or (x_train, y_train, x_test, y_test).")
-    given = dataset_of(data, options.get("layout"), options.get("task"))
+    given = dataset_of(
+        data,
+        options.get("layout"),
+        options.get("task"),
+        draw_of(options.get("num_examples"), options.get("seed", 0)),
+    )
     model, weights, dataset = _taken(source, params, given)
-    rest: Any = {name: value for name, value in options.items() if name not in ("layout", "task")}
+    rest: Any = {name: value for name, value in options.items() if name not in ("layout", "task", "num_examples")}
     return local.measure([weights], data=dataset, model=model, **rest)
 
 

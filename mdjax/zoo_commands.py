@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdjax.arguments import DATA_HELP, LAYOUT_HELP, NOISE_HELP, TASK_HELP, fact, output, tell_beside
+from mdjax.arguments import DATA_HELP, EXAMPLES_HELP, LAYOUT_HELP, NOISE_HELP, TASK_HELP, fact, output, tell_beside
 from mdjax.console import tell
 from mdjax.errors import InputError
 from mdjax.table_commands import TREE_HELP
@@ -78,6 +78,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     check.add_argument("--data", required=True, metavar="NAME|PATH", help=f"what they were trained on: {DATA_HELP}")
     check.add_argument("--layout", metavar="nhwc|nchw|features|tokens", help=LAYOUT_HELP)
     check.add_argument("--task", metavar="NAME", help=TASK_HELP)
+    check.add_argument("--examples", type=int, metavar="N", help=EXAMPLES_HELP)
     check.add_argument("--label-noise", metavar="0|known", help=NOISE_HELP)
     check.add_argument("--module", metavar="FILE.py:CLASS", help="code of the network: its torch or Flax module")
     check.add_argument("--nonlinearity", metavar="NAME", help="of a plain network, whose weights do not tell it: tanh")
@@ -157,6 +158,7 @@ def _check(options: argparse.Namespace) -> None:
         facts=facts,
         layout=options.layout,
         task=options.task,
+        num_examples=options.examples,
         label_noise=options.label_noise,
         ema=options.ema,
         trust=options.trust,

@@ -72,6 +72,32 @@ def evaluate(
     return loss / total, 100 * wrong / total
 
 
+class Spread(NamedTuple):
+    """Standard errors of mean loss and error (percent), as those of samples."""
+
+    loss_se: jax.Array
+    error_se: jax.Array
+
+
+def spread(model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, batch_size: int = 512) -> Spread:
+    """How far means over a random sample of examples lie from those of all, as one standard deviation.
+
+    Arguments and cost are those of `evaluate`. For weights w and values v: √(Σ w² (v − v̄)²) / Σ w, that of a ratio of
+    sums to first order. It lacks the correction for a sample that is much of the whole, and is too wide there.
+    """
+
+    def sums(outputs: PyTree, targets: PyTree, weights: jax.Array) -> tuple[jax.Array, ...]:
+        values = jnp.stack([examples.task.loss(outputs, targets), examples.task.error(outputs, targets)])
+        sums = (jnp.sum(part, 1) for part in (weights * values, weights**2 * values, (weights * values) ** 2))
+        return *sums, jnp.sum(weights**2)
+
+    zeros = jnp.zeros(2), jnp.zeros(2), jnp.zeros(2), jnp.zeros(())
+    total, first, second, squares = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
+    mean = total / examples.total_weight
+    variance = jnp.maximum(second - 2 * mean * first + mean**2 * squares, 0)
+    return Spread(*(jnp.array([1.0, 100.0]) * jnp.sqrt(variance) / examples.total_weight))
+
+
 MAX_CLASSES = 1024
 """Of a confusion matrix; of more classes those whose numbers agree modulo this one are counted together."""
 

@@ -44,14 +44,15 @@ MAX_PAIRS = 1000
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("x_train", "y_train", "num_train", "x_test", "y_test"),
-    meta_fields=("task",),
+    meta_fields=("task", "is_sample"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """The data a model is measured on: its own training examples are the first `num_train` of the train arrays.
 
     x_train, y_train, x_test, y_test: inputs and targets, pytrees of arrays [n, ...].
-    task: what the model is asked for them; part of the pytree's structure.
+    task: what the model is asked for them; part of the pytree's structure, as is the next.
+    is_sample: whether they were drawn from more of them.
     """
 
     x_train: PyTree
@@ -60,6 +61,7 @@ class Examples:
     x_test: PyTree
     y_test: PyTree
     task: Task = CLASSIFICATION
+    is_sample: bool = False
 
     @property
     def train(self) -> LabelledExamples:

@@ -26,16 +26,18 @@ class Losses(ModelMetric):
     bins of confidence make the calibration error (`losses.evaluate_calibration`). Beside them stands what tells whether
     there is anything to learn from them: error (`chance_error`) and loss (`chance_loss`) of the best constant guess on
     the training targets, and of classes whether the test data are of the same kind (`label_columns`).
-    Cost: one forward pass over all data, and (classes)² numbers twice.
+    Of examples that were drawn from more (`num_examples` of `mdjax.measure`) each has a standard error, `train_loss_se`
+    and so on (`losses.spread`).
+    Cost: one forward pass over all data, two over a sample, and (classes)² numbers twice.
     """
 
     name: ClassVar[str] = "losses"
     description: ClassVar[str] = "training and test loss, error and calibration error"
     features: ClassVar[tuple[Feature, ...]] = (
-        Feature("train_loss", "Training loss", UNIT_OF_LOSS, log_colours=True),
-        Feature("test_loss", "Test loss", UNIT_OF_LOSS, log_colours=True),
-        Feature("train_error", "Training error", "%"),
-        Feature("test_error", "Test error", "%"),
+        Feature("train_loss", "Training loss", UNIT_OF_LOSS, own_error="train_loss_se", log_colours=True),
+        Feature("test_loss", "Test loss", UNIT_OF_LOSS, own_error="test_loss_se", log_colours=True),
+        Feature("train_error", "Training error", "%", own_error="train_error_se"),
+        Feature("test_error", "Test error", "%", own_error="test_error_se"),
         Feature("chance_error", "Error of a constant guess", "%", drawn=False),
         Feature("chance_loss", "Loss of a constant guess", UNIT_OF_LOSS, drawn=False),
         Feature("relabelling_gain", "Test error that renumbered classes would spare", "points", drawn=False),
@@ -58,9 +60,13 @@ class Losses(ModelMetric):
         return accuracies | {"generalization_gap": accuracies["train_acc"] - accuracies["test_acc"]}
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        raw: dict[str, Any] = {}
+        if data.is_sample:
+            for split, examples in data.splits.items():
+                found = losses.spread(model, params, state, examples)
+                raw |= {f"{split}_loss_se": found.loss_se, f"{split}_error_se": found.error_se}
         if not isinstance(data.task, Classification):
-            return self._of_task(model, params, state, data)
-        raw = {}
+            return raw | {**self._of_task(model, params, state, data)}
         for split, examples in data.splits.items():
             found = losses.evaluate_calibration(model, params, state, examples, num_bins=self.num_bins)
             raw |= {

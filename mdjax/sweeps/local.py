@@ -97,7 +97,7 @@ def measure(
     metrics: names ("losses,hessian" or a list), or metric objects with settings of their own; the table holds what was
         asked for (default: what the trees read).
     settings: texts such as "hessian.num_samples=64" that change one setting each.
-    options: `seed`, `mesh`, `layout`, `label_noise`, `facts` and `show_progress`, see `RunOptions`.
+    options: `seed`, `mesh`, `num_examples`, `layout`, `label_noise`, `facts` and `show_progress`, see `RunOptions`.
     """
     check_options("measure", options, RunOptions)
     seed = options.get("seed", 0)
@@ -132,7 +132,7 @@ def measure(
         for text in results.warnings(runner.errors):
             warn(text)
         recipe = {"preset": preset, "measure_seed": seed}
-        facts = {"num_train": work.dataset.num_train, "unit": work.dataset.task.unit}
+        facts = {"num_train": work.dataset.num_source, "unit": work.dataset.task.unit}
         table = compose(work.manifest, results.rows, results.problems, recipe, **facts)
         if out is None:
             return table
@@ -222,6 +222,7 @@ def _assignment(
         settings=tuple(settings),
         seed=options.get("seed", 0),
         layout=options.get("layout"),
+        num_examples=options.get("num_examples"),
         task=options.get("task"),  # pyright: ignore[reportArgumentType]
         label_noise=options.get("label_noise"),
         devices=str(options.get("devices", "1")),

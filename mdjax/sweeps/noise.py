@@ -52,7 +52,7 @@ def is_certain(collection: Zoo | GivenModels, data: Any, dataset: Dataset) -> bo
         return False
     if is_cifar10(collection.data):
         return data is None or (not isinstance(data, Dataset | tuple | list | dict) and is_cifar10(data))
-    return collection.fingerprint == dataset.fingerprint and _grown(collection.manifest)
+    return collection.fingerprint == dataset.whole_fingerprint and _grown(collection.manifest)
 
 
 def _grown(manifest: pd.DataFrame) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import pandas as pd
 from jax.sharding import Mesh
 
-from mdjax.columns import TASK
+from mdjax.columns import EXAMPLES, TASK
 from mdjax.engine import Plan, Target, default_plan
 from mdjax.errors import InputError
 from mdjax.metrics import Metric
@@ -19,6 +19,7 @@ from mdjax.sweeps.sources import GivenModels, Source, fitting, opened, runner, w
 from mdjax.sweeps.units import Cell, Unit, cells, units
 from mdjax.tasks import CLASSIFICATION, Task
 from mdjax.zoo.data import Data, Dataset, dataset_of
+from mdjax.zoo.draws import draw_of
 from mdjax.zoo.recorded import recorded_data
 from mdjax.zoo.store import Zoo
 
@@ -31,16 +32,18 @@ class PlanOptions(TypedDict, total=False):
     """On what devices and data a measurement runs.
 
     `mesh` spreads the models over its axis "models" and, where it has one, the examples of every batch over its axis
-    "data". `layout` says what the inputs of the data are (`mdjax.zoo.data.load`), `task` what the models are asked, by
-    name or as a `mdjax.tasks.Task` (default: which class). `label_noise` is "known" (the
-    default): training labels are redrawn with the noise that each model was trained with, which is said where the data
-    may be others than those it was trained on; or 0: the labels of the data are taken as they are. `facts` says of a
-    list of models how they were trained, by the names of `mdjax.sweeps.facts.KNOWN`: they become columns of the table.
-    With `data_share` they count as trained on that first part of the data, with `label_noise` on labels redrawn so,
-    as those of a zoo do.
+    "data". `num_examples` measures on as many of the training and of the test examples at most, drawn by `seed`, the
+    same for all models (`mdjax.zoo.draws`); all where it is not given. `layout` says what the inputs of the data are
+    (`mdjax.zoo.data.load`), `task` what the models are asked, by name or as a `mdjax.tasks.Task` (default: which
+    class). `label_noise` is "known" (the default): training labels are redrawn with the noise that each model was
+    trained with, which is said where the data may be others than those it was trained on; or 0: the labels of the data
+    are taken as they are. `facts` says of a list of models how they were trained, by the names of
+    `mdjax.sweeps.facts.KNOWN`: they become columns of the table. With `data_share` they
+    count as trained on that first part of the data, with `label_noise` on labels redrawn so, as those of a zoo do.
     """
 
     mesh: Mesh | None
+    num_examples: int | None
     layout: str | None
     task: Task | str | None
     label_noise: LabelNoise | None
@@ -94,7 +97,7 @@ def prepared(
     collection = opened(source, model, metrics, options.get("facts"))
     if data is None and not collection.data:
         raise InputError("No data to measure on. Name it: --data NAME|PATH, or data= in Python.")
-    told = options.get("layout"), options.get("task")
+    told = options.get("layout"), options.get("task"), draw_of(options.get("num_examples"), seed)
     if data is None and isinstance(collection, Zoo):
         dataset = recorded_data(collection, *told)
     else:
@@ -106,15 +109,29 @@ def prepared(
     dataset, notes = fitting(collection, called, dataset)
     applied = applied_noise(manifest, noise)
     known = is_certain(collection, data, dataset)
-    if collection.fingerprint not in (None, dataset.fingerprint) and data is None:
+    if collection.fingerprint not in (None, "", dataset.whole_fingerprint) and data is None:
         notes = (f"The data {collection.data} has changed since the models were trained on it.", *notes)
     if not known and (text := notice(applied, noise, dataset)) is not None:
         notes = (*notes, text)
+    notes = (*notes, *_sampled(dataset))
     parts = cells(manifest.assign(label_noise=applied), dataset)
     manifest = manifest.assign(**{APPLIED_NOISE: applied})
     if dataset.task != CLASSIFICATION:
         manifest = manifest.assign(**{TASK: dataset.task.name})
+    if dataset.drawn is not None:
+        manifest = manifest.assign(**{EXAMPLES: dataset.num_train})
     return Work(collection, dataset, manifest, metrics, parts, plan, seed, plan.num_shards, known, notes)
+
+
+def _sampled(dataset: Dataset) -> Iterator[str]:
+    """What is to be said of a sample."""
+    if dataset.drawn is not None and dataset.drawn.own_scale:
+        yield (
+            f"The pixels of {dataset.name} are standardised by the mean and deviation of the "
+            f"{dataset.num_train} examples drawn, not by those of all {dataset.num_source}. Where the models were "
+            "trained with others, put them beside the arrays (mean and std of an .npz or a folder of .npy), or give "
+            "mdjax.zoo.data.load(..., mean=, std=) in Python."
+        )
 
 
 def _copies(manifest: pd.DataFrame) -> Iterator[str]:

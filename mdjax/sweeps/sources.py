@@ -291,6 +291,7 @@ class DeviceData:
         self._place = None if plan.mesh is None else NamedSharding(plan.mesh, PartitionSpec())
         self._inputs = jax.tree.map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test))
         self._labels: dict[float, PyTree] = {}
+        self._ordered: tuple[tuple[float, float], tuple[PyTree, PyTree]] | None = None
 
     def examples(self, cell: Cell) -> Examples:
         """What the models of a cell are measured on: the subset and the noisy labels that they were trained on."""
@@ -299,7 +300,21 @@ class DeviceData:
             self._labels[cell.label_noise] = jax.tree.map(self._put, labels)
         x_train, x_test, y_test = self._inputs
         count = self._put(self._dataset.subset_size(cell.data_share))
-        return Examples(x_train, self._labels[cell.label_noise], count, x_test, y_test, self._dataset.task)
+        x_train, y_train = self._subset_first(cell, x_train, self._labels[cell.label_noise])
+        drawn = self._dataset.drawn is not None
+        return Examples(x_train, y_train, count, x_test, y_test, self._dataset.task, drawn)
+
+    def _subset_first(self, cell: Cell, x_train: PyTree, y_train: PyTree) -> tuple[PyTree, PyTree]:
+        """A sample's training examples with those first that the models were trained on; of the last cell kept."""
+        order = self._dataset.subset_order(cell.data_share)
+        if order is None:
+            return x_train, y_train
+        name = cell.data_share, cell.label_noise
+        if self._ordered is None or self._ordered[0] != name:
+            self._ordered = None  # before another one is made
+            arrays = self._dataset.x_train, self._dataset.train_labels(cell.label_noise)
+            self._ordered = name, jax.tree.map(lambda leaf: self._put(leaf[order]), arrays)
+        return self._ordered[1]
 
     def _put(self, array: Any) -> jax.Array:
         return jax.device_put(jnp.asarray(array), self._place)
@@ -314,7 +329,7 @@ def example_shapes(dataset: Dataset, cell: Cell) -> Examples:
     arrays = dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test
     x_train, y_train, x_test, y_test = jax.tree.map(shape, arrays)
     num_train: Any = np.int32(dataset.subset_size(cell.data_share))
-    return Examples(x_train, y_train, num_train, x_test, y_test, dataset.task)
+    return Examples(x_train, y_train, num_train, x_test, y_test, dataset.task, dataset.drawn is not None)
 
 
 RECENT_BYTES = 2**28

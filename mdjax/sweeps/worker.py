@@ -31,6 +31,7 @@ class Assignment(NamedTuple):
     layout: str | None = None
     task: str | None = None
     label_noise: Any = None
+    num_examples: int | None = None
     devices: str = "1"
     cores: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ def work(assignment: Assignment) -> None:
     keep_compiled_programs()
     metrics = select(assignment.preset, assignment.metrics, assignment.settings)
     options: Any = {"mesh": mesh, "label_noise": assignment.label_noise}
-    options |= {"layout": assignment.layout, "task": assignment.task}
+    options |= {"layout": assignment.layout, "task": assignment.task, "num_examples": assignment.num_examples}
     todo = prepared(assignment.zoo, assignment.data, metrics, None, options, assignment.seed)
     units = [unit for metric in metrics for unit in todo.units(metric)]
     if assignment.kinds and set(assignment.kinds) != kinds(units):

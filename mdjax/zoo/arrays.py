@@ -13,6 +13,7 @@ import numpy as np
 
 from mdjax.errors import InputError, first_line
 from mdjax.tasks import MOST_CLASSES, TASKS, Classification, MultiLabel, Regression, Task, task_of
+from mdjax.zoo.draws import DRAWN
 
 PyTree = Any
 
@@ -22,7 +23,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 LABELS = ("label", "labels", "y", "target")
 """What labels may be called, where they stand in a column or an entry beside the inputs."""
 
-FACTS = ("num_classes", "layout", "task")
+FACTS = ("num_classes", "layout", "task", "mean", "std")
 """What may stand beside them."""
 
 _BLOCK = 2**20  # numbers that are looked at together
@@ -104,7 +105,12 @@ def checked_arrays(where: str, given: Mapping[str, Any], layout: Layout | None, 
     is_guessed = layout is None and not isinstance(x_train, dict)
     assumption = _assumption(arrays["x_train"]) if is_guessed else None
     y_train, y_test = checked_targets(where, task, x_train, arrays["y_train"], x_test, arrays["y_test"])
-    num_classes = _num_classes(where, given.get("num_classes"), task, y_train, y_test)
+    told = given.get("num_classes")
+    if told is None and DRAWN in given and isinstance(task, Classification):
+        # A class may be missing in what was drawn.
+        largest = given[DRAWN].largest_label
+        told = None if largest is None else largest + 1
+    num_classes = _num_classes(where, told, task, y_train, y_test)
     for name, inputs in (("x_train", x_train), ("x_test", x_test)):
         check_finite(where, name, inputs)
     return Arrays(x_train, y_train, x_test, y_test, num_classes, task, assumption)

@@ -18,15 +18,18 @@ from mdjax.zoo.archives import read_npz
 from mdjax.zoo.arrays import ARRAYS, Layout, layout_of, num_outputs
 from mdjax.zoo.datasets import Dataset, Numbers, checked_dataset, dataset_from
 from mdjax.zoo.digits import NAMES, digits
+from mdjax.zoo.draws import Draw
 from mdjax.zoo.readers import PREFIXES, READERS, find, read_folder
 
-__all__ = ["NAMES", "Data", "Dataset", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_told"]
+__all__ = ["NAMES", "Data", "Dataset", "Draw", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_told"]
 
 Data = Dataset | str | Path | Sequence[Any] | Mapping[str, Any]
 """What is accepted as data: a `Dataset`, a name or path as `load` takes it, examples, or the arrays themselves."""
 
 
-def dataset_of(data: Data, layout: Layout | str | None = None, task: Task | str | None = None) -> Dataset:
+def dataset_of(
+    data: Data, layout: Layout | str | None = None, task: Task | str | None = None, draw: Draw | None = None
+) -> Dataset:
     """The data as a checked `Dataset`.
 
     data: a Dataset; what `load` takes; or arrays, as (x_train, y_train, x_test, y_test) or as a mapping with these
@@ -39,6 +42,8 @@ def dataset_of(data: Data, layout: Layout | str | None = None, task: Task | str 
     layout: as for `load`; not for a Dataset, whose inputs are as a network sees them.
     task: what the models are asked (`mdjax.tasks`), by name or as an object; by default the class. Not for a Dataset,
         which has its own.
+    draw: how many examples are taken, chosen at random; by default all. Of files, and of data sets that are looked up
+        by index, nothing else is read into memory; what can only be gone through is gone through once.
 
     Raises InputError, which names the array, for lengths, types, labels or values that cannot be.
     """
@@ -53,16 +58,16 @@ def dataset_of(data: Data, layout: Layout | str | None = None, task: Task | str 
                 f"The task {task_of(task).name} was given for a Dataset of the task {data.task.name}. Leave it out, or "
                 "give it to the Dataset."
             )
-        return checked_dataset(data)
+        return checked_dataset(data).sample(draw)
     if isinstance(data, str | os.PathLike):
-        return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout, task=task)
+        return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout, task=task, draw=draw)
     own = None if task is None else task_of(task)
-    read = functools.partial(dataset_from, "data", "the given data", layout=layout_of(layout), task=own)
+    read = functools.partial(dataset_from, "data", "the given data", layout=layout_of(layout), task=own, draw=draw)
     if examples.is_pair_of_arrays(data):
         none = jax.tree.map(lambda leaf: leaf[:0], data)  # to test on
         return read(dict(zip(ARRAYS, (*data, *none), strict=True)))
     if (parts := examples.halves(data)) is not None:
-        return read(examples.arrays_of(parts, layout_of(layout), own or CLASSIFICATION))
+        return read(examples.arrays_of(parts, layout_of(layout), own or CLASSIFICATION, draw))
     if isinstance(data, Mapping):
         return read(dict(data))
     if isinstance(data, Sequence) and len(data) == len(ARRAYS):
@@ -81,6 +86,7 @@ def load(
     std: Numbers | None = None,
     layout: Layout | str | None = None,
     task: Task | str | None = None,
+    draw: Draw | None = None,
 ) -> Dataset:
     """Load data by name or path; equal sources give equal arrays in equal order.
 
@@ -107,8 +113,12 @@ def load(
     `TASK:PATH` for the path.
 
     Floats are taken as they are. Bytes are scaled to [0, 1] and standardised by `mean` and `std` (one number, or one
-    per channel, on that scale), which default to the train set's own, and to the published constants for CIFAR-10.
+    per channel, on that scale), which default to arrays `mean` and `std` beside bytes, else to the train set's own, and
+    to the published constants for CIFAR-10.
     Inputs without channels count as one channel.
+
+    `draw` says how many examples are taken, as for `dataset_of`. Bytes drawn from .npz, .npy, idx, Parquet and image
+    files are standardised by the sample's own mean and deviation where neither is told.
 
     Raises InputError, which names the file and array, for anything missing, malformed or not finite.
     """
@@ -126,7 +136,7 @@ def load(
     prefix, place = split_kind(text)
     path = expanded(place)
     if prefix:
-        return read_folder(path, (PREFIXES[prefix],), layout, mean, std, task)
+        return read_folder(path, (PREFIXES[prefix],), layout, mean, std, task, draw)
     if text in NAMES:
         if layout not in (None, Layout.NHWC):
             raise InputError(
@@ -135,17 +145,17 @@ def load(
             )
         found = digits(text, mean, std)
         if task is None:
-            return found
+            return found.sample(draw)
         num_classes = num_outputs(task, found.y_train) or found.num_classes
-        return checked_dataset(dataclasses.replace(found, task=task, num_classes=num_classes))
+        return checked_dataset(dataclasses.replace(found, task=task, num_classes=num_classes)).sample(draw)
     if path.is_file():
         if path.suffix != ".npz" and not zipfile.is_zipfile(path) and find(path.parent) is not None:
             raise InputError(f"{path} is only one of the files of its data. Give the folder {path.parent}.")
-        return dataset_from(path.stem, str(path), read_npz(path), layout, mean, std, task)
+        return dataset_from(path.stem, str(path), read_npz(path, draw), layout, mean, std, task, draw)
     if f"{text}:" in PREFIXES and not path.exists():
         raise InputError(f"{text} has to be read from its official folder. Give {text}:PATH, with the path of it.")
     if path.is_dir():
-        return read_folder(path, READERS, layout, mean, std, task)
+        return read_folder(path, READERS, layout, mean, std, task, draw)
     if path.suffix == ".npz" or len(path.parts) > 1:
         raise InputError(f"There is no file or folder {path}. Give the path of an .npz or of a folder of data.")
     raise InputError(

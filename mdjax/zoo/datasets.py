@@ -14,6 +14,7 @@ from mdjax.errors import InputError
 from mdjax.tasks import CLASSIFICATION, TASKS, Classification, Task, task_of
 from mdjax.zoo import arrays as checks
 from mdjax.zoo.arrays import ARRAYS, Assumption, Layout
+from mdjax.zoo.draws import DRAWN, Draw, Drawn, drawn_rows
 
 PyTree = Any
 
@@ -38,7 +39,7 @@ class Dataset:
     `x_train` [n, h, w, c] or [n, d] or whatever the network reads, a dictionary of arrays too, `y_train` [n] int32, or
     what else `task` asks of a model, and the same for the test set. `num_classes`: of other tasks how many outputs a
     network of this package needs, 0 where that is not known. Two of them are compared by `fingerprint`. `reading` says
-    what `load` had to assume of them.
+    what `load` had to assume of them, and `drawn` of what they are a sample.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Dataset:
     num_classes: int
     reading: Reading | None = dataclasses.field(default=None, repr=False)
     task: Task = CLASSIFICATION
+    drawn: Drawn | None = dataclasses.field(default=None, repr=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -78,6 +80,11 @@ class Dataset:
         """How many training examples there are."""
         return len(jax.tree.leaves(self.x_train)[0])
 
+    @property
+    def num_source(self) -> int:
+        """How many training examples there are where these were drawn from; `num_train` where all were taken."""
+        return self.num_train if self.drawn is None else self.drawn.total
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hex digest of all arrays and the number of classes: another value anywhere changes it."""
@@ -91,7 +98,31 @@ class Dataset:
                 array = np.ascontiguousarray(array)
                 digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
                 digest.update(array.data)
+        if self.drawn is not None:
+            digest.update(f"{self.drawn.total} {self.drawn.test_total}".encode())
+            digest.update(np.ascontiguousarray(self.drawn.rows, np.int64).data)
         return digest.hexdigest()
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """Of what these were drawn from, "" where that is not known; their own where all were taken."""
+        return self.fingerprint if self.drawn is None else self.drawn.whole
+
+    def sample(self, draw: Draw | None) -> "Dataset":
+        """What is drawn from these data; themselves where that is all of them, or nothing is to be drawn.
+
+        Raises InputError for what has been drawn already.
+        """
+        counts = {name: len(jax.tree.leaves(getattr(self, name))[0]) for name in ARRAYS}
+        if self.drawn is not None:
+            if draw is not None and draw.num_examples < self.num_train:
+                raise InputError(f"{self.name} is a sample already, of {self.num_train} examples. Draw once.")
+            return self
+        rows, drawn = drawn_rows(self.name, draw, counts)
+        if drawn is None:
+            return self
+        taken = {name: jax.tree.map(lambda leaf: leaf[found], getattr(self, name)) for name, found in rows.items()}
+        return dataclasses.replace(self, drawn=drawn._replace(whole=self.fingerprint), reading=None, **taken)
 
     def train_labels(self, label_noise: float) -> np.ndarray:
         """Train labels [n] int32, a fraction `label_noise` of them (chosen at random) redrawn over all classes.
@@ -112,26 +143,49 @@ class Dataset:
         if label_noise > 0:
             # The legacy generator is part of the recipe: a newer one would draw other labels.
             random = np.random.RandomState(_NOISE_SEED)
-            mask = random.rand(len(labels)) <= label_noise
-            labels[mask] = random.choice(self.num_classes, mask.sum())
+            mask = random.rand(self.num_source) <= label_noise
+            redrawn = random.choice(self.num_classes, mask.sum())
+            if self.drawn is None:
+                labels[mask] = redrawn
+            else:  # each gets what it got among all
+                own = mask[self.drawn.rows]
+                labels[own] = redrawn[np.cumsum(mask)[self.drawn.rows[own]] - 1]
         return labels
 
     def subset_size(self, data_share: float) -> int:
         """How many of the first training examples make up `data_share` of them: the published `int(n · data_share)`.
 
+        Of a sample: how many examples in it are among these, the first in `subset_order`.
         The product is rounded to 1e-6 first, because 0.29 · 100 is 28.999999999999996 in floating point; for the
         published fractions of 50,000 images that changes nothing. Raises InputError for a fraction outside (0, 1] or so
         small that nothing is left.
         """
         if not 0 < data_share <= 1:
             raise InputError(f"data_share is {data_share}. Give a fraction above 0 and at most 1.")
-        size = int(round(self.num_train * data_share, 6))
+        size = int(round(self.num_source * data_share, 6))
         if size == 0:
             raise InputError(
-                f"data_share is {data_share}, which leaves none of {self.num_train} training examples. "
-                f"Give at least {1 / self.num_train:g}."
+                f"data_share is {data_share}, which leaves none of {self.num_source} training examples. "
+                f"Give at least {1 / self.num_source:g}."
             )
-        return size
+        if self.drawn is None:
+            return size
+        count = int((self.drawn.rows < size).sum())
+        if count == 0:
+            raise InputError(
+                f"None of the {self.num_train} examples drawn of {self.num_source} is among the first {size}, on which "
+                f"models of data_share {data_share} were trained. Draw more (--examples, num_examples=)."
+            )
+        return count
+
+    def subset_order(self, data_share: float) -> np.ndarray | None:
+        """An order of a sample's training examples in which those that make up `data_share` come first.
+
+        None where they do as they stand: of all data, or of the whole of it.
+        """
+        if self.drawn is None or data_share == 1:
+            return None
+        return np.argsort(self.drawn.rows >= int(round(self.num_source * data_share, 6)), kind="stable")
 
 
 def dataset_from(
@@ -142,9 +196,18 @@ def dataset_from(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     task: Task | None = None,
+    draw: Draw | None = None,
 ) -> Dataset:
-    """Arrays as a network sees them: bytes scaled and standardised, floats as they are, tokens as whole numbers."""
+    """Arrays as a network sees them: bytes scaled and standardised, floats as they are, tokens as whole numbers.
+
+    A `draw` that a reader has not heeded (`DRAWN`) is made from what it read.
+    """
     found = checks.checked_arrays(where, given, layout, task)
+    if mean is None and std is None and not isinstance(found.x_train, dict) and found.x_train.dtype == np.uint8:
+        mean, std = (_told_numbers(where, name, given.get(name)) for name in ("mean", "std"))
+        if (mean is None) != (std is None):
+            raise InputError(f"{where} holds only one of mean and std. Give both or neither.")
+    drawn: Drawn | None = given.get(DRAWN)
     x_train, x_test = found.x_train, found.x_test
     if isinstance(x_train, dict):
         if mean is not None:
@@ -152,6 +215,8 @@ def dataset_from(
     elif x_train.dtype == np.uint8:
         x_train, x_test = unit_scale(x_train), unit_scale(x_test)
         standardise(x_train, x_test, mean, std)
+        if drawn is not None and mean is None:
+            drawn = drawn._replace(own_scale=True)
     elif mean is not None:
         raise InputError(
             f"{where}: mean and std were given, but x_train is {x_train.dtype}, which is taken as it is. "
@@ -160,16 +225,28 @@ def dataset_from(
     elif x_train.dtype.kind == "f":
         x_train, x_test = x_train.astype(np.float32, copy=False), x_test.astype(np.float32, copy=False)
     # The other way is read from the arrays anew where it is wanted: most never are.
-    again = functools.partial(dataset_from, name, where, given)
+    again = functools.partial(dataset_from, name, where, given, task=task, draw=draw)
     readings = {
         None: None,
-        Assumption.GREY: Reading(Assumption.GREY, lambda: again(Layout.FEATURES, mean, std, task)),
-        Assumption.PIXELS: Reading(Assumption.PIXELS, lambda: again(Layout.TOKENS, task=task)),
+        Assumption.GREY: Reading(Assumption.GREY, lambda: again(Layout.FEATURES, mean, std)),
+        Assumption.PIXELS: Reading(Assumption.PIXELS, lambda: again(Layout.TOKENS)),
         Assumption.TOKENS: Reading(Assumption.TOKENS, None),
     }
     reading = readings[found.assumption]
     fitted = found.task.fitted(found.y_train)
-    return Dataset(name, x_train, found.y_train, x_test, found.y_test, found.num_classes, reading, fitted)
+    arrays = x_train, found.y_train, x_test, found.y_test
+    whole = Dataset(name, *arrays, found.num_classes, reading, fitted, drawn)
+    return whole if drawn is not None else dataclasses.replace(whole.sample(draw), reading=reading)
+
+
+def _told_numbers(where: str, name: str, value: Any) -> Numbers | None:
+    """The mean or deviation that stands beside arrays; InputError for what is none."""
+    if value is None:
+        return None
+    numbers = checks.as_array(where, name, value)
+    if numbers.ndim > 1 or not numbers.size:
+        raise InputError(f"{where}: {name} has shape {list(numbers.shape)}. Give one number, or one for each channel.")
+    return np.atleast_1d(numbers).astype(float).tolist()
 
 
 def checked_dataset(data: Dataset) -> Dataset:

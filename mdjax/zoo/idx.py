@@ -8,6 +8,7 @@ import gzip
 import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from mdjax.errors import InputError, first_line
 from mdjax.inputs import expect_damage, open_regular
 from mdjax.memory import check_content
+from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
+from mdjax.zoo.npy import Form, read_rows
 
 _STEMS = {
     "x_train": ("train-images", 3),
@@ -33,25 +36,45 @@ def is_in(folder: Path) -> bool:
     return any(_file(folder, *told) is not None for told in _STEMS.values())
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
     """Images uint8 [n, height, width] and labels uint8 [n] of the four files, each unpacked or as .gz.
+
+    draw: how many of them are kept; what lies between them is read, but not held.
 
     Raises InputError, which names the file, for one that is missing, cut, longer than it says, of another kind, or
     that would take more than the memory limit, before it is unpacked.
     """
-    arrays = {}
-    for name, (stem, axes) in _STEMS.items():
-        path = _file(folder, stem, axes)
-        if path is None:
-            raise InputError(
-                f"{folder} has no file {stem}-idx{axes}-ubyte, nor with .gz. Put all four files of the set into it."
-            )
-        try:
-            arrays[name] = _read(path, axes)
-        except Exception as error:  # packed bytes that are damaged raise several
-            expect_damage(error, str(path))
-            raise InputError(f"Cannot read {path}: {first_line(error)}. Download it again.") from None
-    return arrays
+    shapes = {name: _attempt(folder, name, lambda file, path, axes, _: _shape(file, axes)) for name in _STEMS}
+    rows, drawn = drawn_rows(str(folder), draw, {name: shape[0] for name, shape in shapes.items()})
+    arrays = {
+        name: _attempt(folder, name, lambda file, path, axes, size: _array(file, str(path), axes, size, rows.get(name)))
+        for name in _STEMS
+    }
+    if drawn is None:
+        return arrays
+    labels = _attempt(folder, "y_train", lambda file, path, axes, size: _array(file, str(path), axes, size))
+    return arrays | {DRAWN: drawn._replace(largest_label=int(labels.max()))}
+
+
+def _attempt(folder: Path, name: str, read: Callable[..., Any]) -> Any:
+    """What `read` makes of a file, unpacked, of its path, its axes and its size."""
+    stem, axes = _STEMS[name]
+    path = _file(folder, stem, axes)
+    if path is None:
+        raise InputError(
+            f"{folder} has no file {stem}-idx{axes}-ubyte, nor with .gz. Put all four files of the set into it."
+        )
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            if path.suffix != ".gz":
+                return read(file, path, axes, size)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return read(unpacked, path, axes, size)
+    except Exception as error:  # packed bytes that are damaged raise several
+        expect_damage(error, str(path))
+        raise InputError(f"Cannot read {path}: {first_line(error)}. Download it again.") from None
 
 
 def _file(folder: Path, stem: str, axes: int) -> Path | None:
@@ -62,17 +85,7 @@ def _file(folder: Path, stem: str, axes: int) -> Path | None:
     return None
 
 
-def _read(path: Path, axes: int) -> np.ndarray:
-    with open_regular(path) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        if path.suffix != ".gz":
-            return _array(file, str(path), axes, size)
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            return _array(unpacked, str(path), axes, size)
-
-
-def _array(file: IO[bytes] | gzip.GzipFile, name: str, axes: int, size: int) -> np.ndarray:
+def _shape(file: IO[bytes] | gzip.GzipFile, axes: int) -> tuple[int, ...]:
     magic = file.read(4)
     if magic != bytes([0, 0, _BYTES, axes]):
         begins = magic.hex() or "nothing"
@@ -80,11 +93,27 @@ def _array(file: IO[bytes] | gzip.GzipFile, name: str, axes: int, size: int) -> 
     head = file.read(4 * axes)
     if len(head) < 4 * axes:
         raise ValueError("it ends within its header")
-    shape = struct.unpack(f">{axes}I", head)
+    return struct.unpack(f">{axes}I", head)
+
+
+def _array(
+    file: IO[bytes] | gzip.GzipFile, name: str, axes: int, size: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    shape = _shape(file, axes)
     count = math.prod(shape)
-    check_content(f"The numbers of {name}", 4 * count, size)  # bytes become floats of four
-    content = file.read(count + 1)  # one more: it has to be the end, where a packed file's checksum is compared
+    kept = count if rows is None else len(rows) * math.prod(shape[1:])
+    check_content(f"The numbers of {name}", 4 * kept, size)  # bytes become floats of four
+    told = f"it says that it holds {'x'.join(map(str, shape))} bytes, but it holds"
+    if rows is not None:
+        try:
+            found = read_rows(file, Form(shape, np.dtype(np.uint8), False), rows)  # pyright: ignore[reportArgumentType]
+        except ValueError:
+            raise ValueError(f"{told} less") from None
+        if file.read(1):  # it has to be the end, where a packed file's checksum is compared
+            raise ValueError(f"{told} more")
+        return found
+    content = file.read(count + 1)
     if len(content) != count:
         more = "more" if len(content) > count else f"{len(content)}"
-        raise ValueError(f"it says that it holds {'x'.join(map(str, shape))} bytes, but it holds {more}")
+        raise ValueError(f"{told} {more}")
     return np.frombuffer(content, np.uint8).reshape(shape)

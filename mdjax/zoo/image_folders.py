@@ -11,6 +11,7 @@ from mdjax.inputs import expect_damage, open_regular
 from mdjax.memory import check_content
 from mdjax.zoo import images
 from mdjax.zoo.arrays import Layout
+from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
 
 _TEST = ("test", "val")
 
@@ -22,6 +23,12 @@ class _Split(NamedTuple):
     labels: list[int]
     classes: list[str]
 
+    def taken(self, rows: np.ndarray | None) -> "_Split":
+        """With these files alone; all where there are none to choose."""
+        if rows is None:
+            return self
+        return _Split([self.files[row] for row in rows], [self.labels[row] for row in rows], self.classes)
+
 
 def is_in(folder: Path) -> bool:
     """Whether a folder has a folder `train` with folders in it."""
@@ -29,12 +36,12 @@ def is_in(folder: Path) -> bool:
     return train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
     """Images uint8 [n, height, width, channels] and labels [n], in sorted order of classes and of files.
 
     Classes are the folders below `train`, by their sorted names; `test`, or else `val`, may lack some, but have no
-    others. Files of other suffixes than an image's (`images.SUFFIXES`) and hidden ones are left out. Cost: every header
-    and every file are read once.
+    others. Files of other suffixes than an image's (`images.SUFFIXES`) and hidden ones are left out; of those that
+    `draw` leaves out only the names are read. Cost: every header and every file are read once.
 
     Raises InputError, which names the file, for images of different sizes or kinds, for what is no image, and where all
     together would take more than the memory limit, before the second one is decoded.
@@ -43,7 +50,10 @@ def read(folder: Path) -> dict[str, Any]:
     if test is None:
         raise InputError(f"{folder} has a folder train, but neither test nor val. Put the test images into test/CLASS.")
     train = _split(folder / "train", None)
-    parts = (train, _split(folder / test, train.classes))
+    parts = train, held_out = train, _split(folder / test, train.classes)
+    counts = {f"{array}_{half}": len(part.files) for array in "xy" for half, part in zip(("train", "test"), parts)}
+    rows, drawn = drawn_rows(str(folder), draw, counts)
+    parts = train.taken(rows.get("x_train")), held_out.taken(rows.get("x_test"))
     files = [file for part in parts for file in part.files]
     height, width, channels = shape = _attempt(files[0], images.shape_of)
     size = sum(_attempt(file) for file in files)
@@ -54,6 +64,7 @@ def read(folder: Path) -> dict[str, Any]:
         **{"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test},
         "num_classes": len(train.classes),
         "layout": Layout.NHWC,
+        **({} if drawn is None else {DRAWN: drawn}),
     }
 
 

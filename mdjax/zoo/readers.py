@@ -10,6 +10,7 @@ from mdjax.tasks import Task
 from mdjax.zoo import cifar, idx, image_folders, npy_folders, tables
 from mdjax.zoo.arrays import ARRAYS, Layout
 from mdjax.zoo.datasets import Dataset, Numbers, dataset_from
+from mdjax.zoo.draws import Draw
 
 
 class Reader(NamedTuple):
@@ -19,8 +20,8 @@ class Reader(NamedTuple):
     """As errors name it."""
     is_in: Callable[[Path], bool]
     """Whether a folder has files of it."""
-    read: Callable[[Path, Layout | None], Mapping[str, Any]]
-    """Its arrays and facts, as an .npz holds them; InputError, which names the file."""
+    read: Callable[[Path, Layout | None, Draw | None], Mapping[str, Any]]
+    """Its arrays, or what is drawn from them, and facts, as an .npz holds them; InputError, which names the file."""
     below: tuple[str, ...] = ()
     """Names of folders that it usually lies in: then the one above may be given, too."""
     name: str = ""
@@ -32,7 +33,8 @@ class Reader(NamedTuple):
 
 
 def _cifar(release: cifar.Release, name: str, scale: tuple[Numbers, Numbers] | None = None) -> Reader:
-    def read(folder: Path, layout: Layout | None) -> Mapping[str, Any]:
+    def read(folder: Path, layout: Layout | None, draw: Draw | None) -> Mapping[str, Any]:
+        # All of it is little; what is to be drawn is drawn from what is read.
         facts = {"num_classes": release.num_classes, "layout": Layout.NHWC}
         return {**dict(zip(ARRAYS, release.read(folder), strict=True)), **facts}
 
@@ -42,11 +44,14 @@ def _cifar(release: cifar.Release, name: str, scale: tuple[Numbers, Numbers] | N
 READERS = (
     _cifar(cifar.CIFAR10, "cifar10", (cifar.MEAN, cifar.STD)),
     _cifar(cifar.CIFAR100, "cifar100"),
-    Reader("MNIST's idx files", idx.is_in, lambda folder, _: idx.read(folder), ("raw",)),
-    Reader("x_train.npy and its like", npy_folders.is_in, lambda folder, _: npy_folders.read(folder)),
+    Reader("MNIST's idx files", idx.is_in, lambda folder, _, draw: idx.read(folder, draw), ("raw",)),
+    Reader("x_train.npy and its like", npy_folders.is_in, lambda folder, _, draw: npy_folders.read(folder, draw)),
     Reader("train.parquet and test.parquet", tables.is_in, tables.read),
     Reader(
-        "images as train/CLASS/*.png", image_folders.is_in, lambda folder, _: image_folders.read(folder), (), "", False
+        "images as train/CLASS/*.png",
+        image_folders.is_in,
+        lambda folder, _, draw: image_folders.read(folder, draw),
+        takes_layout=False,
     ),
 )
 """All kinds."""
@@ -81,6 +86,7 @@ def read_folder(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     task: Task | None = None,
+    draw: Draw | None = None,
 ) -> Dataset:
     """The data in a folder, of one of some kinds; raises InputError as their readers and `find` do."""
     found = find(path, readers)
@@ -97,7 +103,7 @@ def read_folder(
         mean, std = reader.scale
     name = reader.name or (folder.parent if folder.name in reader.below else folder).absolute().name
     try:
-        given = reader.read(folder, layout)
+        given = reader.read(folder, layout, draw)
     except OSError as error:  # of a folder: of files the readers tell
         raise InputError(f"Cannot read {folder}: {first_line(error)}. Make it readable.") from None
-    return dataset_from(name, str(folder), given, layout, mean, std, task)
+    return dataset_from(name, str(folder), given, layout, mean, std, task, draw)

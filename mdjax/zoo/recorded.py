@@ -6,10 +6,13 @@ from mdjax.errors import InputError
 from mdjax.tasks import Task
 from mdjax.zoo.arrays import Layout
 from mdjax.zoo.data import NAMES, Dataset, load, split_told
+from mdjax.zoo.draws import Draw
 from mdjax.zoo.store import Zoo
 
 
-def recorded_data(zoo: Zoo, layout: Layout | str | None = None, task: Task | str | None = None) -> Dataset:
+def recorded_data(
+    zoo: Zoo, layout: Layout | str | None = None, task: Task | str | None = None, draw: Draw | None = None
+) -> Dataset:
     """What a zoo's entry `data` stands for, where the user named no data.
 
     A zoo may be anyone's, so its word opens little: data by name (`digits`), an .npz inside the zoo's own folder (from
@@ -18,15 +21,20 @@ def recorded_data(zoo: Zoo, layout: Layout | str | None = None, task: Task | str
     """
     told, text = split_told(zoo.data)
     if text in NAMES:
-        return load(zoo.data, layout=layout, task=task)
+        return load(zoo.data, layout=layout, task=task, draw=draw)
     inside = _inside(zoo.path, text) if isinstance(zoo.path, Path) else None
     if inside is not None:
-        return load(f"{told.prefix}{inside}", layout=layout, task=task)
+        return load(f"{told.prefix}{inside}", layout=layout, task=task, draw=draw)
     path = Path(text)
     if not (path.is_absolute() and path.suffix == ".npz" and zoo.fingerprint and path.is_file()):
         raise InputError(
             f"The zoo {zoo.path} says that its models were trained on {zoo.data!r}, which is not opened on its word "
             "alone. Name the data: --data NAME|PATH, or data= in Python."
+        )
+    if draw is not None:
+        raise InputError(
+            f"Whether {zoo.data!r} holds what the models were trained on is told by all of it, and only "
+            f"{draw.num_examples} examples are to be read. Name the data: --data NAME|PATH, or data= in Python."
         )
     dataset = load(zoo.data, layout=layout, task=task)
     if zoo.fingerprint not in (dataset.fingerprint, layout and load(zoo.data).fingerprint):

@@ -2,8 +2,9 @@
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from mdjax.memory import check_content
 from mdjax.parquet import read_metadata
 from mdjax.zoo import images
 from mdjax.zoo.arrays import LABELS, Layout
+from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
 
 _FILES = ("train.parquet", "test.parquet")
 _DEEPEST = 8
@@ -28,22 +30,29 @@ def is_in(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _FILES)
 
 
-def read(folder: Path, layout: Layout | None) -> dict[str, Any]:
+def read(folder: Path, layout: Layout | None, draw: Draw | None = None) -> dict[str, Any]:
     """Inputs and labels of both tables, in the order of rows and of the training table's columns.
 
     One column is called as `LABELS` say. Of the others, one of lists, or of lists of lists, all of one length, gives
     inputs [n, length, ...], and one of encoded images (bytes, or a structure of `bytes` and `path`) images; otherwise
     all have to be of numbers, which are features [n, columns]: bytes (uint8) as they are, others as floats, or as whole
-    numbers where the layout is tokens.
+    numbers where the layout is tokens. Rows that `draw` leaves out are read, but neither decoded nor held.
 
     Raises InputError, which names the file and the column, for anything else, for values that are missing, and where
     they would take more than the memory limit, before they are read.
     """
     given: dict[str, Any] = {}
     names: list[str] = []
-    for half, file in (("train", _FILES[0]), ("test", _FILES[1])):
-        path = folder / file
-        columns = _read_columns(path)
+    halves = {half: folder / file for half, file in zip(("train", "test"), _FILES)}
+    rows: dict[str, np.ndarray] = {}
+    drawn = None
+    if draw is not None:
+        counts = {half: _attempt(path, lambda file: read_metadata(file).num_rows) for half, path in halves.items()}
+        rows, drawn = drawn_rows(
+            str(folder), draw, {f"{array}_{half}": counts[half] for array in "xy" for half in halves}
+        )
+    for half, path in halves.items():
+        columns = _read_columns(path, rows.get(f"x_{half}"))
         label = next(name for name in columns if name in LABELS)
         names = names or [name for name in columns if name != label]
         if odd := sorted(set(names) ^ (set(columns) - {label})):
@@ -52,40 +61,18 @@ def read(folder: Path, layout: Layout | None) -> dict[str, Any]:
             )
         given[f"x_{half}"] = _inputs(path, [columns[name] for name in names], layout)
         given[f"y_{half}"] = columns[label].values
+        if drawn is not None and half == "train":
+            given[DRAWN] = drawn._replace(largest_label=columns[label].largest)
         if columns[names[0]].of_images:
             given["layout"] = Layout.NHWC
     return given
 
 
-def _read_columns(path: Path) -> "dict[str, _Column]":
-    """The columns of a file, by their names; a batch of rows at a time, so that nothing is held twice."""
+def _attempt(path: Path, read: Callable[[BinaryIO], Any]) -> Any:
+    """What `read` makes of an open file; InputError, which names it, for one that is missing or damaged."""
     try:
         with open_regular(path) as file:
-            metadata = read_metadata(file)
-            schema = metadata.schema.to_arrow_schema()
-            if len(set(schema.names)) < len(schema.names):
-                raise ValueError("it has two columns of one name")
-            _check_label(path, schema.names)
-            for field in schema:
-                _check_type(field.name, field.type)
-            if metadata.num_rows == 0:
-                raise ValueError("it has no rows")
-            size, count = file.seek(0, 2), metadata.num_rows
-            needed = _needed(metadata)
-            check_content(f"The rows of {path}", needed, size)
-            columns = {name: _Column(name, count, str(path), size) for name in schema.names}
-            # Bytes stay entries of dictionaries: one that stands in each row would be as many.
-            stored = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-            encoded = [column.path for column in stored if column.physical_type == "BYTE_ARRAY"]
-            file.seek(0)
-            opened: Any = pq.ParquetFile(file, read_dictionary=encoded, page_checksum_verification=True)
-            rows = max(1, min(2**16, _BATCH * count // max(1, needed)))
-            for batch in opened.iter_batches(rows, use_threads=False):
-                for name, column in columns.items():
-                    column.add(batch.column(name))
-            for column in columns.values():
-                column.check_full()
-            return columns
+            return read(file)
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no file {path.name}. Give both {' and '.join(_FILES)}.") from None
     except Exception as error:  # pyarrow and Pillow raise many types for damaged files
@@ -93,40 +80,91 @@ def _read_columns(path: Path) -> "dict[str, _Column]":
         raise InputError(f"Cannot read {path}: {first_line(error)}. Write it again.") from None
 
 
+def _read_columns(path: Path, rows: np.ndarray | None) -> "dict[str, _Column]":
+    """The columns of a file, by their names, of all its rows or of some."""
+    return _attempt(path, lambda file: _columns(path, file, rows))
+
+
+def _columns(path: Path, file: BinaryIO, chosen: np.ndarray | None) -> "dict[str, _Column]":
+    """A batch of rows at a time, so that nothing is held twice."""
+    metadata = read_metadata(file)
+    schema = metadata.schema.to_arrow_schema()
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("it has two columns of one name")
+    _check_label(path, schema.names)
+    for field in schema:
+        _check_type(field.name, field.type)
+    if metadata.num_rows == 0:
+        raise ValueError("it has no rows")
+    size, total = file.seek(0, 2), metadata.num_rows
+    count = total if chosen is None else len(chosen)
+    needed = _needed(metadata)
+    check_content(f"The rows of {path}", needed * count // total, size)
+    columns = {name: _Column(name, count, str(path), size) for name in schema.names}
+    # Bytes stay entries of dictionaries: one that stands in each row would be as many.
+    stored = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+    encoded = [column.path for column in stored if column.physical_type == "BYTE_ARRAY"]
+    file.seek(0)
+    opened: Any = pq.ParquetFile(file, read_dictionary=encoded, page_checksum_verification=True)
+    places = None if chosen is None else np.argsort(chosen, kind="stable")
+    wanted = None if chosen is None or places is None else chosen[places]
+    first = 0
+    for batch in opened.iter_batches(max(1, min(2**16, _BATCH * total // max(1, needed))), use_threads=False):
+        for name, column in columns.items():
+            values = batch.column(name)
+            if wanted is None or places is None:
+                column.add(values, slice(first, first + len(values)))
+                continue
+            low, high = np.searchsorted(wanted, (first, first + len(values)))
+            if name in LABELS:
+                column.look_at(values)
+            column.add(values.take(pa.array(wanted[low:high] - first)), places[low:high])
+        first += batch.num_rows
+    for column in columns.values():
+        column.check_full()
+    return columns
+
+
 class _Column:
-    """A column whose values come by batches: its name, and an array [n, ...]."""
+    """A column whose values come by batches: its name, an array [n, ...], and the largest number looked at."""
 
     def __init__(self, name: str, count: int, where: str, size: int):
         self.name, self.of_images = name, False
         self.values = np.empty(0)
+        self.largest: int | None = None
         self._count, self._where, self._size, self._taken = count, where, size, 0
 
-    def add(self, values: Any) -> None:
-        """Take the values of a batch; ValueError, with the reason, for what does not fit the first ones."""
+    def look_at(self, values: Any) -> None:
+        """Note the largest of a batch of whole numbers, which need not be kept."""
+        if pa.types.is_integer(values.type) and (most := _compute.max(values).as_py()) is not None:
+            self.largest = most if self.largest is None else max(self.largest, most)
+
+    def add(self, values: Any, places: Any) -> None:
+        """Take the values of a batch to these places; ValueError, with the reason, for what does not fit the first."""
         if not len(values):
             return
         if not _is_encoded(values.type):
-            self._put(_numbers(values, self.name))
+            self._put(_numbers(values, self.name), places)
             return
         self.of_images = True
         if pa.types.is_struct(values.type):
             values = values.flatten()[values.type.get_field_index("bytes")]
         if values.null_count:
             raise ValueError(f"values of its column {self.name[:40]!r} are missing")
-        for value in values:
+        for value, place in zip(values, np.arange(self._count)[places]):
             with images.open_image(io.BytesIO(value.as_py())) as image:
                 # What differs from the first is refused before it is decoded.
                 self._check(images.shape_of(image), np.dtype(np.uint8))
-                self._put(images.pixels(image)[np.newaxis])
+                self._put(images.pixels(image)[np.newaxis], [place])
 
     def check_full(self) -> None:
         """ValueError where rows are missing."""
         if not 0 < self._taken == self._count:
             raise ValueError(f"its column {self.name[:40]!r} has {self._taken} of {self._count} rows")
 
-    def _put(self, values: np.ndarray) -> None:
+    def _put(self, values: np.ndarray, places: Any) -> None:
         self._check(values.shape[1:], values.dtype)
-        self.values[self._taken : self._taken + len(values)] = values
+        self.values[places] = values
         self._taken += len(values)
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype) -> None:

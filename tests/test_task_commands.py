@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from mdjax.columns import described
 from mdjax.errors import InputError
 from mdjax.table import read_table
 from mdjax.tasks import TASKS, Task
-from mdjax.zoo.data import dataset_of, load
+from mdjax.zoo.data import Draw, dataset_of, load
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.store import Zoo
 
@@ -82,14 +83,47 @@ def test_a_task_is_named_to_every_command_that_reads_data(here, tmp_path, capsys
     network = torch.nn.Sequential(torch.nn.Linear(10, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     torch.save(network.state_dict(), tmp_path / "net.pt")
     capsys.readouterr()
-    given = [*data, "--nonlinearity", "relu", "--preset", "fast", "--out", str(tmp_path / "checked")]
+    given = [*data, "--nonlinearity", "relu", "--preset", "fast", "--examples", "200"]
+    given += ["--out", str(tmp_path / "checked")]
     main(["check", str(tmp_path / "net.pt"), *given])
     row = read_table(tmp_path / "checked" / "table").models.iloc[0]
     arrays = np.load("diabetes.npz")
     with torch.no_grad():
         outputs = network(torch.from_numpy(arrays["x_train"]))[:, 0].numpy()
-    assert row["train_loss"] == pytest.approx(np.mean((outputs - arrays["y_train"]) ** 2), rel=1e-5)
+    squares = (outputs - arrays["y_train"])[Draw(200).rows("train", 352)] ** 2
+    assert row["train_loss"] == pytest.approx(squares.mean(), rel=1e-5) and row["num_examples"] == 200
+    assert row["train_loss_se"] == pytest.approx(squares.std() / np.sqrt(200), rel=1e-4)
     assert Zoo(tmp_path / "checked" / "zoo").data.startswith("regression:")
+
+
+def test_a_sample_is_measured_in_place_of_all_the_data(here, capsys):
+    arguments = ["measure", "zoo", "--data", "diabetes.npz", "--task", "regression", "--metrics", "losses"]
+    main([*arguments, "--examples", "100", "--workers", "1", "--out", "sampled"])
+    sampled = read_table("sampled")
+    assert (sampled.models["num_examples"] == 100).all() and (sampled.configurations["num_examples"] == 100).all()
+    arrays, zoo, rows = np.load("diabetes.npz"), Zoo("zoo"), Draw(100).rows("train", 352)
+    # Models that were trained on the first quarter are measured on what was drawn of it.
+    for share in (0.25, 1.0):
+        row = sampled.models[sampled.models["data_share"] == share].iloc[0]
+        own = rows[rows < 352 * share]
+        params, state = zoo.read_group(row["group"])
+        one = jax.tree.map(lambda leaf: leaf[row["position"]], (params, state))
+        outputs = zoo.architecture(row["group"]).model().apply(*one, arrays["x_train"][own])
+        squares = np.square(np.asarray(outputs).ravel() - arrays["y_train"][own])
+        assert row["train_loss"] == pytest.approx(squares.mean(), rel=1e-5)
+        assert row["train_loss_se"] == pytest.approx(squares.std() / np.sqrt(len(own)), rel=1e-3)
+    assert (sampled.configurations["data_amount"].isin([88, 352])).all()
+    # More than there are is all of them; another number or seed is another sample.
+    all_of_it = mdjax.measure("zoo", data="regression:diabetes.npz", metrics="losses", num_examples=352)
+    assert "num_examples" not in all_of_it.models and "train_loss_se" not in all_of_it.models
+    first = sampled.models["train_loss"]
+    for options in ({"num_examples": 101}, {"num_examples": 100, "seed": 1}):
+        other = mdjax.measure("zoo", data="regression:diabetes.npz", metrics="losses", out="sampled", **options)
+        assert (other.models["train_loss"] != first).all()
+    with pytest.raises(InputError, match="is told by all of it, and only 9 examples are to be read. Name the data"):
+        mdjax.measure("zoo", metrics="losses", num_examples=9)
+    with pytest.raises(InputError, match="calibrate grows networks on all the data, and num_examples takes a sample"):
+        mdjax.check("net.pt", data="regression:diabetes.npz", num_examples=9, calibrate="9s")
 
 
 def test_shipped_trees_decline_and_the_sweep_speaks_for_itself(here, capsys):

@@ -2,8 +2,9 @@
 
     python bench/large_source.py [--gigabytes 10] [--examples 8192] [--kinds npy,npz,indexed,stream] [--out FILE]
 
-Two random MLPs (98,730 parameters), their losses and Hessian on a sample of 32×32×3 floats, each kind of source read by a process of its
-own: a folder of .npy, an .npz, a data set that is looked up by index, one that is gone through. Last line JSON:
+Two random MLPs (98,666 parameters), their losses and Hessian on a sample of 32×32×3 floats, each kind of source read
+by a process of its own: a folder of .npy, an .npz, a data set that is looked up by index, one that is gone through.
+Last line JSON:
 
 rows    kind; seconds of all; sample_mib, of the inputs drawn; peak_mib, of the process; allowed_mib: 1.5 of the sample
         and 500; base_mib, the peak of the same process on 64 examples

@@ -65,11 +65,18 @@ def evaluate(
 
     Cost: one forward pass over the examples.
     """
-    zeros = jnp.zeros(()), jnp.zeros(())
-    sums = functools.partial(_loss_and_wrong, examples.task)
-    loss, wrong = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
+    loss, wrong = loss_sums(model, params, state, examples, batch_size=batch_size)
     total = examples.total_weight
     return loss / total, 100 * wrong / total
+
+
+def loss_sums(
+    model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, batch_size: int = 512
+) -> tuple[jax.Array, ...]:
+    """Loss and error (a fraction) summed over the examples by their weights; arguments and cost as of `evaluate`."""
+    zeros = jnp.zeros(()), jnp.zeros(())
+    sums = functools.partial(_loss_and_wrong, examples.task)
+    return _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
 
 
 class Spread(NamedTuple):
@@ -111,6 +118,37 @@ class Evaluation(NamedTuple):
     confusion: jax.Array  # examples of each class that are taken for each, [labels, predictions] below MAX_CLASSES
 
 
+class Sums(NamedTuple):
+    """What makes an `Evaluation`, of some of the examples: those of all are the sums of these."""
+
+    loss: jax.Array
+    wrong: jax.Array
+    excess: jax.Array  # accuracy less confidence, summed within each bin [num_bins]
+    confusion: jax.Array
+
+
+def class_sums(
+    model: Model, params: PyTree, state: PyTree, examples: LabelledExamples, *, num_bins: int, batch_size: int = 512
+) -> Sums:
+    """The sums over examples that `evaluate_calibration` makes its means of; arguments and cost as there."""
+
+    def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+        loss, wrong = _loss_and_wrong(examples.task, logits, labels, weights)
+        confidence = jnp.max(jax.nn.softmax(logits), -1)
+        right = jnp.argmax(logits, -1) == labels
+        index = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+        # A sum of masks rather than a scatter: on accelerators that would add in any order.
+        excess = jnp.where(index[:, None] == jnp.arange(num_bins), (weights * (right - confidence))[:, None], 0.0)
+        members = weights[:, None] * jax.nn.one_hot(labels % num_counted, num_counted)
+        confusion = members.T @ jax.nn.one_hot(jnp.argmax(logits, -1) % num_counted, num_counted)
+        return loss, wrong, jnp.where(jnp.isfinite(loss), jnp.sum(excess, 0), jnp.nan), confusion
+
+    num_classes = jax.eval_shape(model.apply, params, state, examples.inputs[:1]).shape[-1]
+    num_counted = min(num_classes, MAX_CLASSES)
+    zeros = jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_bins), jnp.zeros((num_counted, num_counted))
+    return Sums(*_sum_over_batches(model, params, state, examples, batch_size, sums, zeros))
+
+
 def evaluate_calibration(
     model: Model,
     params: PyTree,
@@ -132,22 +170,9 @@ def evaluate_calibration(
     An estimate with a positive bias of order √(num_bins/n) for a calibrated model.
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
     """
-
-    def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-        loss, wrong = _loss_and_wrong(examples.task, logits, labels, weights)
-        confidence = jnp.max(jax.nn.softmax(logits), -1)
-        right = jnp.argmax(logits, -1) == labels
-        index = jnp.clip(jnp.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-        # A sum of masks rather than a scatter: on accelerators that would add in any order.
-        excess = jnp.where(index[:, None] == jnp.arange(num_bins), (weights * (right - confidence))[:, None], 0.0)
-        members = weights[:, None] * jax.nn.one_hot(labels % num_counted, num_counted)
-        confusion = members.T @ jax.nn.one_hot(jnp.argmax(logits, -1) % num_counted, num_counted)
-        return loss, wrong, jnp.where(jnp.isfinite(loss), jnp.sum(excess, 0), jnp.nan), confusion
-
-    num_classes = jax.eval_shape(model.apply, params, state, examples.inputs[:1]).shape[-1]
-    num_counted = min(num_classes, MAX_CLASSES)
-    zeros = jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_bins), jnp.zeros((num_counted, num_counted))
-    loss, wrong, excess, confusion = _sum_over_batches(model, params, state, examples, batch_size, sums, zeros)
+    loss, wrong, excess, confusion = class_sums(
+        model, params, state, examples, num_bins=num_bins, batch_size=batch_size
+    )
     number = examples.num_examples
     return Evaluation(loss / number, 100 * wrong / number, 100 * jnp.sum(jnp.abs(excess)) / number, confusion)
 

@@ -28,6 +28,8 @@ class Losses(ModelMetric):
     the training targets, and of classes whether the test data are of the same kind (`label_columns`).
     Of examples that were drawn from more (`num_examples` of `mdjax.measure`) each has a standard error, `train_loss_se`
     and so on (`losses.spread`).
+    `num_examples` "all" goes through everything that a sample was drawn from, in pieces that are read ahead; of other
+    tasks than classes the guess stays that of the sample.
     Cost: one forward pass over all data, two over a sample, and (classes)² numbers twice.
     """
 
@@ -46,8 +48,11 @@ class Losses(ModelMetric):
     by_default: ClassVar[bool] = True
 
     num_bins: int = 15
+    num_examples: str = "sample"
 
     def __post_init__(self) -> None:
+        if self.num_examples not in ("sample", "all"):
+            raise InputError(f"num_examples is {self.num_examples!r}. Give 'sample' or 'all'.")
         if self.num_bins < 1:
             raise InputError(f"num_bins is {self.num_bins}. Give at least one bin.")
 
@@ -61,7 +66,7 @@ class Losses(ModelMetric):
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         raw: dict[str, Any] = {}
-        if data.is_sample:
+        if data.is_sample and self.num_examples == "sample":
             for split, examples in data.splits.items():
                 found = losses.spread(model, params, state, examples)
                 raw |= {f"{split}_loss_se": found.loss_se, f"{split}_error_se": found.error_se}
@@ -87,6 +92,21 @@ class Losses(ModelMetric):
         guess = data.task.constant_guess(data.y_train, counted)
         return raw | {"chance_error": 100 * guess.error, "chance_loss": guess.loss}
 
+    def over(self, sample: Mapping[str, Any], sums: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """A row over all the data: that over the sample, with what the sums of `LossSums` over each split say."""
+        row = dict(sample)
+        for split, total in sums.items():
+            weight = float(total["weight"])
+            row[f"{split}_loss"] = float(total["loss"]) / weight
+            row[f"{split}_error"] = 100 * float(total["wrong"]) / weight
+            if "excess" in total:
+                row[f"{split}_ece"] = 100 * float(np.abs(total["excess"]).sum()) / weight
+        confusions = [total["confusion"] for total in sums.values() if "confusion" in total]
+        if not confusions:
+            return row
+        told = label_columns(*confusions)
+        return row | {name: value for name, value in told.items() if name in sample}
+
     def columns(self, raw: Raw) -> dict[str, Any]:
         if "train_confusion" not in raw:
             numbers = {name: float(value) for name, value in raw.items()}
@@ -100,6 +120,30 @@ class Losses(ModelMetric):
         if "own_loss" in raw:
             del told["chance_loss"]  # it is the cross-entropy's
         return numbers | told
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSums(ModelMetric):
+    """What `Losses` makes its columns of, summed over a part of the data, which stands where training data do.
+
+    Part of a table only through `Losses.over`.
+    """
+
+    name: ClassVar[str] = "losses"
+    description: ClassVar[str] = "sums of losses over a part of the data"
+
+    num_bins: int = 15
+
+    def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        examples = data.train
+        if isinstance(data.task, Classification):
+            found = losses.class_sums(model, params, state, examples, num_bins=self.num_bins)._asdict()
+        else:
+            found = dict(zip(("loss", "wrong"), losses.loss_sums(model, params, state, examples), strict=True))
+        return found | {"weight": jnp.asarray(examples.total_weight, jnp.float32)}
+
+    def columns(self, raw: Raw) -> dict[str, Any]:
+        return {name: np.asarray(value, np.float64) for name, value in raw.items()}
 
 
 def label_columns(train: np.ndarray, test: np.ndarray | None = None) -> dict[str, float]:

@@ -16,6 +16,7 @@ from mdjax.statuses import StatusCode
 from mdjax.sweeps.aggregation import APPLIED_NOISE
 from mdjax.sweeps.noise import LabelNoise, applied_noise, is_certain, label_noise_of, notice
 from mdjax.sweeps.sources import GivenModels, Source, fitting, opened, runner, with_copies_named
+from mdjax.sweeps.streams import check_can_go_through
 from mdjax.sweeps.units import Cell, Unit, cells, units
 from mdjax.tasks import CLASSIFICATION, Task
 from mdjax.zoo.data import Data, Dataset, dataset_of
@@ -113,6 +114,7 @@ def prepared(
         notes = (f"The data {collection.data} has changed since the models were trained on it.", *notes)
     if not known and (text := notice(applied, noise, dataset)) is not None:
         notes = (*notes, text)
+    check_can_go_through(metrics, dataset)
     notes = (*notes, *_sampled(dataset))
     parts = cells(manifest.assign(label_noise=applied), dataset)
     manifest = manifest.assign(**{APPLIED_NOISE: applied})

@@ -1,6 +1,7 @@
 """A unit of work → its rows, here: models read, measured, and what went wrong put into a status."""
 
 import functools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +10,14 @@ import pandas as pd
 from mdjax.engine import Programs, is_shortage
 from mdjax.engine import measure as measure_stack
 from mdjax.errors import InputError, first_line
+from mdjax.metrics import Losses
 from mdjax.statuses import Status, StatusCode
 from mdjax.sweeps.aggregation import identity_columns, with_status
 from mdjax.sweeps.commits import KEY
 from mdjax.sweeps.noise import rise
 from mdjax.sweeps.preparation import Work
 from mdjax.sweeps.sources import DeviceData, Loaded, loaded, recent_groups, runner
+from mdjax.sweeps.streams import goes_through_all, over_all
 from mdjax.sweeps.units import Unit, identity
 
 
@@ -73,9 +76,22 @@ class Runner:
                 programs=self._programs,
                 timed=True,
             )
+            if isinstance(unit.metric, Losses) and goes_through_all(unit.metric, self._work.dataset):
+                found = self._over_all(unit, part, models, place, found)
             return Outcome(_rows(part, found), models.problems)
         except Exception as error:  # of one metric, which must not cost the others
             return Outcome(self._failed(unit, error), {})
+
+    def _over_all(
+        self, unit: Unit, part: Unit, models: Loaded, place: Mapping[str, int], found: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        assert isinstance(unit.metric, Losses)
+        ids = [name for name, _ in unit.cell.models]
+        members = [tuple(place[ids[index]] for index in member) for member in part.members]
+        start, work = time.perf_counter(), self._work
+        rows = over_all(unit.metric, models.stack, members, found, work.dataset, unit.cell, work.seed, self._programs)
+        share = (time.perf_counter() - start) / len(rows)
+        return [{**row, "losses_seconds": row.get("losses_seconds", 0.0) + share} for row in rows]
 
     def _loaded(self, rows: pd.DataFrame, architecture: Any) -> Loaded:
         return loaded(rows, runner(architecture, self._model, self._work.plan), self._read_group)

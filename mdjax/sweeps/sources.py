@@ -282,13 +282,18 @@ def _check_call(model: Model, weights: tuple[PyTree, PyTree], inputs: PyTree, da
         )
 
 
+def on_devices(plan: Plan) -> Callable[[Any], jax.Array]:
+    """Puts an array on every device of a plan's mesh from the start, or each call would send it there again."""
+    place = None if plan.mesh is None else NamedSharding(plan.mesh, PartitionSpec())
+    return lambda array: jax.device_put(jnp.asarray(array), place)
+
+
 class DeviceData:
     """The data on the device, once; labels once per noise level."""
 
     def __init__(self, dataset: Dataset, plan: Plan):
         self._dataset = dataset
-        # On every device of a mesh from the start, or each call would send them there again.
-        self._place = None if plan.mesh is None else NamedSharding(plan.mesh, PartitionSpec())
+        self._put = on_devices(plan)
         self._inputs = jax.tree.map(self._put, (dataset.x_train, dataset.x_test, dataset.y_test))
         self._labels: dict[float, PyTree] = {}
         self._ordered: tuple[tuple[float, float], tuple[PyTree, PyTree]] | None = None
@@ -315,9 +320,6 @@ class DeviceData:
             arrays = self._dataset.x_train, self._dataset.train_labels(cell.label_noise)
             self._ordered = name, jax.tree.map(lambda leaf: self._put(leaf[order]), arrays)
         return self._ordered[1]
-
-    def _put(self, array: Any) -> jax.Array:
-        return jax.device_put(jnp.asarray(array), self._place)
 
 
 def example_shapes(dataset: Dataset, cell: Cell) -> Examples:

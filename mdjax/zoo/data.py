@@ -18,7 +18,7 @@ from mdjax.zoo.archives import read_npz
 from mdjax.zoo.arrays import ARRAYS, Layout, layout_of, num_outputs
 from mdjax.zoo.datasets import Dataset, Numbers, checked_dataset, dataset_from
 from mdjax.zoo.digits import NAMES, digits
-from mdjax.zoo.draws import Draw
+from mdjax.zoo.draws import Draw, Sampling
 from mdjax.zoo.readers import PREFIXES, READERS, find, read_folder
 
 __all__ = ["NAMES", "Data", "Dataset", "Draw", "Numbers", "absolute", "dataset_of", "is_cifar10", "load", "split_told"]
@@ -62,16 +62,18 @@ def dataset_of(
     if isinstance(data, str | os.PathLike):
         return load(Path(data) if isinstance(data, os.PathLike) else data, layout=layout, task=task, draw=draw)
     own = None if task is None else task_of(task)
-    read = functools.partial(dataset_from, "data", "the given data", layout=layout_of(layout), task=own, draw=draw)
+    read = functools.partial(dataset_from, "data", "the given data", layout=layout_of(layout), task=own)
+    told = None if draw is None else Sampling(draw)
     if examples.is_pair_of_arrays(data):
         none = jax.tree.map(lambda leaf: leaf[:0], data)  # to test on
-        return read(dict(zip(ARRAYS, (*data, *none), strict=True)))
+        return read(dict(zip(ARRAYS, (*data, *none), strict=True)), sampling=told)
     if (parts := examples.halves(data)) is not None:
-        return read(examples.arrays_of(parts, layout_of(layout), own or CLASSIFICATION, draw))
+        arrays = functools.partial(examples.arrays_of, parts, layout_of(layout), own or CLASSIFICATION)
+        return read(arrays(draw), sampling=None if draw is None else Sampling(draw, arrays))
     if isinstance(data, Mapping):
-        return read(dict(data))
+        return read(dict(data), sampling=told)
     if isinstance(data, Sequence) and len(data) == len(ARRAYS):
-        return read(dict(zip(ARRAYS, data, strict=True)))
+        return read(dict(zip(ARRAYS, data, strict=True)), sampling=told)
     given = type(data).__name__ + (f" of {len(data)}" if isinstance(data, Sequence) else "")
     raise InputError(
         f"The data is a {given}. Give a name, a path, a Dataset, (train, test) of examples, or ({', '.join(ARRAYS)}) "
@@ -151,7 +153,8 @@ def load(
     if path.is_file():
         if path.suffix != ".npz" and not zipfile.is_zipfile(path) and find(path.parent) is not None:
             raise InputError(f"{path} is only one of the files of its data. Give the folder {path.parent}.")
-        return dataset_from(path.stem, str(path), read_npz(path, draw), layout, mean, std, task, draw)
+        sampling = None if draw is None else Sampling(draw)
+        return dataset_from(path.stem, str(path), read_npz(path, draw), layout, mean, std, task, sampling)
     if f"{text}:" in PREFIXES and not path.exists():
         raise InputError(f"{text} has to be read from its official folder. Give {text}:PATH, with the path of it.")
     if path.is_dir():

@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,15 +13,12 @@ from mdjax.errors import InputError
 from mdjax.tasks import CLASSIFICATION, TASKS, Classification, Task, task_of
 from mdjax.zoo import arrays as checks
 from mdjax.zoo.arrays import ARRAYS, Assumption, Layout
-from mdjax.zoo.draws import DRAWN, Draw, Drawn, drawn_rows
+from mdjax.zoo.draws import DRAWN, Choice, Draw, Drawn, Sampling, Slice, drawn_rows
+from mdjax.zoo.scaling import Numbers, scaled
 
 PyTree = Any
 
 _NOISE_SEED = 12345
-_BLOCK = 2**24  # numbers that are squared together
-
-Numbers = float | Sequence[float]
-"""One number for all channels, or one per channel."""
 
 
 class Reading(NamedTuple):
@@ -108,21 +104,23 @@ class Dataset:
         """Of what these were drawn from, "" where that is not known; their own where all were taken."""
         return self.fingerprint if self.drawn is None else self.drawn.whole
 
-    def sample(self, draw: Draw | None) -> "Dataset":
-        """What is drawn from these data; themselves where that is all of them, or nothing is to be drawn.
+    def sample(self, draw: Choice | None) -> "Dataset":
+        """What is drawn from these data, or a slice; themselves where that is all of them, or nothing is to be drawn.
 
         Raises InputError for what has been drawn already.
         """
         counts = {name: len(jax.tree.leaves(getattr(self, name))[0]) for name in ARRAYS}
         if self.drawn is not None:
-            if draw is not None and draw.num_examples < self.num_train:
+            if isinstance(draw, Draw) and draw.num_examples < self.num_train:
                 raise InputError(f"{self.name} is a sample already, of {self.num_train} examples. Draw once.")
             return self
         rows, drawn = drawn_rows(self.name, draw, counts)
         if drawn is None:
             return self
         taken = {name: jax.tree.map(lambda leaf: leaf[found], getattr(self, name)) for name, found in rows.items()}
-        return dataclasses.replace(self, drawn=drawn._replace(whole=self.fingerprint), reading=None, **taken)
+        if isinstance(draw, Draw):
+            drawn = drawn._replace(whole=self.fingerprint, again=self.sample)
+        return dataclasses.replace(self, drawn=drawn, reading=None, **taken)
 
     def train_labels(self, label_noise: float) -> np.ndarray:
         """Train labels [n] int32, a fraction `label_noise` of them (chosen at random) redrawn over all classes.
@@ -160,14 +158,7 @@ class Dataset:
         published fractions of 50,000 images that changes nothing. Raises InputError for a fraction outside (0, 1] or so
         small that nothing is left.
         """
-        if not 0 < data_share <= 1:
-            raise InputError(f"data_share is {data_share}. Give a fraction above 0 and at most 1.")
-        size = int(round(self.num_source * data_share, 6))
-        if size == 0:
-            raise InputError(
-                f"data_share is {data_share}, which leaves none of {self.num_source} training examples. "
-                f"Give at least {1 / self.num_source:g}."
-            )
+        size = self.source_subset(data_share)
         if self.drawn is None:
             return size
         count = int((self.drawn.rows < size).sum())
@@ -178,6 +169,18 @@ class Dataset:
             )
         return count
 
+    def source_subset(self, data_share: float) -> int:
+        """The same of all that a sample was drawn from."""
+        if not 0 < data_share <= 1:
+            raise InputError(f"data_share is {data_share}. Give a fraction above 0 and at most 1.")
+        size = int(round(self.num_source * data_share, 6))
+        if size == 0:
+            raise InputError(
+                f"data_share is {data_share}, which leaves none of {self.num_source} training examples. "
+                f"Give at least {1 / self.num_source:g}."
+            )
+        return size
+
     def subset_order(self, data_share: float) -> np.ndarray | None:
         """An order of a sample's training examples in which those that make up `data_share` come first.
 
@@ -185,7 +188,7 @@ class Dataset:
         """
         if self.drawn is None or data_share == 1:
             return None
-        return np.argsort(self.drawn.rows >= int(round(self.num_source * data_share, 6)), kind="stable")
+        return np.argsort(self.drawn.rows >= self.source_subset(data_share), kind="stable")
 
 
 def dataset_from(
@@ -196,36 +199,17 @@ def dataset_from(
     mean: Numbers | None = None,
     std: Numbers | None = None,
     task: Task | None = None,
-    draw: Draw | None = None,
+    sampling: Sampling | None = None,
 ) -> Dataset:
     """Arrays as a network sees them: bytes scaled and standardised, floats as they are, tokens as whole numbers.
 
-    A `draw` that a reader has not heeded (`DRAWN`) is made from what it read.
+    A draw that a reader has not heeded (`DRAWN`) is made from what it read.
     """
     found = checks.checked_arrays(where, given, layout, task)
-    if mean is None and std is None and not isinstance(found.x_train, dict) and found.x_train.dtype == np.uint8:
-        mean, std = (_told_numbers(where, name, given.get(name)) for name in ("mean", "std"))
-        if (mean is None) != (std is None):
-            raise InputError(f"{where} holds only one of mean and std. Give both or neither.")
+    x_train, x_test, scale = scaled(where, given, found, mean, std)
     drawn: Drawn | None = given.get(DRAWN)
-    x_train, x_test = found.x_train, found.x_test
-    if isinstance(x_train, dict):
-        if mean is not None:
-            raise InputError(f"{where}: mean and std were given, but the inputs are a dictionary. Leave them out.")
-    elif x_train.dtype == np.uint8:
-        x_train, x_test = unit_scale(x_train), unit_scale(x_test)
-        standardise(x_train, x_test, mean, std)
-        if drawn is not None and mean is None:
-            drawn = drawn._replace(own_scale=True)
-    elif mean is not None:
-        raise InputError(
-            f"{where}: mean and std were given, but x_train is {x_train.dtype}, which is taken as it is. "
-            "Leave them out, or save the inputs as uint8."
-        )
-    elif x_train.dtype.kind == "f":
-        x_train, x_test = x_train.astype(np.float32, copy=False), x_test.astype(np.float32, copy=False)
     # The other way is read from the arrays anew where it is wanted: most never are.
-    again = functools.partial(dataset_from, name, where, given, task=task, draw=draw)
+    again = functools.partial(dataset_from, name, where, given, task=task, sampling=sampling)
     readings = {
         None: None,
         Assumption.GREY: Reading(Assumption.GREY, lambda: again(Layout.FEATURES, mean, std)),
@@ -235,18 +219,20 @@ def dataset_from(
     reading = readings[found.assumption]
     fitted = found.task.fitted(found.y_train)
     arrays = x_train, found.y_train, x_test, found.y_test
-    whole = Dataset(name, *arrays, found.num_classes, reading, fitted, drawn)
-    return whole if drawn is not None else dataclasses.replace(whole.sample(draw), reading=reading)
+    if drawn is None:
+        whole = Dataset(name, *arrays, found.num_classes, reading, fitted)
+        return dataclasses.replace(whole.sample(None if sampling is None else sampling.draw), reading=reading)
+    facts = {"num_classes": found.num_classes} if isinstance(found.task, Classification) else {}
 
+    def sliced(read: Callable[[Slice], Mapping[str, Any]], part: Slice) -> Dataset:
+        told = {**given, **read(part), **facts}
+        own = (None, None) if scale is None else scale[:2]
+        return dataclasses.replace(dataset_from(name, where, told, layout, *own, task), task=fitted)
 
-def _told_numbers(where: str, name: str, value: Any) -> Numbers | None:
-    """The mean or deviation that stands beside arrays; InputError for what is none."""
-    if value is None:
-        return None
-    numbers = checks.as_array(where, name, value)
-    if numbers.ndim > 1 or not numbers.size:
-        raise InputError(f"{where}: {name} has shape {list(numbers.shape)}. Give one number, or one for each channel.")
-    return np.atleast_1d(numbers).astype(float).tolist()
+    if sampling is not None and sampling.again is not None:
+        drawn = drawn._replace(again=functools.partial(sliced, sampling.again))
+    drawn = drawn._replace(own_scale=scale is not None and not scale.is_told)
+    return Dataset(name, *arrays, found.num_classes, reading, fitted, drawn)
 
 
 def checked_dataset(data: Dataset) -> Dataset:
@@ -286,43 +272,3 @@ def checked_dataset(data: Dataset) -> Dataset:
     if task is data.task and all(array is getattr(data, name) for name, array in arrays.items()):
         return data
     return dataclasses.replace(data, task=task, **arrays)
-
-
-def unit_scale(pixels: np.ndarray) -> np.ndarray:
-    scaled = pixels.astype(np.float32)
-    scaled /= 255
-    return scaled
-
-
-def standardise(x_train: np.ndarray, x_test: np.ndarray, mean: Numbers | None, std: Numbers | None) -> None:
-    """Subtract the mean and divide by the deviation of each channel, in place: CIFAR-10 is 0.7 GB as floats."""
-    channels = x_train.shape[-1] if x_train.ndim == 4 else 1
-    axes = tuple(range(x_train.ndim - 1)) if x_train.ndim == 4 else None
-    means = x_train.mean(axes, dtype=np.float64) if mean is None else _per_channel("mean", mean, channels)
-    for inputs in (x_train, x_test):
-        inputs -= means.astype(np.float32)
-    if std is None:
-        deviations = np.sqrt(np.atleast_1d(_mean_square(x_train, axes)))
-        deviations[deviations < 1e-6] = 1  # a constant channel becomes 0, not rounding noise
-    else:
-        deviations = _per_channel("std", std, channels)
-        if not (deviations > 0).all():
-            raise InputError(f"std is {std}. Give numbers above 0.")
-    for inputs in (x_train, x_test):
-        inputs /= deviations.astype(np.float32)
-
-
-def _mean_square(inputs: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
-    """The mean of squares over axes, the first among them, in float64; a block of examples at a time."""
-    step = max(1, _BLOCK // math.prod(inputs.shape[1:]))
-    sums = [
-        np.square(inputs[start : start + step]).sum(axes, dtype=np.float64) for start in range(0, len(inputs), step)
-    ]
-    return np.sum(sums, axis=0) / (inputs.size // sums[0].size)
-
-
-def _per_channel(name: str, numbers: Numbers, channels: int) -> np.ndarray:
-    values = np.atleast_1d(np.asarray(numbers, np.float64))
-    if values.shape not in ((1,), (channels,)) or not np.isfinite(values).all():
-        raise InputError(f"{name} is {numbers}. Give one number, or one for each of {channels} channels.")
-    return values

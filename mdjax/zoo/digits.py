@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mdjax.zoo.datasets import Dataset, Numbers, standardise
+from mdjax.zoo.datasets import Dataset
+from mdjax.zoo.scaling import Numbers, standardise
 
 NAMES = ("digits", "digits32")
 """The digits as they are, and enlarged for networks of the published geometry."""

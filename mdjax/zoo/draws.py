@@ -1,8 +1,8 @@
 """A sample of the examples of a source, drawn once by a seed: which rows of it, before any of them is read."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,23 @@ class Draw:
 
     def _random(self, half: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, _HALVES[half]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The examples `start` to `stop` of one half, in their order, and hardly any of the other."""
+
+    half: str
+    start: int
+    stop: int
+
+    def rows(self, half: str, count: int) -> np.ndarray | None:
+        """The rows of a half of `count` examples: always some, never None."""
+        return np.arange(self.start, min(self.stop, count)) if half == self.half else np.arange(min(1, count))
+
+
+Choice = Draw | Slice
+"""Which rows are read."""
 
 
 def draw_of(num_examples: int | None, seed: int = 0) -> Draw | None:
@@ -107,7 +124,7 @@ class Drawn(NamedTuple):
     rows: of the training examples, in their order [n]; total, test_total: how many the source has. whole: the digest
     (`Dataset.fingerprint`) of all of it, "" where not all was read. largest_label: of all training labels, where these
     were read and are whole numbers. own_scale: whether pixels are standardised by the sample, since nobody told how all
-    of them are.
+    of them are. again: reads a slice of the same source as the same kind of data; None where it gives them only once.
     """
 
     rows: np.ndarray
@@ -116,6 +133,14 @@ class Drawn(NamedTuple):
     whole: str = ""
     largest_label: int | None = None
     own_scale: bool = False
+    again: Callable[[Slice], Any] | None = None
+
+
+class Sampling(NamedTuple):
+    """A draw, and how a slice of the arrays of its source is read; None where only all of them can be."""
+
+    draw: Draw
+    again: Callable[[Slice], Mapping[str, Any]] | None = None
 
 
 DRAWN = "drawn"
@@ -123,18 +148,18 @@ DRAWN = "drawn"
 
 
 def drawn_rows(
-    where: str, draw: Draw | None, counts: Mapping[str, int], largest_label: int | None = None
+    where: str, choice: Choice | None, counts: Mapping[str, int], largest_label: int | None = None
 ) -> tuple[dict[str, np.ndarray], Drawn | None]:
     """The rows to take of arrays x_train, y_train, x_test and y_test; none, and None, where all are taken.
 
     where: the place, as errors name it.
-    draw: how many; None for all.
+    choice: which; None for all.
     counts: how many examples each array has.
     largest_label: see `Drawn`.
 
     Raises InputError for inputs and targets of different numbers, of which no rows belong together.
     """
-    rows = {half: None if draw is None else draw.rows(half, counts[f"x_{half}"]) for half in _HALVES}
+    rows = {half: None if choice is None else choice.rows(half, counts[f"x_{half}"]) for half in _HALVES}
     taken: dict[str, np.ndarray] = {}
     for half, found in rows.items():
         if found is None:

@@ -15,7 +15,7 @@ from mdjax.memory import check_needed
 from mdjax.tasks import CLASSIFICATION, Classification, NextToken, Task
 from mdjax.zoo import images
 from mdjax.zoo.arrays import LABELS, Layout
-from mdjax.zoo.draws import DRAWN, Draw, Drawn, Reservoir, reorder
+from mdjax.zoo.draws import DRAWN, Choice, Draw, Drawn, Reservoir, Slice, reorder
 
 INPUTS = ("image", "img", "x", "input", "inputs", "pixel_values")
 """What the inputs may be called in examples that are dictionaries."""
@@ -42,7 +42,7 @@ def halves(data: Any) -> Halves | None:
 
 
 def arrays_of(
-    data: Halves, layout: Layout | None, task: Task = CLASSIFICATION, draw: Draw | None = None
+    data: Halves, layout: Layout | None, task: Task = CLASSIFICATION, draw: Choice | None = None
 ) -> dict[str, Any]:
     """The arrays that two sets of examples make up, as an .npz holds them.
 
@@ -71,7 +71,9 @@ def arrays_of(
             continue
         batched = _gives_batches(source)
         chosen = None if draw is None else _chosen(source, where, half, draw, task)
-        passing = draw.reservoir(half) if draw is not None and chosen is None else None
+        if isinstance(draw, Slice) and chosen is None:
+            raise InputError(f"{where} can only be gone through, not looked up by index. Give a data set that can be.")
+        passing = draw.reservoir(half) if isinstance(draw, Draw) and chosen is None else None
         number = _length(source) if chosen is None else len(chosen.rows)
         gathered = _Gathered(where, number, task, batched, passing)
         for number, item in enumerate(_items(source, where, None if chosen is None else chosen.rows)):
@@ -98,7 +100,7 @@ class _Taken(NamedTuple):
     largest_label: int | None = None
 
 
-def _pair_of_arrays(where: str, pair: Any, half: str, draw: Draw | None) -> tuple[Any, Any, _Taken]:
+def _pair_of_arrays(where: str, pair: Any, half: str, draw: Choice | None) -> tuple[Any, Any, _Taken]:
     """Inputs and labels that are arrays, or dictionaries of them, or what is drawn from them."""
     inputs, targets = pair
     leaves = jax.tree.leaves(pair)
@@ -114,7 +116,7 @@ def _pair_of_arrays(where: str, pair: Any, half: str, draw: Draw | None) -> tupl
     return inputs, targets, _Taken(rows, total, int(labels.max()) if is_whole else None)
 
 
-def _chosen(source: Any, where: str, half: str, draw: Draw, task: Task) -> _Taken | None:
+def _chosen(source: Any, where: str, half: str, draw: Choice, task: Task) -> _Taken | None:
     """Which rows are looked up in a data set; None where that cannot be, or where it gives batches."""
     count = _length(source)
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")) or isinstance(source, Mapping) or not count:

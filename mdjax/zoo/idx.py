@@ -17,7 +17,7 @@ import numpy as np
 from mdjax.errors import InputError, first_line
 from mdjax.inputs import expect_damage, open_regular
 from mdjax.memory import check_content
-from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
+from mdjax.zoo.draws import DRAWN, Choice, Draw, drawn_rows
 from mdjax.zoo.npy import Form, read_rows
 
 _STEMS = {
@@ -36,10 +36,10 @@ def is_in(folder: Path) -> bool:
     return any(_file(folder, *told) is not None for told in _STEMS.values())
 
 
-def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
+def read(folder: Path, draw: Choice | None = None) -> dict[str, Any]:
     """Images uint8 [n, height, width] and labels uint8 [n] of the four files, each unpacked or as .gz.
 
-    draw: how many of them are kept; what lies between them is read, but not held.
+    draw: which of them are kept; of packed files what lies between them is read, but not held.
 
     Raises InputError, which names the file, for one that is missing, cut, longer than it says, of another kind, or
     that would take more than the memory limit, before it is unpacked.
@@ -52,6 +52,8 @@ def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
     }
     if drawn is None:
         return arrays
+    if not isinstance(draw, Draw):
+        return arrays | {DRAWN: drawn}
     labels = _attempt(folder, "y_train", lambda file, path, axes, size: _array(file, str(path), axes, size))
     return arrays | {DRAWN: drawn._replace(largest_label=int(labels.max()))}
 
@@ -105,11 +107,15 @@ def _array(
     check_content(f"The numbers of {name}", 4 * kept, size)  # bytes become floats of four
     told = f"it says that it holds {'x'.join(map(str, shape))} bytes, but it holds"
     if rows is not None:
+        is_packed = isinstance(file, gzip.GzipFile)
+        if not is_packed and size != 4 + 4 * axes + count:
+            raise ValueError(f"{told} {'more' if size > 4 + 4 * axes + count else size - 4 - 4 * axes}")
+        numbers: Any = file
         try:
-            found = read_rows(file, Form(shape, np.dtype(np.uint8), False), rows)  # pyright: ignore[reportArgumentType]
+            found = read_rows(numbers, Form(shape, np.dtype(np.uint8), False), rows, skip=not is_packed)
         except ValueError:
             raise ValueError(f"{told} less") from None
-        if file.read(1):  # it has to be the end, where a packed file's checksum is compared
+        if is_packed and file.read(1):  # it has to be the end, where the checksum is compared
             raise ValueError(f"{told} more")
         return found
     content = file.read(count + 1)

@@ -11,7 +11,7 @@ from mdjax.inputs import expect_damage, open_regular
 from mdjax.memory import check_content
 from mdjax.zoo import images
 from mdjax.zoo.arrays import Layout
-from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
+from mdjax.zoo.draws import DRAWN, Choice, drawn_rows
 
 _TEST = ("test", "val")
 
@@ -36,7 +36,7 @@ def is_in(folder: Path) -> bool:
     return train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
 
 
-def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
+def read(folder: Path, draw: Choice | None = None) -> dict[str, Any]:
     """Images uint8 [n, height, width, channels] and labels [n], in sorted order of classes and of files.
 
     Classes are the folders below `train`, by their sorted names; `test`, or else `val`, may lack some, but have no

@@ -9,7 +9,7 @@ from mdjax.errors import InputError, first_line
 from mdjax.inputs import expect_damage, open_regular
 from mdjax.memory import check_content
 from mdjax.zoo.arrays import ARRAYS, FACTS
-from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
+from mdjax.zoo.draws import DRAWN, Choice, Draw, drawn_rows
 from mdjax.zoo.npy import Form, largest, read_form, read_numbers, read_rows
 
 
@@ -18,7 +18,7 @@ def is_in(folder: Path) -> bool:
     return any(os.path.lexists(folder / f"{name}.npy") for name in ARRAYS)
 
 
-def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
+def read(folder: Path, draw: Choice | None = None) -> dict[str, Any]:
     """The arrays of a folder, or rows drawn from them, and the facts beside them (num_classes.npy, layout.npy).
 
     Of what is drawn from nothing else is read, but for labels, whose largest tells how many classes there are.
@@ -47,6 +47,8 @@ def read(folder: Path, draw: Draw | None = None) -> dict[str, Any]:
     found = {name: numbers(name) for name in names}
     if drawn is None:
         return found
+    if not isinstance(draw, Draw):
+        return found | {DRAWN: drawn}
     return found | {DRAWN: drawn._replace(largest_label=_attempt(files["y_train"], _largest))}
 
 

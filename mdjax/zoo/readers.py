@@ -10,7 +10,7 @@ from mdjax.tasks import Task
 from mdjax.zoo import cifar, idx, image_folders, npy_folders, tables
 from mdjax.zoo.arrays import ARRAYS, Layout
 from mdjax.zoo.datasets import Dataset, Numbers, dataset_from
-from mdjax.zoo.draws import Draw
+from mdjax.zoo.draws import Choice, Draw, Sampling, Slice
 
 
 class Reader(NamedTuple):
@@ -20,7 +20,7 @@ class Reader(NamedTuple):
     """As errors name it."""
     is_in: Callable[[Path], bool]
     """Whether a folder has files of it."""
-    read: Callable[[Path, Layout | None, Draw | None], Mapping[str, Any]]
+    read: Callable[[Path, Layout | None, Choice | None], Mapping[str, Any]]
     """Its arrays, or what is drawn from them, and facts, as an .npz holds them; InputError, which names the file."""
     below: tuple[str, ...] = ()
     """Names of folders that it usually lies in: then the one above may be given, too."""
@@ -28,17 +28,19 @@ class Reader(NamedTuple):
     """What the data are called; by default as the folder."""
     takes_layout: bool = True
     """Whether its inputs can be something else than images with their channels last."""
+    heeds_draws: bool = True
+    """Whether it reads no more than is drawn, and a slice without what is before it."""
     scale: tuple[Numbers, Numbers] | None = None
     """Mean and deviation of its channels, as published; by default the train set's own."""
 
 
 def _cifar(release: cifar.Release, name: str, scale: tuple[Numbers, Numbers] | None = None) -> Reader:
-    def read(folder: Path, layout: Layout | None, draw: Draw | None) -> Mapping[str, Any]:
+    def read(folder: Path, layout: Layout | None, draw: Choice | None) -> Mapping[str, Any]:
         # All of it is little; what is to be drawn is drawn from what is read.
         facts = {"num_classes": release.num_classes, "layout": Layout.NHWC}
         return {**dict(zip(ARRAYS, release.read(folder), strict=True)), **facts}
 
-    return Reader(f"{release.name}'s batches", release.is_in, read, release.folders, name, False, scale)
+    return Reader(f"{release.name}'s batches", release.is_in, read, release.folders, name, False, False, scale)
 
 
 READERS = (
@@ -106,4 +108,9 @@ def read_folder(
         given = reader.read(folder, layout, draw)
     except OSError as error:  # of a folder: of files the readers tell
         raise InputError(f"Cannot read {folder}: {first_line(error)}. Make it readable.") from None
-    return dataset_from(name, str(folder), given, layout, mean, std, task, draw)
+
+    def again(part: Slice) -> Mapping[str, Any]:
+        return reader.read(folder, layout, part)
+
+    told = draw if draw is None else Sampling(draw, again if reader.heeds_draws else None)
+    return dataset_from(name, str(folder), given, layout, mean, std, task, told)

@@ -17,7 +17,7 @@ from mdjax.memory import check_content
 from mdjax.parquet import read_metadata
 from mdjax.zoo import images
 from mdjax.zoo.arrays import LABELS, Layout
-from mdjax.zoo.draws import DRAWN, Draw, drawn_rows
+from mdjax.zoo.draws import DRAWN, Choice, Draw, drawn_rows
 
 _FILES = ("train.parquet", "test.parquet")
 _DEEPEST = 8
@@ -30,13 +30,14 @@ def is_in(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _FILES)
 
 
-def read(folder: Path, layout: Layout | None, draw: Draw | None = None) -> dict[str, Any]:
+def read(folder: Path, layout: Layout | None, draw: Choice | None = None) -> dict[str, Any]:
     """Inputs and labels of both tables, in the order of rows and of the training table's columns.
 
     One column is called as `LABELS` say. Of the others, one of lists, or of lists of lists, all of one length, gives
     inputs [n, length, ...], and one of encoded images (bytes, or a structure of `bytes` and `path`) images; otherwise
     all have to be of numbers, which are features [n, columns]: bytes (uint8) as they are, others as floats, or as whole
-    numbers where the layout is tokens. Rows that `draw` leaves out are read, but neither decoded nor held.
+    numbers where the layout is tokens. Of rows that `draw` leaves out at most those of row groups that have others are
+    read, and none is decoded or held; but of a sample all labels, whose largest tells how many classes there are.
 
     Raises InputError, which names the file and the column, for anything else, for values that are missing, and where
     they would take more than the memory limit, before they are read.
@@ -52,7 +53,8 @@ def read(folder: Path, layout: Layout | None, draw: Draw | None = None) -> dict[
             str(folder), draw, {f"{array}_{half}": counts[half] for array in "xy" for half in halves}
         )
     for half, path in halves.items():
-        columns = _read_columns(path, rows.get(f"x_{half}"))
+        chosen = rows.get(f"x_{half}")
+        columns = _attempt(path, lambda file, path=path, chosen=chosen: _columns(path, file, chosen, draw))
         label = next(name for name in columns if name in LABELS)
         names = names or [name for name in columns if name != label]
         if odd := sorted(set(names) ^ (set(columns) - {label})):
@@ -80,13 +82,8 @@ def _attempt(path: Path, read: Callable[[BinaryIO], Any]) -> Any:
         raise InputError(f"Cannot read {path}: {first_line(error)}. Write it again.") from None
 
 
-def _read_columns(path: Path, rows: np.ndarray | None) -> "dict[str, _Column]":
-    """The columns of a file, by their names, of all its rows or of some."""
-    return _attempt(path, lambda file: _columns(path, file, rows))
-
-
-def _columns(path: Path, file: BinaryIO, chosen: np.ndarray | None) -> "dict[str, _Column]":
-    """A batch of rows at a time, so that nothing is held twice."""
+def _columns(path: Path, file: BinaryIO, chosen: np.ndarray | None, draw: Choice | None) -> "dict[str, _Column]":
+    """A file's columns, by their names, of all its rows or of some; a batch at a time, so that none is held twice."""
     metadata = read_metadata(file)
     schema = metadata.schema.to_arrow_schema()
     if len(set(schema.names)) < len(schema.names):
@@ -106,23 +103,40 @@ def _columns(path: Path, file: BinaryIO, chosen: np.ndarray | None) -> "dict[str
     encoded = [column.path for column in stored if column.physical_type == "BYTE_ARRAY"]
     file.seek(0)
     opened: Any = pq.ParquetFile(file, read_dictionary=encoded, page_checksum_verification=True)
-    places = None if chosen is None else np.argsort(chosen, kind="stable")
-    wanted = None if chosen is None or places is None else chosen[places]
-    first = 0
-    for batch in opened.iter_batches(max(1, min(2**16, _BATCH * total // max(1, needed))), use_threads=False):
-        for name, column in columns.items():
-            values = batch.column(name)
-            if wanted is None or places is None:
-                column.add(values, slice(first, first + len(values)))
-                continue
-            low, high = np.searchsorted(wanted, (first, first + len(values)))
-            if name in LABELS:
-                column.look_at(values)
-            column.add(values.take(pa.array(wanted[low:high] - first)), places[low:high])
-        first += batch.num_rows
+    step = max(1, min(2**16, _BATCH * total // max(1, needed)))
+    if chosen is not None:
+        _add_rows(opened, columns, chosen, step, is_sample=isinstance(draw, Draw))
+    else:
+        first = 0
+        for batch in opened.iter_batches(step, use_threads=False):
+            for name, column in columns.items():
+                column.add(batch.column(name), slice(first, first + batch.num_rows))
+            first += batch.num_rows
     for column in columns.values():
         column.check_full()
     return columns
+
+
+def _add_rows(opened: Any, columns: "dict[str, _Column]", rows: np.ndarray, step: int, *, is_sample: bool) -> None:
+    """Give columns their values of some rows, of which each goes to its place in `rows`."""
+    places = np.argsort(rows, kind="stable")
+    wanted = rows[places]
+    labels = [name for name in columns if name in LABELS]
+    first = 0
+    for number in range(opened.metadata.num_row_groups):
+        after = first + opened.metadata.row_group(number).num_rows
+        has_rows = np.diff(np.searchsorted(wanted, (first, after)))[0] > 0
+        if has_rows or is_sample:
+            names = [*columns] if has_rows else labels
+            start = first
+            for batch in opened.iter_batches(step, row_groups=[number], columns=names, use_threads=False):
+                low, high = np.searchsorted(wanted, (start, start + batch.num_rows))
+                for name in labels if is_sample else ():
+                    columns[name].look_at(batch.column(name))
+                for name in names if low < high else ():
+                    columns[name].add(batch.column(name).take(pa.array(wanted[low:high] - start)), places[low:high])
+                start += batch.num_rows
+        first = after
 
 
 class _Column:

@@ -3,15 +3,17 @@
 import gzip
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from data_sources import ARRAYS, FOLDERS, X, Y, write_cifar100, write_npy
+from data_sources import ARRAYS, FOLDERS, X, Y, lists, write_cifar100, write_npy
 from scipy import stats
 from sources_in_memory import OBJECTS
 
 from mdjax.errors import InputError
 from mdjax.zoo import cifar
 from mdjax.zoo.data import Dataset, Draw, dataset_of, load
-from mdjax.zoo.draws import Reservoir
+from mdjax.zoo.draws import Reservoir, Slice
 
 DRAW = Draw(7, seed=3)
 SCALE = {"mean": 0.5, "std": 0.25}
@@ -39,6 +41,30 @@ def test_folders_of_all_kinds_give_the_same_sample(tmp_path, whole, kind):
     assert sample.fingerprint == in_memory.fingerprint != load(tmp_path, draw=Draw(7, 4), **SCALE).fingerprint
     assert load(tmp_path, draw=Draw(20), **SCALE).fingerprint == whole.fingerprint  # nothing is left to draw
     assert in_memory.whole_fingerprint == whole.fingerprint and sample.whole_fingerprint == ""
+    # Pieces of it, one after the other, are the whole.
+    for found in (sample, in_memory):
+        pieces = [found.drawn.again(Slice("train", start, min(start + 6, 20))) for start in range(0, 20, 6)]
+        assert np.array_equal(np.concatenate([piece.x_train for piece in pieces]), whole.x_train)
+        assert np.array_equal(np.concatenate([piece.train_labels(0.5) for piece in pieces]), whole.train_labels(0.5))
+        assert np.array_equal(found.drawn.again(Slice("test", 2, 99)).y_test, whole.y_test[2:])
+
+
+def test_of_tables_row_groups_without_wanted_rows_stay_unread(tmp_path, whole, monkeypatch):
+    for half, part in (("train", slice(0, 20)), ("test", slice(20, 28))):
+        table = pa.table({**lists(X[part]), "label": Y[part]})
+        pq.write_table(table, tmp_path / f"{half}.parquet", row_group_size=3)
+    sample = load(tmp_path, draw=DRAW, **SCALE)
+    assert sample.fingerprint == whole.sample(DRAW).fingerprint
+    read = []
+    batches = pq.ParquetFile.iter_batches
+
+    def told(self, *arguments, row_groups, **options):
+        read.extend(row_groups)
+        return batches(self, *arguments, row_groups=row_groups, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", told)
+    piece = sample.drawn.again(Slice("train", 4, 9))
+    assert np.array_equal(piece.x_train, whole.x_train[4:9]) and read == [1, 2, 0]  # the last for the test set's form
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -173,8 +173,10 @@ def test_large_tables_of_single_models_are_quick():
     assert len(verdicts) > 100_000
 
 
-def test_diagnosing_never_loads_jax():
-    loaded = "print(sorted({'jax', 'flax', 'torch'} & set(sys.modules)))"
-    code = f"import sys, mdjax.diagnosis.protocols, mdjax.report.page; {loaded}"
+def test_diagnosing_never_loads_jax_and_what_measures_no_scikit_learn():
+    loaded = "print(sorted({'jax', 'flax', 'torch', 'sklearn'} & set(sys.modules)))"
+    # Of this package, what measures reads that of trajectories alone.
+    first, others = "import sys, mdjax.diagnosis.trajectories", "import mdjax.diagnosis.protocols, mdjax.report.page"
+    code = "; ".join([first, loaded, others, loaded])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["[]", "['sklearn']"]

@@ -35,6 +35,18 @@ gc.set_threshold(20_000, 20, 20)
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "model_diagnosis"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Modules with slow tests first: at the end, where one worker waits for the other, a test is short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    # What was imported lasts as long as the process: it need not be looked through again.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure():
     if STORE:
         shutil.rmtree(STORE, ignore_errors=True)

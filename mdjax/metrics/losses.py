@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from mdjax.columns import UNIT_OF_LOSS, Feature
 from mdjax.errors import InputError
@@ -178,5 +177,7 @@ def label_columns(train: np.ndarray, test: np.ndarray | None = None) -> dict[str
 
 def _relabelling_gain(confusion: np.ndarray) -> float:
     """The points by which the best one-to-one renumbering of the classes raises the accuracy."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second, for one column of one metric
+
     best = confusion[linear_sum_assignment(confusion, maximize=True)].sum()
     return float(100 * (best - np.trace(confusion)) / confusion.sum())

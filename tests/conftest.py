@@ -18,6 +18,10 @@ os.environ.setdefault(
     # Later releases end the process where they do not know a flag.
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
+# A worker of pytest takes a core. On matrices as small as the tests', LAPACK would wake a thread for every other core,
+# and they wait busily for each other: seven times the processor time of one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
 # Workers and the processes that tests start compile many of the same programs: what one has compiled the others read.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     STORE = tempfile.mkdtemp(prefix="mdjax-compiled-")

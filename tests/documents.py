@@ -6,12 +6,11 @@ fences without a language, and in code spans, are read by the parser of the comm
 and buckets that are not here. `NOT_OURS` are the other programs that pages tell people to run.
 """
 
-import contextlib
 import dataclasses
-import io
+import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +69,30 @@ def commands(text: str) -> Iterator[list[str]]:
             yield words
 
 
-def told_commands(page: str) -> list[list[str]]:
-    """Every command of mdjax that a page tells, wherever: in fences, code spans, and quoted in other commands."""
+def without_fences(text: str) -> str:
+    return _FENCE.sub("", text)
+
+
+def prose_commands(page: str) -> Iterator[list[str]]:
+    """The words of commands of mdjax in code spans, which may be parts of a whole one."""
+    for span in re.findall(r"`(mdjax(?:-convert)?(?: [^`]*)?)`", without_fences(text_of(page))):
+        yield shlex.split(span, comments=True)
+
+
+def notebook_blocks(path: Path) -> list[Block]:
+    """The code cells of a notebook as blocks: commands have a "!" before them, files the line %%writefile."""
     found = []
-    for block in blocks(page):
-        if block.language in ("", "sh", "bash"):
-            found += [words for words in commands(block.text) if not words[0].startswith(("#", "$"))]
-    prose = _FENCE.sub("", text_of(page))
-    found += [shlex.split(span, comments=True) for span in re.findall(r"`(mdjax(?:-convert)? [^`]*)`", prose)]
-    quoted = [shlex.split(word.partition("=")[2]) for words in found for word in words if word.startswith("--command=")]
-    return [*found, *quoted]
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text, language, title = "".join(cell["source"]) + "\n", "python", ""
+        if cell["cell_type"] != "code":
+            continue
+        if text.startswith("!"):
+            text, language = re.sub("^!", "", text, flags=re.M), "sh"
+        elif text.startswith("%%writefile "):
+            first, _, text = text.partition("\n")
+            title = first.removeprefix("%%writefile ")
+        found.append(Block(language, title, text, 1))
+    return found
 
 
 def run_command(words: list[str]) -> None:
@@ -92,27 +105,25 @@ def run_command(words: list[str]) -> None:
             raise
 
 
-def run_page(page: str, folder: Path, scope: dict[str, Any], smaller: Mapping[str, str]) -> str:
-    """Everything that a page runs, in `folder`, which is the working folder; returns what it printed.
+def run_blocks(
+    parts: Sequence[Block], page: str, folder: Path, scope: dict[str, Any], smaller: Mapping[str, str]
+) -> None:
+    """Everything of a page that is run, in `folder`, which is the working folder.
 
     scope: names that the page takes for granted.
     smaller: text of the page → what stands in its place, to take less time; each has to be there.
     """
-    told = io.StringIO()
-    parts = [block for block in blocks(page) if block.title or block.language in ("python", "sh")]
     missing = [old for old in smaller if not any(old in block.text for block in parts)]
     assert not missing, f"{page} has no {missing}"
     for block in parts:
         text = block.text
         for old, new in smaller.items():
             text = text.replace(old, new)
-        with contextlib.redirect_stdout(told):
-            if block.title:
-                (folder / block.title).write_text(text, encoding="utf-8")
-            elif block.language == "sh":
-                for words in commands(text):
-                    run_command(words)
-            else:
-                # Lines keep their numbers in the page.
-                exec(compile("\n" * (block.line - 1) + text, page, "exec"), scope)
-    return told.getvalue()
+        if block.title:
+            (folder / block.title).write_text(text, encoding="utf-8")
+        elif block.language == "sh":
+            for words in commands(text):
+                run_command(words)
+        elif block.language == "python":
+            # Lines keep their numbers in the page.
+            exec(compile("\n" * (block.line - 1) + text, page, "exec"), scope)

@@ -1,0 +1,76 @@
+"""'make notebooks': the guides that are notebooks as well, run, with what they print and draw.
+
+    python docs/notebooks.py
+
+A page's blocks become cells: its Python as it is, its commands behind "!", its files behind %%writefile, its prose as Markdown.
+tests/test_documents.py holds cells and pages equal, and runs them.
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+DOCS = Path(__file__).resolve().parent
+PAGES = ("guides/checkpoint.md", "guides/jax.md", "guides/sweep.md")
+_FENCE = re.compile(r"^```([\w-]*)([^\n]*)\n(.*?)^```$", re.S | re.M)
+
+
+def notebook(page: str) -> nbformat.NotebookNode:
+    """A page as a notebook that has not been run."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    cells, begin = [], 0
+
+    def prose(until: int) -> None:
+        if part := _without_links(text[begin:until].strip()):
+            cells.append(nbformat.v4.new_markdown_cell(part))
+
+    for fence in _FENCE.finditer(text):
+        language, rest, code = fence[1], fence[2], fence[3].rstrip("\n")
+        title = re.search(r'title="([^"]+)"', rest)
+        if title is None and language not in ("python", "sh"):
+            continue
+        prose(fence.start())
+        begin = fence.end()
+        if title is not None:
+            code = f"%%writefile {title[1]}\n{code}"
+        elif language == "sh":
+            code = "\n".join(f"!{line}" for line in code.splitlines())
+        cells.append(nbformat.v4.new_code_cell(code))
+    prose(len(text))
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
+    for number, cell in enumerate(made.cells):
+        cell.id = f"cell{number}"
+    return made
+
+
+def run(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with its outputs, from an empty folder; what goes to standard error (bars) is left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(made, timeout=1800, resources={"metadata": {"path": folder}}).execute()
+    for cell in made.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    made.metadata = {"language_info": {"name": "python"}}
+    return made
+
+
+def _without_links(prose: str) -> str:
+    """Links to pages of the site lead nowhere from a notebook, which lies elsewhere."""
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", prose)
+
+
+def main() -> None:
+    for page in PAGES:
+        target = DOCS / "notebooks" / f"{Path(page).stem}.ipynb"
+        target.parent.mkdir(exist_ok=True)
+        nbformat.write(run(notebook(page)), target)
+        sys.stdout.write(f"{target}\n")
+
+
+if __name__ == "__main__":
+    main()

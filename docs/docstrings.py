@@ -1,4 +1,4 @@
-"""mdjax's docstrings as Markdown: lines "name: what it is" become a list, and cost and source paragraphs of their own."""
+"""Docstrings as Markdown: lines "name: what it is" become a list, cost and source paragraphs of their own."""
 
 import re
 from typing import Any

@@ -1,7 +1,8 @@
 """What the site takes from the code itself, so that it cannot go stale: settings, columns, commands. And formulas.
 
-A page writes `<!-- settings: hessian -->`, `<!-- columns: hessian -->` or `<!-- command: measure -->` on a line of its own,
-or `<!-- api: mdjax.diagnosis -->` for the public names of a package, and formulas as `$…$`, which become MathML: a page needs nothing from elsewhere, which is checked of each.
+A page writes `<!-- settings: hessian -->`, `<!-- columns: hessian -->`, `<!-- command: measure -->`, or, for the public
+names of a package, `<!-- api: mdjax.diagnosis -->`, on a line of its own, and formulas as `$…$`, which become MathML. A
+page needs nothing from elsewhere: that is checked of each.
 """
 
 import contextlib
@@ -24,7 +25,9 @@ os.environ["COLUMNS"] = "100"
 
 _MARK = re.compile(r"^<!-- (settings|columns|command|api): ([\w.-]+) -->$", re.M)
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
-_FOREIGN = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//|<link\b(?![^>]*canonical)[^>]*\bhref="(?:https?:)?//')
+_FOREIGN = re.compile(
+    r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//|<link\b(?![^>]*canonical)[^>]*\bhref="(?:https?:)?//'
+)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -53,7 +56,10 @@ def settings_table(name: str) -> str:
 
     metric = METRICS[name]
     usual, fast = (dict(_settings(metric.of_preset(preset))) for preset in ("default", "fast"))
-    rows = [f"| `{name}.{path}` | `{value}` | {'' if fast[path] == value else f'`{fast[path]}`'} |" for path, value in usual.items()]
+    rows = [
+        f"| `{name}.{path}` | `{value}` | {'' if fast[path] == value else f'`{fast[path]}`'} |"
+        for path, value in usual.items()
+    ]
     return "\n".join(["| setting | default | `fast` |", "|---|---|---|", *rows])
 
 
@@ -82,7 +88,9 @@ def command_help(name: str) -> str:
     from converters.cli import main as convert_main
     from mdjax.cli import main
 
-    run = functools.partial(convert_main, ["--help"]) if name == "convert" else functools.partial(main, [name, "--help"])
+    run = (
+        functools.partial(convert_main, ["--help"]) if name == "convert" else functools.partial(main, [name, "--help"])
+    )
     told = io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
         run()

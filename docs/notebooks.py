@@ -2,7 +2,8 @@
 
     python docs/notebooks.py
 
-A page's blocks become cells: its Python as it is, its commands behind "!", its files behind %%writefile, its prose as Markdown.
+A page's blocks become cells: its Python as it is, its commands behind "!", its files behind %%writefile, its prose as
+Markdown.
 tests/test_documents.py holds cells and pages equal, and runs them.
 """
 
@@ -17,6 +18,7 @@ from nbclient import NotebookClient
 DOCS = Path(__file__).resolve().parent
 PAGES = ("guides/checkpoint.md", "guides/jax.md", "guides/sweep.md")
 _FENCE = re.compile(r"^```([\w-]*)([^\n]*)\n(.*?)^```$", re.S | re.M)
+_ESCAPE = re.compile(r"\x1b\[[?\d;]*[A-Za-z]")
 
 
 def notebook(page: str) -> nbformat.NotebookNode:
@@ -48,15 +50,25 @@ def notebook(page: str) -> nbformat.NotebookNode:
 
 
 def run(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with its outputs, from an empty folder; what goes to standard error (bars) is left out."""
+    """The notebook with its outputs, from an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(made, timeout=1800, resources={"metadata": {"path": folder}}).execute()
     for cell in made.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = kept(cell.outputs)
     made.metadata = {"language_info": {"name": "python"}}
     return made
+
+
+def kept(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """What is printed, returned and drawn, without progress bars."""
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    lines = [_ESCAPE.sub("", line.rstrip().rpartition("\r")[2]) for line in printed.split("\n")]
+    text = "\n".join(line for line in lines if "━" not in line).strip()
+    shown = [nbformat.v4.new_output("stream", name="stdout", text=f"{text}\n")] if text else []
+    drawn = [one for one in outputs if one.output_type == "execute_result" or "image/png" in one.get("data", {})]
+    return shown + drawn
 
 
 def _without_links(prose: str) -> str:

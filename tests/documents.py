@@ -1,9 +1,9 @@
 """README and the pages under docs/ as blocks of code, and how a page is run.
 
-A fence of ```python is run, its blocks one after another in one namespace a page; one of ```sh is a list of commands of
-mdjax, which are run in this process. A fence with title="NAME" is a file that the page asks its reader to write. Commands in
-fences without a language, and in code spans, are read by the parser of the command line alone: they name files, machines
-and buckets that are not here. `NOT_OURS` are the other programs that pages tell people to run.
+A fence of ```python is run, its blocks one after another in one namespace a page; one of ```sh is a list of commands
+of mdjax, which are run in this process. A fence with title="NAME" is a file that the page asks its reader to write.
+Commands in fences without a language, and in code spans, are read by the parser of the command line alone: they name
+files, machines and buckets that are not here. `NOT_OURS` are the other programs that pages tell people to run.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import converters.cli
 import mdjax.cli
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_OURS = frozenset("aws cd gcloud git make pip pipx pre-commit python ray sbatch srun uv uvx .venv/bin/python export".split())
+NOT_OURS = frozenset(["aws", "cd", "export", "gcloud", "git", "make", "pip", "pre-commit", "ray", "sbatch", "srun"])
 _FENCE = re.compile(r"^```([\w-]*)([^\n]*)\n(.*?)^```$", re.S | re.M)
 _TITLE = re.compile(r'title="([^"]+)"')
 

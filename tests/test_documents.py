@@ -8,6 +8,7 @@ from pathlib import Path
 
 import documents
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from converters.cli import _parser as convert_parser
 from mdjax import cli
 from mdjax.calibration import targets
 from mdjax.metrics import METRICS, select
+from mdjax.models.families import FAMILIES
 
 matplotlib.use("Agg")
 
@@ -44,7 +46,7 @@ RUN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """Of a page that is a notebook as well the notebook's cells, which are the page's blocks."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -52,11 +54,15 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     np.random.seed(0)  # noqa: NPY002  # the examples' own generator
     parts = notebook_blocks(NOTEBOOKS[page]) if page in NOTEBOOKS else blocks(page)
     scope = {"__name__": "page"}
-    run_blocks(parts, page, tmp_path, scope, SMALLER.get(page, {}))
-    assert capsys.readouterr().out
+    families = dict(FAMILIES)
+    try:
+        run_blocks(parts, page, tmp_path, scope, SMALLER.get(page, {}))
+    finally:
+        FAMILIES.clear()
+        FAMILIES.update(families)
     if "table" in scope:
         assert (scope["table"].models["status"] == "ok").all()
-    matplotlib.pyplot.close("all")
+    plt.close("all")
     for block in parts:
         sys.modules.pop(Path(block.title).stem, None)
 
@@ -95,7 +101,7 @@ def test_the_commands_of_a_page_are_taken(page):
                 continue
             options = taken(words[starts[0] :])
             if hasattr(options, "metrics") and ".py:" not in (options.metrics or ""):
-                assert options.plan or options.out is not None if hasattr(options, "plan") else True
+                assert getattr(options, "plan", False) or options.out is not None
                 select(options.preset, options.metrics, options.set)
 
 
@@ -144,7 +150,9 @@ def test_every_metric_and_command_has_its_page():
         text = text_of(f"docs/metrics/{name}.md")
         assert f"<!-- settings: {name} -->" in text or not METRICS[name].of_preset("default").__dataclass_fields__
         assert all(f"## {title}" in text for title in ("Definition", "Columns", "Settings", "Cost", "Source"))
-    (commands,) = (action.choices for action in cli._parser()._actions if action.dest == "==SUPPRESS==" and action.choices)
+    (commands,) = (
+        action.choices for action in cli._parser()._actions if action.dest == "==SUPPRESS==" and action.choices
+    )
     told = re.findall(r"<!-- command: (\S+) -->", text_of("docs/commands.md"))
     assert set(told) == {*commands, "convert"}
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
 def result(name: str):
     return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
 
@@ -13,7 +15,9 @@ def test_the_accuracies_of_calibration_told_are_those_recorded():
     means = {name: {key: found["mean"] for key, found in methods[name].items()} for name in methods}
     width, *others = (f"{means['calibrated 20 %'][name]:.0f}" for name in ("width", "optimizer", "data"))
     text = (ROOT / "docs" / "accuracy.md").read_text()
-    short = f"right in {width} % of the larger networks about width, in {' and '.join(others)} % about optimizer and data"
+    short = (
+        f"right in {width} % of the larger networks about width, in {' and '.join(others)} % about optimizer and data"
+    )
     assert short in (ROOT / "README.md").read_text()
     assert (
         f"right in {width} % of the larger networks of twelve zoos; for optimizer and data in {' and '.join(others)} %"

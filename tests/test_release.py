@@ -1,4 +1,4 @@
-"""The wheel, built from the sdist, runs where it is installed: its commands, its trees, its page, and no tests in it."""
+"""The wheel, built from the sdist, runs where it is installed, and holds what runs alone."""
 
 import subprocess
 import sys
@@ -31,7 +31,11 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_what_runs_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.partition("/")[0] for name in names} == {"mdjax", "converters", f"{wheel.name.rpartition('-py3')[0]}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "mdjax",
+        "converters",
+        f"{wheel.name.rpartition('-py3')[0]}.dist-info",
+    }
     assert any(name.endswith("shipped_trees.json") for name in names)
     assert any("report/templates/" in name for name in names)
 

@@ -1,8 +1,8 @@
 """'make notebooks': the guides that are notebooks as well, run, with what they print and draw.
 
-    python docs/notebooks.py
+    python docs/notebooks.py [NAME ...]
 
-A page's blocks become cells: its Python as it is, its commands behind "!", its files behind %%writefile, its prose as
+A page's blocks become cells: its Python as it is, its commands behind %%sh, its files behind %%writefile, its prose as
 Markdown.
 tests/test_documents.py holds cells and pages equal, and runs them.
 """
@@ -40,7 +40,8 @@ def notebook(page: str) -> nbformat.NotebookNode:
         if title is not None:
             code = f"%%writefile {title[1]}\n{code}"
         elif language == "sh":
-            code = "\n".join(f"!{line}" for line in code.splitlines())
+            # Not "!": that would put Python's variables where commands have braces.
+            code = f"%%sh\n{code}"
         cells.append(nbformat.v4.new_code_cell(code))
     prose(len(text))
     made = nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
@@ -77,7 +78,7 @@ def _without_links(prose: str) -> str:
 
 
 def main() -> None:
-    for page in PAGES:
+    for page in [page for page in PAGES if not sys.argv[1:] or Path(page).stem in sys.argv[1:]]:
         target = DOCS / "notebooks" / f"{Path(page).stem}.ipynb"
         target.parent.mkdir(exist_ok=True)
         nbformat.write(run(notebook(page)), target)

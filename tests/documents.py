@@ -80,14 +80,14 @@ def prose_commands(page: str) -> Iterator[list[str]]:
 
 
 def notebook_blocks(path: Path) -> list[Block]:
-    """The code cells of a notebook as blocks: commands have a "!" before them, files the line %%writefile."""
+    """The code cells of a notebook as blocks: commands come after a line %%sh, files after %%writefile."""
     found = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text, language, title = "".join(cell["source"]) + "\n", "python", ""
         if cell["cell_type"] != "code":
             continue
-        if text.startswith("!"):
-            text, language = re.sub("^!", "", text, flags=re.M), "sh"
+        if text.startswith("%%sh\n"):
+            text, language = text.removeprefix("%%sh\n"), "sh"
         elif text.startswith("%%writefile "):
             first, _, text = text.partition("\n")
             title = first.removeprefix("%%writefile ")

@@ -2,7 +2,7 @@
 
     python docs/gallery.py --out docs/gallery
 
-Trains two seeds of a CNN on digits, measures every metric that has a picture, and draws it. Half a minute.
+Trains two seeds of a CNN on digits, measures every metric that has a picture, and draws it: two to three minutes.
 """
 
 import argparse

@@ -19,13 +19,15 @@ from mdjax import cli
 from mdjax.calibration import targets
 from mdjax.metrics import METRICS, select
 from mdjax.models.families import FAMILIES
+from mdjax.own_code import run_file
+from mdjax.report.plots import Plots
 
 matplotlib.use("Agg")
 
 SMALLER = {
     "docs/start.md": {"epochs = 10": "epochs = 2", "width = [4, 16]": "width = [4]"},
+    "docs/guides/transformers.md": {"range(2)": "range(1)"},
     "docs/guides/calibrate.md": {"calibrate(8,": "calibrate(4,"},
-    "docs/guides/sweep.md": {"5 * len(x)": "len(x)"},
 }
 """Page → what takes less time in place of what its readers are told."""
 
@@ -155,6 +157,14 @@ def test_every_metric_and_command_has_its_page():
     )
     told = re.findall(r"<!-- command: (\S+) -->", text_of("docs/commands.md"))
     assert set(told) == {*commands, "convert"}
+
+
+def test_the_gallery_shows_every_picture_of_a_table():
+    gallery = run_file(str(ROOT / "docs" / "gallery.py"), "the gallery")
+    assert set(gallery.PICTURES) == {name for name in vars(Plots) if not name.startswith("_")}
+    told = text_of("docs/gallery.md")
+    for name in gallery.PICTURES:
+        assert f"(gallery/{name}.png)" in told and f"table.plot.{name}()" in "".join(map(text_of, pages()))
 
 
 def test_readme_is_short_and_its_pictures_are_there():

@@ -2,8 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mdjax.processes import run
+
+if TYPE_CHECKING:
+    from mdjax.parsers import Parser
 
 _EPILOG = """\
 example:
@@ -42,14 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run("mdjax-convert", lambda: _convert(arguments), own_process=arguments is None)
 
 
-def _convert(arguments: Sequence[str] | None) -> None:
+def _parser() -> "Parser":
     # What takes time to import is imported here, where an interrupt finds the process prepared.
     import argparse
     from pathlib import Path
 
     from mdjax import __version__
     from mdjax.arguments import DATA_HELP, output
-    from mdjax.console import show, tell
     from mdjax.parsers import Parser
 
     parser = Parser(
@@ -99,10 +102,15 @@ def _convert(arguments: Sequence[str] | None) -> None:
         help="read in N processes, each of which may die alone; 0: in this one (default: auto, one for each core where "
         "there are more than 1,000 files)",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _convert(arguments: Sequence[str] | None) -> None:
+    options = _parser().parse_args(arguments)
     # Not before, so that --help and usage errors answer at once.
     from converters.conversion import convert
     from mdjax.arguments import fact
+    from mdjax.console import show, tell
 
     report = convert(
         options.src,

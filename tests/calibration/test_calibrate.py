@@ -224,13 +224,13 @@ def two_amounts(monkeypatch):
     monkeypatch.setattr(targets, "_SHARES", 2)
 
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-EXAMPLES = [line.split("#")[0] for line in README.splitlines() if re.match(r"mdjax calibrate --like [\w.-]+ ", line)]
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "calibrate.md").read_text()
+EXAMPLES = [line.split("#")[0] for line in GUIDE.splitlines() if re.match(r"mdjax calibrate (?!.*--plan)", line)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES, ids=[line.split()[3] for line in EXAMPLES])
-def test_the_readmes_commands_run_on_networks_of_width_2(line, few, two_amounts, tmp_path, monkeypatch, capsys):
+def test_the_guides_commands_run_on_networks_of_width_2(line, few, two_amounts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.save(
         {

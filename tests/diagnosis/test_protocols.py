@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from documents import python_blocks
 from sklearn.ensemble import RandomForestClassifier
 
 from mdjax.diagnosis.baselines import HyperparameterTree, ValidationTree
@@ -308,7 +309,7 @@ def test_the_documented_examples_run(basic, noisy, tmp_path, monkeypatch, capsys
         "train": basic,
         "test": noisy,
     }
-    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.S)
+    examples = python_blocks("docs/diagnosis.md")
     assert len(examples) == 4
     before = dict(QUANTITIES), dict(FACTORIES)
     try:

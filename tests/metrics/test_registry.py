@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from documents import python_blocks, written_file
 from helpers import digits, one
 
 import mdjax
@@ -22,8 +23,7 @@ from mdjax.tasks import cross_entropy
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.training import train
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.S)
+METRIC = written_file("docs/metrics.md", "gradient_noise.py")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     """A folder with a zoo and the documented metric's file."""
     folder = tmp_path_factory.mktemp("own")
     train(Grid(width=(4,), batch_size=(16, 64), data_share=(0.05, 0.5), epochs=2, seeds=2), folder / "zoo")
-    (folder / "gradient_noise.py").write_text(EXAMPLES[0], encoding="utf-8")
+    (folder / "gradient_noise.py").write_text(METRIC, encoding="utf-8")
     return folder
 
 
@@ -73,16 +73,17 @@ def test_the_documented_metric_goes_from_its_file_to_a_column_of_the_table(folde
         np.testing.assert_allclose(sharded.models[column], table.models[column], rtol=1e-5)
     # The documented Python.
     monkeypatch.syspath_prepend(str(folder))
-    exec(compile(EXAMPLES[1], "docs/metrics.md", "exec"), {})
+    (example,) = python_blocks("docs/metrics.md")
+    exec(compile(example, "docs/metrics.md", "exec"), {})
     assert "noise_scale_se" in capsys.readouterr().out
 
 
 def test_an_edited_metric_is_measured_again(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("own.py").write_text(EXAMPLES[0], encoding="utf-8")
+    Path("own.py").write_text(METRIC, encoding="utf-8")
     options = {"out": "table", "metrics": "own.py:GradientNoise"}
     before = mdjax.measure(folder / "zoo", **options)
-    Path("own.py").write_text(EXAMPLES[0].replace("covariance / norm**2", "2 * covariance / norm**2"), encoding="utf-8")
+    Path("own.py").write_text(METRIC.replace("covariance / norm**2", "2 * covariance / norm**2"), encoding="utf-8")
     after = mdjax.measure(folder / "zoo", **options)
     np.testing.assert_allclose(after.models["noise_scale"], 2 * before.models["noise_scale"], rtol=1e-6)
     frames = (before.models["gradient_norm"], after.models["gradient_norm"])
@@ -106,7 +107,7 @@ def test_a_file_without_the_metric_is_refused_in_one_sentence(tmp_path, monkeypa
     Path("broken.py").write_text("1 / 0")
     Path("stops.py").write_text("import sys; sys.exit(3)")
     Path("half.py").write_text("import mdjax.metrics\nclass Half(mdjax.metrics.ModelMetric):\n    name = 'half'")
-    Path("gradient_noise.py").write_text(EXAMPLES[0], encoding="utf-8")
+    Path("gradient_noise.py").write_text(METRIC, encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(message)):
         select(names=text)
 

@@ -17,8 +17,8 @@
 | `gelutanh`, `relu`, `silu`, `swiglu` | the MLP's nonlinearity; `swiglu` has a gate too | `gelu` |
 | `nobias` | no biases inside blocks | biases |
 | `untied` | a decoder's head of its own | its embedding is its head |
-| `first`, `pooler`, `classtoken` | an encoder's outputs are of the first position; of a tanh layer on it; of a token | |
-| | of its own before the others | of the mean over positions |
+| `first`, `pooler` | an encoder's outputs are of the first position; of a tanh layer on it | of the positions' mean |
+| `classtoken` | the first position is a token of its own, of which the outputs are | |
 """
 
 import dataclasses

@@ -153,7 +153,7 @@ class Transformer(nn.Module):
         if not parts.rotary:
             hidden = hidden + Table(parts.positions or length, self.width, name="positions")()[:length]
         if parts.segments:
-            hidden = hidden + Table(parts.segments, self.width, name="segments")()[0]
+            hidden = hidden + Table(parts.segments, self.width, name="segments")()[:1]
         norm = Norm(parts.rms, parts.epsilon, name="norm")
         hidden = norm(hidden) if parts.post else hidden
         hidden = Blocks(parts, self.depth, causal, name="blocks")(hidden)

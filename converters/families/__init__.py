@@ -134,7 +134,7 @@ def to_state_dict(params: PyTree, state: PyTree, architecture: Architecture) -> 
     architecture.
     """
     arrays = stored(params, state, _schema(architecture))
-    return transformers.restored(arrays, architecture) if architecture.family in transformers.FAMILIES else arrays
+    return transformers.restored(arrays) if architecture.family in transformers.FAMILIES else arrays
 
 
 def to_torch(params: PyTree, state: PyTree, architecture: Architecture) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from converters.errors import RefusedError
 from converters.families.keys import Arrays
-from mdjax.models import Architecture
 
 _FUSED = ("query", "key", "value")
 
@@ -211,7 +210,7 @@ def _is_constant(name: str, array: np.ndarray) -> bool:
     return True
 
 
-def restored(arrays: Mapping[str, np.ndarray], architecture: Architecture) -> dict[str, np.ndarray]:
+def restored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inverse of `prepared`: what GPT-2 stores as one put together."""
     found: dict[str, np.ndarray] = {}
     fused: dict[str, list[np.ndarray]] = {}

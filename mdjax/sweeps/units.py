@@ -140,9 +140,10 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
         )
     if architecture.reads_tokens:
         if not 0 < dataset.num_tokens <= architecture.num_tokens:
+            found = f", {dataset.num_tokens} tokens" if dataset.num_tokens else ""
             raise InputError(
                 f"The zoo's models read {architecture.num_tokens} tokens, but the inputs of {dataset.name} are "
-                f"{dataset.input_form}, up to {dataset.num_tokens - 1}. Give the data that they were trained on."
+                f"{dataset.input_form}{found}. Give the data that they were trained on."
             )
     elif not dataset.reads_floats:
         raise InputError(

@@ -22,6 +22,7 @@ and configs tell of its training goes with it:
   modelzoos          TRIAL/params.json, TRIAL/result.json, TRIAL/checkpoint_N/checkpoints
   mode-connectivity  RUN/command.sh, RUN/checkpoint-EPOCH.pt
   cifar              checkpoint/ckpt.pth, checkpoint/NET/TIME/NET-EPOCH-{best|regular}.pth
+  hugging-face       FOLDER/config.json, FOLDER/model.safetensors: as transformers saves a network
   files              CONFIGURATION/SEED.pt: any other; a folder is a configuration, its files are the seeds
 
 Where names mean something else, say it: --name '{family}_width{width}_b{batch_size}_seed{seed}*' ("*" is anything, "/"
@@ -76,7 +77,7 @@ def _parser() -> "Parser":
         default=[],
         metavar="NAME=VALUE",
         help="of all files, what nothing else tells, or tells otherwise: nonlinearity=relu, input_shape=28x28x1, "
-        "max_pool=true, specification=..., label_noise=0, batch_size=32 and other columns",
+        "max_pool=true, heads=12, specification=..., label_noise=0, batch_size=32 and other columns",
     )
     parser.add_argument(
         "--name",

@@ -17,13 +17,13 @@ from mdjax.columns import ARCHITECTURE
 from mdjax.errors import InputError, first_line
 from mdjax.models.architecture import parse_shape, shape_text
 
-NETWORK = ("nonlinearity", "input_shape", "max_pool", "specification")
+NETWORK = ("nonlinearity", "input_shape", "max_pool", "specification", "heads")
 """Facts that weights may not tell of their network, see `converters.recognise`."""
 
 EXAMPLE = "{family}_width{width}_b{batch_size}_seed{seed}*"
 """A pattern, for errors and help."""
 
-_INTEGERS = ("seed", "width", "depth", "num_classes", "num_params")
+_INTEGERS = ("seed", "heads", "width", "depth", "num_classes", "num_params")
 _MOST_ONE = ("label_noise", "data_share")
 _PIECE = re.compile(r"\{(\w*)\}|(\*)|([^{}*]+)|(.)", re.DOTALL)
 _DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"

@@ -68,6 +68,8 @@ def recognised(
         if "max_pool" in given.facts and not architecture.family.startswith("resnet"):
             said = str(given.facts["max_pool"]).lower()
             raise RefusedError(f"max_pool is {said}, but a {architecture.family} has no stem that a pool could follow")
+        if "heads" in given.facts and architecture.family not in ("encoder", "decoder"):
+            raise RefusedError(f"heads were given, but a {architecture.family} has none")
         words = architecture.variant.split()
         if "nonlinearity" in given.facts and architecture.family == "sequence" and not {*words} & NONLINEARITIES.keys():
             raise RefusedError("a nonlinearity was given, but its only layer is followed by none")

@@ -51,7 +51,7 @@ _TRAIN_EPILOG = """\
 example grid (every axis may be a number or a list):
 
   data = "digits"                  # or an .npz file, or a folder: see --data of 'mdjax measure --help'
-  architecture = "cnn"             # mlp, cnn or resnet18
+  architecture = "cnn"             # mlp, cnn, resnet18, encoder or decoder
   width = [2, 4, 8, 16]
   batch_size = [16, 64, 256]
   data_share = [0.25, 1.0]
@@ -62,9 +62,13 @@ example grid (every axis may be a number or a list):
   optimizer = "sgd"                # or adamw
   schedule = "cosine"              # constant, step or cosine; warmup = 0.1 rises over a tenth first
   augmentation = "none"            # flip, crop or flip+crop of images
+  variant = "h4 rms rotary"        # of an encoder or decoder alone: its heads and other parts
 
   mdjax train grid.toml --out zoo
   mdjax train grid.toml --out zoo --workers auto
+
+An encoder reads tokens (whole numbers [n, length]) or images, as patches; a decoder reads tokens and says the next,
+with data = "next-token:text.npz". A variant's words: h4 kv2 mlp64 rms rotary swiglu nobias ... (docs/tasks.md).
 
 A killed run goes on where it stopped when the same command is given again. A zoo has one writer: a second mdjax train
 into it, on this machine or another, is refused. --workers are processes of the one, for a machine's GPUs, and so that

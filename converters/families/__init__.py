@@ -1,9 +1,9 @@
 """state_dicts ↔ mdjax's own networks: which family a state_dict is of, and which of its entries is which array.
 
-Each module here (`resnets`, `mode_connectivity`, `sequences`) knows some families: what their layers are called in
-PyTorch (`LAYER_NAMES`), and which networks a state_dict may be (`guesses`). Every entry is used, or is a counter of
-batches and dropped. Entries come as `read_state_dict` gives them: without prefixes, weight normalisation multiplied
-out.
+Each module here (`resnets`, `mode_connectivity`, `sequences`, `transformers`) knows some families: what their layers
+are called in PyTorch, and which networks a state_dict may be (`guesses`). Every entry is used, or is a counter of
+batches or another constant and dropped. Entries come as `read_state_dict` gives them: without prefixes, weight
+normalisation multiplied out.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from converters.errors import RefusedError, UnknownFamilyError
-from converters.families import mode_connectivity, resnets, sequences
+from converters.families import mode_connectivity, resnets, sequences, transformers
 from converters.families.keys import Arrays, Facts, Schema, placed, problems_of, refuse_ties, schema_of, stored
 from mdjax.errors import InputError
 from mdjax.models import Architecture
@@ -23,10 +23,11 @@ __all__ = ["recognise", "to_flax", "to_state_dict", "to_torch"]
 
 PyTree = Any
 
-_GROUPS = (resnets, mode_connectivity, sequences)
-_LAYER_NAMES = {family: layer_names for group in _GROUPS for family, layer_names in group.LAYER_NAMES.items()}
+_NAMED = (resnets, mode_connectivity, sequences)
+_GROUPS = (transformers, *_NAMED)
+_LAYER_NAMES = {family: layer_names for group in _NAMED for family, layer_names in group.LAYER_NAMES.items()}
 
-_FACTS = ("nonlinearity", "input_shape", "max_pool", "specification")
+_FACTS = ("nonlinearity", "input_shape", "max_pool", "specification", "heads", "config")
 _USUAL_WIDTHS = {
     "resnet18": 64,
     "resnet": 64,
@@ -40,6 +41,8 @@ _USUAL_WIDTHS = {
 
 @functools.lru_cache(maxsize=256)
 def _schema(architecture: Architecture) -> Schema:
+    if architecture.family in transformers.FAMILIES:
+        return transformers.schema_of(architecture)
     return schema_of(_LAYER_NAMES[architecture.family], architecture)
 
 
@@ -50,12 +53,14 @@ def recognise(arrays: Arrays, facts: Facts = MappingProxyType({})) -> Architectu
     `nonlinearity` ("relu", "tanh", ...: the ModelZoos' CNNs and MLPs need it), `input_shape` (height, width, channels;
     default 28×28, 32×32 or 224×224 pixels by the family, and (n,) for an MLP of n inputs), `max_pool` (whether a 3×3
     stem is followed by one; default no), `specification` (the layers of a plain network, see
-    `mdjax.models.sequences`).
+    `mdjax.models.sequences`), `heads` and `config` (of a transformer, the number of its heads, or what the config.json
+    beside it says, as a dictionary).
 
     Raises InputError for facts of other names, and RefusedError where no family fits, naming the entries left over
     and the closest family, or where two parameters share their memory, as tied ones of one file do.
     """
     check_facts(facts)
+    arrays = transformers.prepared(arrays)
     guesses = [
         architecture
         for group in ((sequences,) if facts.get("specification") is not None else _GROUPS)
@@ -117,6 +122,8 @@ def to_flax(arrays: Arrays, architecture: Architecture) -> tuple[PyTree, PyTree]
     Kernels go from OIHW to HWIO and from [out, in] to [in, out], most of them as views. Raises RefusedError for an
     entry that is missing or left over, or is not float32 of the expected shape.
     """
+    if architecture.family in transformers.FAMILIES:
+        arrays = transformers.prepared(arrays)
     return placed(arrays, _schema(architecture))
 
 
@@ -126,7 +133,8 @@ def to_state_dict(params: PyTree, state: PyTree, architecture: Architecture) -> 
     Counters of batches, which no function depends on, are 0. Raises RefusedError where the trees do not fit the
     architecture.
     """
-    return stored(params, state, _schema(architecture))
+    arrays = stored(params, state, _schema(architecture))
+    return transformers.restored(arrays) if architecture.family in transformers.FAMILIES else arrays
 
 
 def to_torch(params: PyTree, state: PyTree, architecture: Architecture) -> Mapping[str, Any]:

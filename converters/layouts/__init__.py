@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.layouts import cifar, files, mode_connectivity, modelzoos, taxonomy
+from converters.layouts import cifar, files, huggingface, mode_connectivity, modelzoos, taxonomy
 from converters.layouts.contract import Candidate, Layout, forget
 from converters.reports import Outcome, OutcomeCode
 from converters.safetensors_files import INDEX_SUFFIX, shards_exist
 from mdjax.errors import InputError, first_line
 
-_LAYOUTS: tuple[Layout, ...] = (taxonomy, modelzoos, mode_connectivity, cifar, files)
+_LAYOUTS: tuple[Layout, ...] = (taxonomy, modelzoos, mode_connectivity, cifar, huggingface, files)
 
 LAYOUTS: dict[str, Layout] = {layout.NAME: layout for layout in _LAYOUTS}
 """Name → layout, in the order in which they are asked; the last one takes what looks like a checkpoint at all."""

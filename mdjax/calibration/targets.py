@@ -12,7 +12,7 @@ import pandas as pd
 
 from mdjax.columns import RECIPE, TRAINING
 from mdjax.errors import InputError
-from mdjax.models import Architecture, FunctionModel, Model, sequence
+from mdjax.models import Architecture, FunctionModel, Model, sequence, transformer_variants
 from mdjax.models.architecture import FAMILIES
 from mdjax.models.layers import Convolution
 from mdjax.models.sequences import scaled
@@ -70,7 +70,8 @@ class Target:
         if self.family == "sequence":
             return sequence(scaled(self.variant, width / self.width), dataset.input_shape)
         if self.build is None:
-            return Architecture(self.family, width, dataset.input_shape, dataset.num_classes, self.depth, self.variant)
+            variant = transformer_variants.scaled(self.variant, width / self.width) if self._has_parts else self.variant
+            return Architecture(self.family, width, dataset.input_shape, dataset.num_classes, self.depth, variant)
         made = self.build(width)
         if not isinstance(made, tuple | list) or len(made) != 2 or not callable(made[1]):
             raise InputError(f"build({width}) gives {type(made).__name__!r}. Give (model, init) for each width.")
@@ -78,8 +79,14 @@ class Target:
         return Built(model, made[1])
 
     def widths(self) -> list[int]:
-        """Widths to choose from, the target's own last: each half of the next."""
-        return sorted({max(1, round(self.width / 2**k)) for k in range(_WIDTHS)})
+        """Widths to choose from, the target's own last: each half of the next, as far as it parts into the heads."""
+        widths = {max(1, round(self.width / 2**k)) for k in range(_WIDTHS)}
+        heads = transformer_variants.parts_of(self.variant).heads if self._has_parts else 0
+        return sorted(width for width in widths if width % (heads or 1) == 0)
+
+    @property
+    def _has_parts(self) -> bool:
+        return self.build is None and self.family in ("encoder", "decoder")
 
     def shares(self, dataset: Dataset) -> list[float]:
         """Fractions of the data to choose from, the target's own last, each half of the next.

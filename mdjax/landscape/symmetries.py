@@ -10,19 +10,16 @@ hidden units. A missing rule can thus cost permutations, never correctness.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr, Literal
 
+from mdjax.landscape.digits import Digits, Value
 from mdjax.models import Model
 
 PyTree = Any
-Axis = tuple[int, ...]
-"""Digits, slowest first; an axis of size 1 has none."""
-Value = tuple[Axis, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +48,14 @@ def specification(model: Model, params: PyTree, state: PyTree, inputs: Any) -> S
         inputs: an array of examples [b, ...], or its shape.
 
     Costs one trace and computes no numbers. Follows matrix products, ungrouped convolutions, pooling, elementwise
-    functions, sums, reshapes and the like; weights that reach an output through anything else (loops, gathers) keep
-    their order. The result does not depend on how a convolution is written.
+    functions, sums, look-ups, reshapes and the like; weights that reach an output through anything else (loops,
+    sorting) keep their order. The result does not depend on how a convolution is written. So heads of attention go
+    whole, with those of the keys that they share, and their inner units alike in all heads.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state, inputs))
     # A loop over layers would keep all of their units in order.
     closed = jax.make_jaxpr(getattr(model, "unrolled", model).apply)(*shapes)
-    digits = _Digits()
+    digits = Digits()
     weights = [digits.value(leaf.shape) for leaf in jax.tree.leaves(shapes[:2])]
     examples = [digits.value(leaf.shape, fixed=True) for leaf in jax.tree.leaves(shapes[2])]
     for output in _outputs(closed.jaxpr, [*weights, *examples], digits):
@@ -84,100 +82,12 @@ def _order_of_use(jaxpr: Jaxpr, num_weights: int) -> list[int]:
     return list(dict.fromkeys([*(index[variable] for variable in read if variable in index), *range(num_weights)]))
 
 
-class _Digits:
-    """Classes of digits (union–find), which can be split into a product of smaller ones."""
-
-    def __init__(self) -> None:
-        self.size: list[int] = []
-        self.fixed: list[bool] = []
-        self._stands_for: list[Axis] = []
-
-    def new(self, size: int, fixed: bool = False) -> Axis:
-        if size <= 1:
-            return ()
-        self.size.append(size)
-        self.fixed.append(fixed)
-        self._stands_for.append(())
-        return (len(self.size) - 1,)
-
-    def value(self, shape: Sequence[int], fixed: bool = False) -> Value:
-        return tuple(self.new(size, fixed) for size in shape)
-
-    def resolved(self, axis: Sequence[int]) -> Axis:
-        """The axis in the digits known by now."""
-        found: list[int] = []
-        for digit in axis:
-            if self._stands_for[digit]:
-                self._stands_for[digit] = self.resolved(self._stands_for[digit])
-            found.extend(self._stands_for[digit] or (digit,))
-        return tuple(found)
-
-    def fix(self, *axes: Axis) -> None:
-        for axis in axes:
-            for digit in self.resolved(axis):
-                self.fixed[digit] = True
-
-    def split(self, digit: int, leading: int) -> None:
-        """Make a digit two: a slower one of size `leading`, which divides its size, and a faster one."""
-        sizes = leading, self.size[digit] // leading
-        self._stands_for[digit] = tuple(part for size in sizes for part in self.new(size, self.fixed[digit]))
-
-    def unify(self, first: Axis, second: Axis) -> Axis:
-        """Two axes of equal size that are walked together; returns the first, which they now both are."""
-        left, right = list(first), list(second)
-        while left and right:
-            (a, *left), (b, *right) = self.resolved(left), self.resolved(right)
-            if a == b:
-                continue
-            if self.size[a] == self.size[b]:
-                self.fixed[a] |= self.fixed[b]
-                self._stands_for[b] = (a,)
-            elif self.size[a] % self.size[b] == 0:
-                self.split(a, self.size[b])
-                left, right = [a, *left], [b, *right]
-            elif self.size[b] % self.size[a] == 0:
-                self.split(b, self.size[a])
-                left, right = [a, *left], [b, *right]
-            else:
-                # Sizes like 4 × 6 against 6 × 4 have no digits in common.
-                self.fix((a, b, *left, *right))
-                return first
-        # Digits that nothing stands against belong to axes that are not of equal size after all.
-        self.fix((*left, *right))
-        return first
-
-    def describe(self, value: Value, shape: Sequence[int]) -> bool:
-        """Whether the digits make up an array of this shape."""
-        sizes = [math.prod(self.size[digit] for digit in self.resolved(axis)) for axis in value]
-        return sizes == list(shape)
-
-    def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
-        """The digits of all axes, dealt out to axes of these sizes."""
-        pending = [digit for axis in value for digit in axis]
-        axes = []
-        for size in shape:
-            axis: list[int] = []
-            while size > 1 and pending:
-                digit, *pending = self.resolved(pending)
-                if size % self.size[digit] == 0:
-                    axis.append(digit)
-                    size //= self.size[digit]
-                elif self.size[digit] % size == 0:
-                    self.split(digit, size)
-                    pending = [digit, *pending]
-                else:
-                    self.fix(*value)
-                    return self.value(shape, fixed=True)
-            axes.append(tuple(axis))
-        return tuple(axes)
-
-
-Rule = Callable[[_Digits, Any, list[Value]], list[Value]]
+Rule = Callable[[Digits, Any, list[Value]], list[Value]]
 """(digits, equation, values read) → values written. Unifies the digits that the operation walks together and fixes
 those whose order it depends on."""
 
 
-def _outputs(jaxpr: Jaxpr, inputs: Sequence[Value], digits: _Digits) -> list[Value]:
+def _outputs(jaxpr: Jaxpr, inputs: Sequence[Value], digits: Digits) -> list[Value]:
     values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Any) -> Value:
@@ -195,17 +105,17 @@ def _outputs(jaxpr: Jaxpr, inputs: Sequence[Value], digits: _Digits) -> list[Val
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _constant(digits: _Digits, atom: Any) -> Value:
+def _constant(digits: Digits, atom: Any) -> Value:
     return digits.value(atom.aval.shape, fixed=True)
 
 
-def _unknown(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _unknown(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     for value in read:
         digits.fix(*value)
     return [_constant(digits, output) for output in equation.outvars]
 
 
-def _elementwise(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _elementwise(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     """Operands are of one shape, but for scalars and axes of size 1, which go with every entry whatever its order."""
     whole = [value for value in read if value]
     if len(set(map(len, whole))) > 1:
@@ -219,11 +129,11 @@ def _elementwise(digits: _Digits, equation: Any, read: list[Value]) -> list[Valu
     return [tuple(axes) for _ in equation.outvars]
 
 
-def _separately(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _separately(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     return read
 
 
-def _call(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _call(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     known = [equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params]
     inner = [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in known]
     if not inner or len(inner[0].invars) != len(read):
@@ -231,26 +141,43 @@ def _call(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
     return _outputs(inner[0], read, digits)
 
 
-def _reduction(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _reduction(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     return [tuple(axis for index, axis in enumerate(read[0]) if index not in equation.params["axes"])]
 
 
-def _position(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _lookup(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
+    """Rows of a table, or other slices: axes that are taken whole pass through, the others depend on their order."""
+    table, indices = read
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    if numbers.operand_batching_dims:
+        return _unknown(digits, equation, read)
+    whole = [size == full for size, full in zip(sizes, equation.invars[0].aval.shape)]
+    gone = {*numbers.collapsed_slice_dims}
+    digits.fix(*indices, *(axis for index, axis in enumerate(table) if index in gone or not whole[index]))
+    shape = equation.outvars[0].aval.shape
+    axes = list(digits.value(shape, fixed=True))
+    kept = [index for index in range(len(table)) if index not in gone]
+    for place, index in zip(numbers.offset_dims, kept, strict=True):
+        axes[place] = table[index] if whole[index] else axes[place]
+    return [tuple(axes)]
+
+
+def _position(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     digits.fix(*(read[0][index] for index in equation.params["axes"]))
     return _reduction(digits, equation, read)
 
 
-def _cumulation(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _cumulation(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     digits.fix(read[0][equation.params["axis"]])
     return [read[0]]
 
 
-def _reversal(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _reversal(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     digits.fix(*(read[0][index] for index in equation.params["dimensions"]))
     return [read[0]]
 
 
-def _broadcast(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _broadcast(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     shape = equation.params["shape"]
     # Copies may come in any order: a new axis is free.
     axes = list(digits.value(shape))
@@ -262,21 +189,21 @@ def _broadcast(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]
     return [tuple(axes)]
 
 
-def _reshape(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _reshape(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     if equation.params.get("dimensions") is not None:
         return _unknown(digits, equation, read)
     return [digits.reshaped(read[0], equation.outvars[0].aval.shape)]
 
 
-def _squeeze(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _squeeze(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     return [tuple(axis for index, axis in enumerate(read[0]) if index not in equation.params["dimensions"])]
 
 
-def _transpose(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _transpose(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     return [tuple(read[0][index] for index in equation.params["permutation"])]
 
 
-def _concatenation(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _concatenation(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     joined = equation.params["dimension"]
     for value in read[1:]:
         for index, axis in enumerate(value):
@@ -295,7 +222,7 @@ def _concatenation(digits: _Digits, equation: Any, read: list[Value]) -> list[Va
     return [tuple(axes)]
 
 
-def _stack(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _stack(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     for value in read[1:]:
         for first, other in zip(read[0], value, strict=True):
             digits.unify(first, other)
@@ -304,7 +231,7 @@ def _stack(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
     return [tuple(axes)]
 
 
-def _window(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _window(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     """Slices, padding, splits and pooling: axes that are not left whole depend on their order."""
     shape, params = equation.invars[0].aval.shape, equation.params
     if equation.primitive.name == "pad":
@@ -334,7 +261,7 @@ def _window(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
     ]
 
 
-def _product(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _product(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     (left, right), (contracted, batched) = read, equation.params["dimension_numbers"]
     for a, b in (*zip(*contracted), *zip(*batched)):
         digits.unify(left[a], right[b])
@@ -344,7 +271,7 @@ def _product(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
     return [tuple(axes)]
 
 
-def _convolution(digits: _Digits, equation: Any, read: list[Value]) -> list[Value]:
+def _convolution(digits: Digits, equation: Any, read: list[Value]) -> list[Value]:
     params = equation.params
     if params["feature_group_count"] > 1 or params["batch_group_count"] > 1:
         return _unknown(digits, equation, read)
@@ -390,6 +317,7 @@ _RULES: dict[str, Rule] = {
     "concatenate": _concatenation,
     "conv_general_dilated": _convolution,
     "dot_general": _product,
+    "gather": _lookup,
     "reshape": _reshape,
     "rev": _reversal,
     "squeeze": _squeeze,

@@ -19,6 +19,7 @@ from mdjax.errors import InputError, brief, check_whole
 from mdjax.models import families
 from mdjax.models.layers import Convolution
 from mdjax.models.sequences import layers_of, shapes_of
+from mdjax.models.transformer_variants import parts_of
 
 PyTree = Any
 
@@ -163,7 +164,13 @@ class Architecture:
     `input_shape` is (height, width, channels); `depth` 0 means the family's usual one (MLP: 2 hidden layers,
     CNN: 3 convolutions; a ResNet-18 has no other). `variant` tells a family's kinds apart: the stem of a
     `resnet_torchvision` ("7x7", "3x3", "3x3-pool"), "plain" or "bn" for a VGG, the layers of a `sequence` (made by
-    `sequence`); "" is the usual one.
+    `sequence`), the parts of an `encoder` or `decoder` (`mdjax.models.transformer_variants`); "" is the usual one.
+
+        Architecture("decoder", 64, (128,), 1000, depth=4, variant="h4 rms rotary swiglu nobias")   # 1000 tokens
+        Architecture("encoder", 64, (128,), 3, variant="h4 tokens1000")                           # 3 classes of text
+        Architecture("encoder", 64, (32, 32, 3), 10, variant="h4 patch4 classtoken")                # of images
+
+    An `encoder` or `decoder` reads tokens where `input_shape` is (length,); `num_classes` of a decoder are the tokens.
     """
 
     family: str
@@ -202,7 +209,9 @@ class Architecture:
                     f"input_shape is {self.input_shape}, but a {self.family} reads images of {least} to {most} pixels "
                     "a side. Scale the images."
                 )
-        if family.variants is None:
+        if family.spelled is not None:
+            object.__setattr__(self, "variant", family.spelled(self.variant, self.width, self.input_shape))
+        elif family.variants is None:
             self._check_sequence()
         else:
             object.__setattr__(self, "variant", self.variant or family.variants[0])
@@ -224,9 +233,22 @@ class Architecture:
         build = families.FAMILIES[self.family].build
         return FlaxModel(build(self.width, self.num_classes, self.depth, convolution, self.variant))
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether inputs are whole numbers [b, length], not floats."""
+        return families.FAMILIES[self.family].reads_tokens and len(self.input_shape) == 1
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens it reads, from 0; 0 where inputs are floats."""
+        if not self.reads_tokens:
+            return 0
+        return self.num_classes if self.family == "decoder" else parts_of(self.variant).tokens
+
     def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Fresh parameters and state: weights and biases from U(±1/√fan_in), BatchNorm scale 1 and shift 0."""
-        variables = self.model().module.init(key, jnp.zeros((1, *self.input_shape)))
+        """Fresh parameters and state: weights and biases from U(±1/√fan_in), norms' scale 1 and shift 0."""
+        example = jnp.zeros((1, *self.input_shape), jnp.int32 if self.reads_tokens else jnp.float32)
+        variables = self.model().module.init(key, example)
         return variables["params"], variables.get("batch_stats", {})
 
     @property

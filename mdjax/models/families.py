@@ -1,6 +1,7 @@
 """The table of network families: name → Flax module, the depths and variants that there are, the inputs it reads."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,6 +11,8 @@ from mdjax.models.networks import CNN, MLP
 from mdjax.models.preactivation import PreResNet, WideResNet, preresnet_blocks, wideresnet_blocks
 from mdjax.models.resnets import BLOCKS, ResNet
 from mdjax.models.sequences import Sequence
+from mdjax.models.transformer_variants import spelled
+from mdjax.models.transformers import Decoder, Encoder
 from mdjax.models.vgg import STAGES, VGG
 
 Build = Callable[[int, int, int, Convolution, str], nn.Module]
@@ -20,8 +23,9 @@ Build = Callable[[int, int, int, Convolution, str], nn.Module]
 class Family:
     """What a family has: `depths` says in words what `has_depth` tests; the first of `variants` is the usual one.
 
-    `variants` None: any text that `build` understands. `sides`: the least and greatest height and width of an image,
-    None where the family reads inputs of any shape.
+    `variants` None: any text that `build` understands. `spelled` makes of such a text, the width and the shape of an
+    input the one that tells the network, or raises InputError. `sides`: the least and greatest height and width of an
+    image, None where the family reads inputs of any shape. `reads_tokens`: inputs of one axis are whole numbers.
     """
 
     build: Build
@@ -30,6 +34,8 @@ class Family:
     has_depth: Callable[[int], bool] = lambda depth: True
     variants: tuple[str, ...] | None = ("",)
     sides: tuple[int, float] | None = (1, float("inf"))
+    spelled: Callable[[str, int, tuple[int, ...]], str] | None = None
+    reads_tokens: bool = False
 
 
 def _resnet(width: int, num_classes: int, depth: int, convolution: Convolution, variant: str) -> nn.Module:
@@ -63,8 +69,24 @@ FAMILIES: dict[str, Family] = {
         lambda w, c, d, f, v: WideResNet(w, c, d, f), 28, "6n + 4", lambda depth: wideresnet_blocks(depth) is not None
     ),
     "sequence": Family(lambda w, c, d, f, v: Sequence(v, f), 1, variants=None, sides=None),
+    "encoder": Family(
+        lambda w, c, d, f, v: Encoder(w, c, d, v),
+        2,
+        variants=None,
+        sides=None,
+        spelled=functools.partial(spelled, "encoder"),
+        reads_tokens=True,
+    ),
+    "decoder": Family(
+        lambda w, c, d, f, v: Decoder(w, c, d, v),
+        2,
+        variants=None,
+        sides=None,
+        spelled=functools.partial(spelled, "decoder"),
+        reads_tokens=True,
+    ),
 }
 """The ResNets differ in how their weights are named where they come from, and `resnet18` is the paper's own."""
 
-GROWN = ("mlp", "cnn", "resnet18")
+GROWN = ("mlp", "cnn", "resnet18", "encoder", "decoder")
 """The families that `mdjax train` grows zoos of."""

@@ -22,6 +22,8 @@ from mdjax.zoo.store import Zoo
 LabelNoise = Literal["known", 0]
 """Redraw labels with the noise that a model is known to have been trained with, or take those of the data."""
 
+_ANY = "*"
+
 _NOTICEABLE = 0.02
 """The least rise of a training loss that is told, in nats."""
 
@@ -57,7 +59,9 @@ def is_certain(collection: Zoo | GivenModels, data: Any, dataset: Dataset) -> bo
 
 def _grown(manifest: pd.DataFrame) -> bool:
     """Whether mdjax trained the models: their names then are those of their settings."""
-    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Setting) if field.name != "recipe"}
+    kinds: dict[str, Any] = {
+        field.name: field.type for field in dataclasses.fields(Setting) if field.name not in ("recipe", "variant")
+    }
     if not set(kinds) <= set(manifest):
         return False
     first = manifest.iloc[0]
@@ -67,8 +71,12 @@ def _grown(manifest: pd.DataFrame) -> bool:
         setting = Setting(**{name: kind(first[name]) for name, kind in kinds.items()}, recipe=Recipe(**recipe))
     except (TypeError, ValueError, InputError):  # what is not known of the training
         return False
-    # A manifest holds the network's own depth, a setting 0 where nobody chose it.
-    return first["model_id"] in (setting.model_id, dataclasses.replace(setting, depth=0).model_id)
+    # A manifest holds the network's own depth, a setting 0 where nobody chose it; and of a variant only what was said.
+    ids = [dataclasses.replace(setting, depth=depth, variant=_ANY).model_id for depth in (setting.depth, 0)]
+    if first.get("variant"):
+        start, end = ids[1].split(_ANY)
+        return str(first["model_id"]).startswith(start) and str(first["model_id"]).endswith(end)
+    return first["model_id"] in [model_id.replace(f"-{_ANY}", "") for model_id in ids]
 
 
 def notice(noise: pd.Series, option: LabelNoise | None, dataset: Dataset) -> str | None:

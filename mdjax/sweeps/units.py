@@ -23,6 +23,7 @@ from mdjax.statuses import StatusCode
 from mdjax.sweeps.descriptions import described
 from mdjax.tasks import CLASSIFICATION, Classification
 from mdjax.zoo.data import Dataset
+from mdjax.zoo.fits import check_asked
 from mdjax.zoo.store import shape_on
 
 _VERSION = 8
@@ -137,11 +138,19 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
             f"The zoo's models read inputs of shape {architecture.input_shape}, but {dataset.name} has "
             f"{dataset.input_shape}. Give the data they were trained on with --data."
         )
-    if not dataset.reads_floats:
+    if architecture.reads_tokens:
+        if not 0 < dataset.num_tokens <= architecture.num_tokens:
+            found = f", {dataset.num_tokens} tokens" if dataset.num_tokens else ""
+            raise InputError(
+                f"The zoo's models read {architecture.num_tokens} tokens, but the inputs of {dataset.name} are "
+                f"{dataset.input_form}{found}. Give the data that they were trained on."
+            )
+    elif not dataset.reads_floats:
         raise InputError(
             f"The zoo's models read floats, but the inputs of {dataset.name} are {dataset.input_form}. "
             "Give pixels as uint8 in an .npz, or floats as they read them."
         )
+    check_asked(architecture.family, dataset)
     if not isinstance(dataset.task, Classification):
         if dataset.num_classes and architecture.num_classes != dataset.num_classes:
             raise InputError(

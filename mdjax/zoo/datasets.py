@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mdjax.errors import InputError
-from mdjax.tasks import CLASSIFICATION, TASKS, Classification, Task, task_of
+from mdjax.tasks import CLASSIFICATION, TASKS, Classification, NextToken, Task, task_of
 from mdjax.zoo import arrays as checks
 from mdjax.zoo.arrays import ARRAYS, Assumption, Layout
 from mdjax.zoo.draws import DRAWN, Choice, Draw, Drawn, Sampling, Slice, drawn_rows
@@ -70,6 +70,15 @@ class Dataset:
     def input_form(self) -> str:
         """Type and shape of the inputs, as errors tell them."""
         return checks.form(self.x_train)
+
+    @functools.cached_property
+    def num_tokens(self) -> int:
+        """How many tokens there are, from 0 to the greatest in any array; 0 where the inputs are no tokens."""
+        if isinstance(self.x_train, Mapping) or self.x_train.dtype.kind not in "iu":
+            return 0
+        arrays = [self.x_train, self.x_test]
+        arrays += [self.y_train, self.y_test] if isinstance(self.task, NextToken) else []
+        return 1 + max(int(array.max()) for array in arrays if array.size)
 
     @property
     def num_train(self) -> int:

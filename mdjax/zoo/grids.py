@@ -12,6 +12,7 @@ from mdjax.columns import LIMITS, RECIPE
 from mdjax.errors import InputError, brief, check_whole, first_line
 from mdjax.inputs import read_text
 from mdjax.models import GROWN
+from mdjax.models.transformer_variants import parts_of
 from mdjax.zoo.recipes import Recipe
 
 _USUAL: dict[str, tuple[Any, ...]] = {
@@ -26,6 +27,8 @@ _USUAL: dict[str, tuple[Any, ...]] = {
 }
 """Axis → default values; types and limits are those of `mdjax.columns.LIMITS`, but that a depth of 0 is the usual one.
 Every axis may be a number or a list of numbers."""
+
+_VARIED = ("encoder", "decoder")
 
 MOST_MODELS = 1_000_000
 """Most models of a grid: the list of their settings alone takes about 1 GB."""
@@ -52,13 +55,15 @@ class Setting:
     epochs: int
     seed: int
     recipe: Recipe = Recipe()
+    variant: str = ""
 
     @property
     def configuration(self) -> str:
         """A readable name of everything but the seed, every digit of its numbers included."""
-        depth = f"-depth{self.depth}" if self.depth else ""
+        network = f"{self.family}-w{self.width}" + (f"-depth{self.depth}" if self.depth else "")
+        network = "-".join([network, *self.variant.split()])
         return (
-            f"{self.family}-w{self.width}{depth}-bs{self.batch_size}-data{readable(self.data_share)}"
+            f"{network}-bs{self.batch_size}-data{readable(self.data_share)}"
             f"-noise{readable(self.label_noise)}-lr{readable(self.learning_rate)}-m{readable(self.momentum)}"
             f"-wd{readable(self.weight_decay)}-e{self.epochs}{self.recipe.text}"
         )
@@ -73,11 +78,13 @@ class Setting:
 class Grid:
     """A full grid of settings: every combination of the axes, each with `seeds` seeds, `epochs` epochs each.
 
-    `optimizer`, `schedule`, `warmup` and `augmentation` are those of all (`mdjax.zoo.recipes.Recipe`).
+    `variant` (of an encoder or decoder alone, `mdjax.models.transformer_variants`), `optimizer`, `schedule`, `warmup`
+    and `augmentation` (`mdjax.zoo.recipes.Recipe`) are those of all.
     """
 
     data: str = "digits"
     family: str = "mlp"
+    variant: str = ""
     epochs: int = 50
     seeds: int = 5
     width: tuple[int, ...] = _USUAL["width"]
@@ -96,6 +103,14 @@ class Grid:
     def __post_init__(self) -> None:
         if self.family not in GROWN:
             raise InputError(f"architecture is {self.family!r}. Choose one of {', '.join(GROWN)}.")
+        if not isinstance(self.variant, str):
+            raise InputError(f"variant is {brief(self.variant)}. Give it as text, like 'h4 rms rotary swiglu nobias'.")
+        if self.variant and self.family not in _VARIED:
+            raise InputError(
+                f"variant is {brief(self.variant)}, but only {' and '.join(_VARIED)} have one here. Leave it out."
+            )
+        if self.family in _VARIED:
+            object.__setattr__(self, "variant", parts_of(self.variant).text)
         if not isinstance(self.data, str) or "\0" in self.data:
             raise InputError(f"data is {brief(self.data)}. Give a name or a path as text.")
         check_whole("epochs", self.epochs, 1, LIMITS["epochs"][2])
@@ -120,6 +135,7 @@ class Grid:
         """Every model of the grid, in a fixed order."""
         axes = [getattr(self, name) for name in _USUAL]
         shared: dict[str, Any] = {"family": self.family, "epochs": self.epochs, "recipe": self.recipe}
+        shared["variant"] = self.variant
         return [
             Setting(**shared, seed=seed, **dict(zip(_USUAL, values, strict=True)))
             for values in itertools.product(*axes)
@@ -152,7 +168,7 @@ def _axis(name: str, values: Any) -> tuple[Any, ...]:
 def load_grid(path: str | Path) -> Grid:
     """Read a grid from TOML; raises InputError for a missing file, bad TOML, an unknown key or a bad value.
 
-    Keys: `data`, `architecture`, `epochs`, `seeds`, and the axes, each a number or a list: `width`, `depth`,
+    Keys: `data`, `architecture`, `variant`, `epochs`, `seeds`, and the axes, each a number or a list: `width`, `depth`,
     `batch_size`, `data_share`, `label_noise`, `learning_rate`, `momentum`, `weight_decay`; and `optimizer`, `schedule`,
     `warmup` and `augmentation`, each one value (`mdjax.zoo.recipes.Recipe`).
     """

@@ -51,10 +51,12 @@ def open_shape(architecture: Architecture) -> str:
     """The manifest's `input_shape` of a network whose inputs nobody described: only what its weights tell.
 
     Images of any size have question marks for it: "?x?x3". A network that flattens images of one channel, or
-    vectors, reads so many numbers: "784".
+    vectors, reads so many numbers: "784". Tokens of any number are "?".
     """
     shape = architecture.input_shape
-    if len(shape) != 3:
+    if architecture.reads_tokens:
+        return "?"
+    if len(shape) != 3 or architecture.family == "encoder":
         return shape_text(shape)
     flattens = architecture.family == "mlp"
     if architecture.family == "sequence":
@@ -75,6 +77,13 @@ def shape_on(text: str, data_shape: tuple[int, ...]) -> tuple[int, ...]:
         shape = parse_shape(text)
         reads_numbers = len(shape) == 1 and len(data_shape) == 3 and data_shape[2] == 1
         return data_shape if reads_numbers and math.prod(data_shape) == shape[0] else shape
+    if text == "?":
+        if len(data_shape) != 1:
+            raise InputError(
+                f"The zoo's models read tokens, but the data has inputs of shape {data_shape}. Give the data they were "
+                "trained on with --data."
+            )
+        return data_shape
     channels = int(text.rpartition("x")[2])
     if len(data_shape) != 3 or data_shape[2] != channels:
         raise InputError(

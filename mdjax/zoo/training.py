@@ -23,10 +23,12 @@ from mdjax.landscape.batches import random_order
 from mdjax.memory import check_needed
 from mdjax.models import Architecture, Model
 from mdjax.models.layers import Convolution
+from mdjax.models.transformer_variants import parts_of
 from mdjax.progress import progress
 from mdjax.subprocesses import leave_accelerators_alone
 from mdjax.tasks import Task
 from mdjax.zoo.data import Data, Dataset, absolute, dataset_of
+from mdjax.zoo.fits import check_asked, check_read
 from mdjax.zoo.grids import Grid, Setting, readable
 from mdjax.zoo.recipes import Rates, Recipe
 from mdjax.zoo.store import Zoo
@@ -66,7 +68,27 @@ class Network(Protocol):
 
 def architecture_of(setting: Setting, dataset: Dataset) -> Architecture:
     """The network of a setting, for the shape and classes of the data."""
-    return Architecture(setting.family, setting.width, dataset.input_shape, dataset.num_classes, setting.depth)
+    shape, num_classes, variant = dataset.input_shape, dataset.num_classes, setting.variant
+    if setting.family == "decoder":
+        num_classes = num_classes or dataset.num_tokens
+    elif setting.family == "encoder" and dataset.num_tokens and not parts_of(variant).tokens:
+        variant = f"{variant} tokens{dataset.num_tokens}"
+    return Architecture(setting.family, setting.width, shape, num_classes, setting.depth, variant)
+
+
+def _check_network(architecture: Architecture, dataset: Dataset) -> None:
+    """InputError unless the network reads the data's inputs and says what their task asks for."""
+    if architecture.num_tokens < dataset.num_tokens:
+        raise InputError(
+            f"The networks of the grid read {architecture.num_tokens} tokens, but {dataset.name} has "
+            f"{dataset.num_tokens}. Say as many in the variant (tokens{dataset.num_tokens}), or for a decoder as "
+            "num_classes beside the data."
+        )
+    dtype = np.int32 if architecture.reads_tokens else np.float32
+    inputs = jax.ShapeDtypeStruct((2, *architecture.input_shape), dtype)
+    outputs = jax.eval_shape(architecture.model().apply, *architecture.abstract, inputs)
+    targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), dataset.y_train)
+    dataset.task.check_outputs(outputs, targets, f"inputs of shape {list(inputs.shape)} of {dataset.name}")
 
 
 def plan_groups(settings: Sequence[Setting], dataset: Dataset) -> dict[str, list[Setting]]:
@@ -134,12 +156,10 @@ def train(
         leave_accelerators_alone()
     keep_compiled_programs()
     dataset = dataset_of(data)
-    if not dataset.reads_floats:
-        raise InputError(
-            f"The inputs of {dataset.name} are {dataset.input_form}, but the networks of a grid read floats. Give "
-            "pixels as uint8 in an .npz, or floats."
-        )
     settings = grid.settings()
+    check_asked(grid.family, dataset)
+    check_read(grid.family, dataset)
+    _check_network(architecture_of(settings[0], dataset), dataset)
     grid.recipe.check(dataset.input_shape)
     # What cannot be trained is refused before a zoo is made.
     plan_groups(settings, dataset)

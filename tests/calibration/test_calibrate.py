@@ -311,6 +311,13 @@ def test_a_zoo_says_what_it_is_like(tmp_path):
     assert target.temperatures("batch_size", 50) == [4, 8, 16, 32]
 
 
+def test_encoders_keep_their_heads_and_scale_their_hidden_units():
+    like = Architecture("encoder", 32, (8, 8, 1), 10, variant="h4 mlp48 post")
+    target = target_of(like, None, None)
+    assert target.widths() == [4, 8, 16, 32]
+    assert target.network(16, digits()) == Architecture("encoder", 16, (8, 8, 1), 10, 2, "h4 patch2 mlp24 post")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -43,7 +43,10 @@ def test_a_recipe_is_part_of_a_configurations_name(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"family": "vgg"}, "architecture is 'vgg'. Choose one of mlp, cnn, resnet18."),
+        ({"family": "vgg"}, "architecture is 'vgg'. Choose one of mlp, cnn, resnet18, encoder, decoder."),
+        ({"variant": "h4"}, "variant is 'h4', but only encoder and decoder have one here"),
+        ({"family": "decoder", "variant": 4}, "variant is 4. Give it as text"),
+        ({"family": "decoder", "variant": "heads4"}, "'heads4' is no part of a transformer"),
         ({"width": (0,)}, "width holds 0. Give a whole number of at least 1"),
         ({"width": (2.5,)}, "width holds 2.5. Give a whole number"),
         ({"width": ()}, "width is an empty list"),

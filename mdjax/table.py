@@ -69,7 +69,7 @@ class Table:
     def plot(self) -> Any:
         """Pictures of single models and pairs, `table.plot.density()` and its like (`mdjax.report.plots.Plots`)."""
         # By name: a table needs no pictures, and what draws them reads tables.
-        return importlib.import_module("mdjax.report.plots").Plots(self.models, self.pairs)
+        return importlib.import_module("mdjax.report.plots").Plots(self.models, self.pairs, self.configurations)
 
     def __repr__(self) -> str:
         return f"{self._headline}\n{self._summary.to_string(float_format=_brief)}"

@@ -58,8 +58,9 @@ def explorer_data(
         columns += _verdict_columns(diagnosis, expected)
     if sweep is not None:
         columns += [
-            _number_column(f"sweep:{label}", f"Gained in the sweep by {sweep.changes()[label]}", sweep.points(label), "sweep", "points")
-            for label in sweep.gains
+            _number_column(f"sweep:{label}", f"In the sweep: {words}", sweep.points(label), "sweep", "points")
+            for label, words in sweep.changes().items()
+            if label in sweep.gains
         ]
     if comparison is not None:
         columns += _compared(comparison)
@@ -119,7 +120,8 @@ def _settings(table: pd.DataFrame) -> Iterable[dict[str, Any]]:
             continue
         if pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name]):
             numbers = numeric_column(table, name)
-            axis = len(np.unique(numbers[np.isfinite(numbers)])) > 1
+            # The number of parameters follows the others.
+            axis = name != "num_params" and len(np.unique(numbers[np.isfinite(numbers)])) > 1
             yield _number_column(name, title, numbers, "setting", axis=axis)
         else:
             texts = [str(value) if here else None for value, here in zip(table[name], there, strict=True)]
@@ -236,7 +238,9 @@ def _answers(found: Answers, diagnosis: Diagnosis, trees: list[dict[str, Any]]) 
         if rows.any():
             spoke[rows] = len(trees)
             trees.append(_tree(answers.tree))
-    silent = diagnosis.stages.before_trees | pd.isna(found.label)
+    # Where a calibration gives the verdict, its trees have an answer all the same.
+    held_back = diagnosis.stages.before_trees & ~diagnosis.stages.rows(Stage.CALIBRATION)
+    silent = held_back | pd.isna(found.label)
     question = named(found.main_tree.question)
     return {
         "question": question.name,
@@ -246,7 +250,8 @@ def _answers(found: Answers, diagnosis: Diagnosis, trees: list[dict[str, Any]]) 
         "meaning": _level_column("", "", [None if text is None else question.meaning[text] for text in found.label], ""),
         "probability": values_of(np.where(silent, np.nan, found.probability), 4),
         "status": _level_column("", "", [str(text) for text in answer_statuses(found)], ""),
-        "before": np.flatnonzero(diagnosis.stages.before_trees).tolist(),
+        "held_back": np.flatnonzero(held_back).tolist(),
+        "overruled": np.flatnonzero(diagnosis.stages.rows(Stage.CALIBRATION)).tolist(),
     }
 
 

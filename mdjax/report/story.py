@@ -170,7 +170,7 @@ def _trust(diagnosis: Diagnosis) -> list[str]:
         lines = diagnosis.calibration.to_text().split("\n")
         assert diagnosis.calibrated is not None
         silent = int((~diagnosis.calibrated.rows).sum())
-        lines = [f"Calibrated on {lines[0].strip()}.", *(f"{line.strip().capitalize()}." for line in lines[1:])]
+        lines = [f"Calibrated on this task: {lines[0].strip()}.", *(f"{line.strip().capitalize()}." for line in lines[1:])]
         if silent:
             lines.append(f"It does not speak of {count(silent)} of {count(num_rows, 'configuration')}.")
         return lines

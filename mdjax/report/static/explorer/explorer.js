@@ -3,6 +3,7 @@
 const mostLevels = 40; // of an axis that is drawn as cells; more are points
 const view = { x: data.first[0], y: data.first[1], colour: columns.has("cause") ? "cause" : data.first[0], panel: "", slices: new Map() };
 const axisColumns = data.axes.map((key) => columns.get(key));
+const shapes = ":is(g[aria-label='cell'] rect, g[aria-label='dot'] circle)";
 let drawnCells = []; // what is drawn: {x, y, panel, rows, value}
 
 const groups = {
@@ -131,11 +132,11 @@ function drawMap() {
   const marks = cellular
     ? [
       Plot.cell(drawnCells, { ...channels, fill: (cell) => cell.value, inset: 1, stroke: "currentColor",
-        strokeOpacity: 0.25, strokeWidth: 0.5, ariaLabel: "cells" }),
+        strokeOpacity: 0.25, strokeWidth: 0.5 }),
       Plot.text(drawnCells.filter((cell) => cell.value === null), { ...channels, text: () => "·", fill: "currentColor", pointerEvents: "none" }),
     ]
     : [Plot.dot(drawnCells, { ...channels, fill: (cell) => cell.value, r: drawnCells.length > 2000 ? 2.5 : 4.5,
-      stroke: "currentColor", strokeWidth: 0.5, ariaLabel: "cells" })];
+      stroke: "currentColor", strokeWidth: 0.5 })];
   const cause = columns.get("cause");
   if (cellular && cause && drawnCells.length <= 1500) {
     const glyph = (cell) => data.marks[colour.kind === "level" && scale.marked ? cell.value : commonCause(cell.rows)]?.glyph;
@@ -178,7 +179,7 @@ function drawLegend(colour, scale, chart) {
 }
 
 function mapShapes() {
-  return d3.selectAll("#map g[aria-label='cells'] > *");
+  return d3.selectAll(`#map ${shapes}`);
 }
 
 // Selected cells get an outline; those without a selected row, or without one that the filters leave, fade.
@@ -195,7 +196,7 @@ function paintMap() {
 function startMap() {
   const holder = document.getElementById("map");
   const cellAt = (event) => {
-    const shape = event.target.closest("g[aria-label='cells'] > *");
+    const shape = event.target.closest(shapes);
     return shape && holder.contains(shape) ? drawnCells[d3.select(shape).datum()] : null;
   };
   holder.addEventListener("pointermove", (event) => {

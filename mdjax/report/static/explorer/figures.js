@@ -25,7 +25,7 @@ function evidenceFigure(step, others, width) {
     ...plain, width, height: 74, marginLeft: 14, marginRight: 14, marginTop: 18, marginBottom: 34,
     x: { domain, label: step.title, tickFormat: (value) => format(value, 3), ticks: 5 }, y: { axis: null, domain: [0, 1] },
     marks: [
-      Plot.tickX(within, { x: (value) => value, y: 0.5, strokeOpacity: 0.12 }),
+      Plot.ruleX(within, { x: (value) => value, y1: 0.2, y2: 0.8, strokeOpacity: 0.12 }),
       step.interval ? Plot.rect([band], { x1: (one) => one[0], x2: (one) => one[1], y1: 0, y2: 1, fill: "var(--accent)", fillOpacity: 0.16 }) : null,
       Plot.ruleX([step.threshold], { stroke: "var(--accent)", strokeWidth: 2 }),
       Plot.text([step.threshold], { x: (value) => value, y: 1, text: () => `threshold ${format(step.threshold)}`, dy: -8, fill: "var(--accent)" }),
@@ -37,11 +37,12 @@ function evidenceFigure(step, others, width) {
 }
 
 function gainsFigure(entries, width) {
+  const left = Math.min(270, width / 2.2);
   const chart = Plot.plot({
-    ...plain, width, height: 34 * entries.length + 44, marginLeft: Math.min(250, width / 2.1), marginBottom: 36, marginRight: 44,
+    ...plain, width, height: 34 * entries.length + 44, marginLeft: left, marginBottom: 36, marginRight: 48,
     x: { label: "points of test accuracy", grid: true }, y: { label: null, domain: entries.map((entry) => entry.text) },
     marks: [
-      Plot.axisY({ lineWidth: Math.min(20, width / 26), tickSize: 0 }),
+      Plot.axisY({ lineWidth: left / 13, tickSize: 0 }),
       Plot.ruleX([0]),
       Plot.barX(entries, { y: "text", x: "points", fill: "var(--accent)", fillOpacity: 0.55, insetTop: 5, insetBottom: 5 }),
       Plot.ruleY(entries.filter((entry) => entry.error), { y: "text", x1: (entry) => entry.points - 2 * entry.error, x2: (entry) => entry.points + 2 * entry.error, strokeWidth: 1.5 }),

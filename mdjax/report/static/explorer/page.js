@@ -41,6 +41,13 @@ function evidenceOf(answers, row, width) {
   return parts;
 }
 
+function evidenceOfAll(row, width) {
+  if (!data.answers.length || data.answers[0].held_back.includes(row)) return [el("p", { className: "soft" }, "The trees were not asked.")];
+  const note = data.answers[0].overruled.includes(row)
+    ? [el("p", { className: "soft" }, "The verdict is the calibration's. What its trees alone answer, which may be something else:")] : [];
+  return [...note, el("div", { className: "pair" }, data.answers.map((answers) => el("div", {}, evidenceOf(answers, row, width))))];
+}
+
 function verdictOf(row) {
   const cause = columns.get("cause");
   if (!cause) return [el("p", {}, "No diagnosis: the table has none of the features that the trees read.")];
@@ -58,7 +65,7 @@ function verdictOf(row) {
   if (status !== "ok") lines.push(el("p", {}, `Status: ${status}.`));
   const flags = valueOf(columns.get("flags"), row);
   if (flags) lines.push(el("p", {}, `Caution: ${flags}.`));
-  if (columns.has("other:cause")) lines.push(el("p", {}, `${data.comparison} says: ${valueOf(columns.get("other:cause"), row) ?? "nothing"}.`));
+  if (columns.has("other:cause")) lines.push(el("p", {}, `Verdict of ${data.comparison}: ${valueOf(columns.get("other:cause"), row) ?? "none"}.`));
   return [el("div", { className: "verdict" }, lines)];
 }
 
@@ -157,8 +164,8 @@ function numbersOf(row) {
 
 function drawPage(row) {
   const holder = document.getElementById("page");
-  const width = Math.min(620, Math.max(280, document.body.clientWidth - 40));
-  const half = width; // figures stand beside each other where there is room
+  // Figures stand beside each other where there is room.
+  const width = Math.floor(Math.max(280, Math.min(620, holder.clientWidth > 880 ? (holder.clientWidth - 24) / 2 : holder.clientWidth)));
   const steps = [-1, 1].map((way) => {
     const order = rowsTable.getRows("active").map((one) => one.getIndex());
     const next = order[order.indexOf(row) + way];
@@ -173,11 +180,10 @@ function drawPage(row) {
     el("h3", {}, "Its neighbours in the sweep"),
     ...neighboursTable(row),
     el("h2", {}, "Evidence"),
-    ...(data.answers.length && !data.answers[0].before.includes(row) ? data.answers.flatMap((answers) => evidenceOf(answers, row, width))
-      : [el("p", { className: "soft" }, "The trees were not asked.")]),
+    ...evidenceOfAll(row, width),
     el("h2", {}, "All its numbers"),
     numbersOf(row),
-    ...measuredOf(row, half),
+    ...measuredOf(row, width),
   );
 }
 

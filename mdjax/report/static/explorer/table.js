@@ -37,7 +37,6 @@ function filterOf(column) {
   if (column.kind === "number") {
     return {
       headerFilter: "input", headerFilterFunc: numberFilter, headerFilterPlaceholder: ">1, 2..8",
-      headerFilterLiveFilterDelay: 150,
     };
   }
   return {
@@ -57,14 +56,13 @@ function filterOf(column) {
 
 function tableColumns() {
   const hidden = ["probability", "note"];
-  const rank = { verdict: 0, sweep: 1, setting: 2, feature: 3, compared: 4, probability: 5, note: 6 };
+  const rank = { verdict: 0, setting: 1, feature: 2, sweep: 3, compared: 4, probability: 5, note: 6 };
   const order = d3.sort(data.columns, (column) => rank[column.group]);
   const name = {
     title: "Configuration", titleFormatter: () => document.createTextNode("Configuration"), field: "name",
     frozen: window.innerWidth > 700, minWidth: 150, width: window.innerWidth > 700 ? 230 : 165,
     formatter: (cell) => link(cell.getData().id), headerFilter: "input", headerFilterPlaceholder: "contains",
     headerFilterFunc: (text, value) => value.toLowerCase().includes(text.toLowerCase()),
-    headerFilterLiveFilterDelay: 150, accessorDownload: neutral, titleDownload: "configuration",
   };
   const found = [name];
   for (const column of order) {
@@ -75,7 +73,7 @@ function tableColumns() {
       title: labelOf(column), titleFormatter: () => document.createTextNode(labelOf(column)), field,
       visible: varied && !hidden.includes(column.group) && column.drawn !== false,
       hozAlign: isNumber ? "right" : "left", headerHozAlign: isNumber ? "right" : "left",
-      minWidth: isNumber ? 96 : 130, width: isNumber ? 118 : column.key === "cause" ? 190 : 150,
+      width: isNumber ? Math.max(106, 44 + 8 * d3.max(labelOf(column).split(" "), (word) => word.length)) : column.key === "cause" ? 190 : 150,
       sorter: isNumber ? "number" : "string", sorterParams: { alignEmptyValues: "bottom" },
       headerSortStartingDir: isNumber ? "desc" : "asc",
       formatter: (cell) => {
@@ -127,8 +125,8 @@ function startTable() {
   rowsTable.on("rowClick", (event, row) => {
     if (event.target.closest("a")) return;
     const own = row.getIndex();
-    const alone = state.selected.size === 1 && state.selected.has(own);
-    select(alone ? [own] : [own], event.ctrlKey || event.shiftKey || event.metaKey || alone);
+    const isAlone = state.selected.size === 1 && state.selected.has(own);
+    select([own], event.ctrlKey || event.shiftKey || event.metaKey || isAlone);
   });
   rowsTable.on("rowMouseEnter", (event, row) => hoverCell(row.getIndex(), true));
   rowsTable.on("rowMouseLeave", (event, row) => hoverCell(row.getIndex(), false));

@@ -50,19 +50,19 @@ function drawTree(tree, rows, focus) {
     marks: [
       Plot.link(links, { x1: (one) => one.from.x, y1: (one) => one.from.y, x2: (one) => one.to.x, y2: (one) => one.to.y,
         stroke: (one) => (one.taken ? "var(--accent)" : "var(--soft)"), strokeOpacity: (one) => (one.taken ? 1 : 0.55),
-        strokeWidth: (one) => Math.max(one.taken ? 3 : 1, (12 * one.rows) / widest), ariaLabel: "branches" }),
+        strokeWidth: (one) => Math.max(one.taken ? 3 : 1, (8 * one.rows) / widest) }),
       Plot.text(links, { x: (one) => one.from.x + 0.5 * (one.to.x - one.from.x), y: (one) => one.from.y + 0.5 * (one.to.y - one.from.y),
         text: (one) => `${one.side ? "yes" : "no"} · ${one.rows.toLocaleString("en-US")}`, fill: "currentColor", stroke: "var(--ground)", strokeWidth: 4 }),
       Plot.rect(boxes, { x1: (box) => box.x - 0.46, x2: (box) => box.x + 0.46, y1: (box) => box.y - 0.31, y2: (box) => box.y + 0.31,
         fill: (box) => box.fill, stroke: (box) => (box.taken ? "var(--accent)" : "var(--soft)"),
-        strokeWidth: (box) => (box.taken ? 2.5 : 1), rx: 5, ariaLabel: "boxes" }),
+        strokeWidth: (box) => (box.taken ? 2.5 : 1), rx: 5 }),
       Plot.text(boxes, { x: "x", y: "y", text: "text", lineWidth: 9.6, fill: "currentColor", pointerEvents: "none" }),
     ],
   });
   chart.setAttribute("role", "img");
   chart.setAttribute("aria-label", "Decision tree; the evidence of each configuration is on its page as text");
-  d3.select(chart).selectAll("g[aria-label='branches'] > *").classed("taken", (index) => links[index].taken);
-  d3.select(chart).selectAll("g[aria-label='boxes'] > *").style("cursor", "pointer").on("click", (event, index) => {
+  d3.select(chart).selectAll("g[aria-label='link'] path").classed("taken", (index) => links[index].taken);
+  d3.select(chart).selectAll("g[aria-label='rect'] rect").style("cursor", "pointer").on("click", (event, index) => {
     const [kind, number] = boxes[index].key.split(" ");
     const wanted = everyRow.filter((row) => {
       const way = wayOf(tree, row);

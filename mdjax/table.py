@@ -201,6 +201,23 @@ def read_configurations(path: str | PathLike[str] | Address) -> pd.DataFrame:
     return table
 
 
+def read_measured(path: str | PathLike[str] | Address) -> Table | pd.DataFrame:
+    """All that there is of a table: the three frames of a folder that has them, else its configurations.
+
+    Those of a `.parquet` or `.csv` file, or of a folder that holds nothing else, are taken alone. InputError as for
+    `read_table` and `read_configurations`.
+    """
+    configurations, place = read_configurations(path), located(path)
+    if place.suffix in (".csv", ".parquet"):
+        return configurations
+    if not isinstance(place, Address) and not all(
+        file_sets.newest(place, f"{name}.parquet").exists() for name in FRAMES
+    ):
+        return configurations
+    table = read_table(place)
+    return Table(table.models, table.pairs, configurations)
+
+
 def _configurations(path: Path | Address) -> pd.DataFrame:
     if isinstance(path, Address):
         return _configurations_at(path)

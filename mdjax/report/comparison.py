@@ -92,7 +92,9 @@ def _comparison(
         agrees = there & np.array([one == cause for one, cause in zip(mine, causes, strict=True)])
         theirs = pd.Series(causes, dtype=object)[there]
         cross = pd.crosstab(pd.Series(mine, dtype=object)[there], theirs)
-        lines = (f"The verdicts are the same for {count(int(agrees.sum()))} of {count(int(there.sum()), 'configuration')}.",)
+        lines = (
+            f"The verdicts are the same for {count(int(agrees.sum()))} of {count(int(there.sum()), 'configuration')}.",
+        )
     return Comparison(table, title, rows, causes, agrees, differences, cross, lines)
 
 
@@ -106,10 +108,18 @@ def _matched(table: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, str]
     if not names:
         return np.full(len(table), -1), "settings"
     keys = [
-        pd.Series(list(frame[names].astype(object).where(frame[names].notna(), None).itertuples(index=False, name=None)))
+        pd.Series(
+            list(frame[names].astype(object).where(frame[names].notna(), None).itertuples(index=False, name=None))
+        )
         for frame in (table, other)
     ]
     return _found(*keys), f"settings ({', '.join(name.replace('_', ' ') for name in names)})"
+
+
+def _settings(table: pd.DataFrame, names: list[str]) -> pd.Series:
+    """The settings of each row as a tuple; those that are not known are None, and so agree with each other."""
+    known = table[names].astype(object).where(table[names].notna(), None)
+    return pd.Series(list(known.itertuples(index=False, name=None)))
 
 
 def _varied(table: pd.DataFrame, other: pd.DataFrame) -> list[str]:

@@ -94,9 +94,7 @@ def _value(value: float, digits: int) -> float | int | None:
     return float(f"{value:.{digits}g}")
 
 
-def _number_column(
-    key: str, title: str, values: np.ndarray, group: str, unit: str = "", **more: Any
-) -> dict[str, Any]:
+def _number_column(key: str, title: str, values: np.ndarray, group: str, unit: str = "", **more: Any) -> dict[str, Any]:
     own = {"key": key, "title": printable(title), "unit": unit, "group": group, "kind": "number", "axis": False}
     return {**own, "values": values_of(values), **more}
 
@@ -184,7 +182,10 @@ def _calibration(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
     return {
         "text": diagnosis.calibration.to_text(),
         "steps": [NAMES[name] for name in DIRECTIONS],
-        **{name: [values_of(np.where(spoken, column, np.nan), 4) for column in array.T] for name, array in arrays.items()},
+        **{
+            name: [values_of(np.where(spoken, column, np.nan), 4) for column in array.T]
+            for name, array in arrays.items()
+        },
         "why_not": _level_column("", "", why_not, ""),
     }
 
@@ -242,12 +243,15 @@ def _answers(found: Answers, diagnosis: Diagnosis, trees: list[dict[str, Any]]) 
     held_back = diagnosis.stages.before_trees & ~diagnosis.stages.rows(Stage.CALIBRATION)
     silent = held_back | pd.isna(found.label)
     question = named(found.main_tree.question)
+    meanings = [None if text is None else question.meaning[text] for text in found.label]
     return {
         "question": question.name,
         "text": question.text,
         "tree": spoke.tolist(),
         "leaf": np.where(silent, -1, found.leaf).tolist(),
-        "meaning": _level_column("", "", [None if text is None else question.meaning[text] for text in found.label], ""),
+        "meaning": _level_column(
+            "", "", [None if text is None else question.meaning[text] for text in found.label], ""
+        ),
         "probability": values_of(np.where(silent, np.nan, found.probability), 4),
         "status": _level_column("", "", [str(text) for text in answer_statuses(found)], ""),
         "held_back": np.flatnonzero(held_back).tolist(),

@@ -72,11 +72,11 @@ def write_report(
         compare: a name, and what goes by it: another table (a frame, or a whole measured one), or other trees (what
             `mdjax.diagnose` takes) for the same table.
 
-    The page is read without scripts; with them, which it carries, readers choose axes, sort, filter, select, look at one
-    configuration and save what they selected. Nothing is fetched. Costs about a quarter of a second per feature, and
-    some milliseconds per configuration. The same input gives the same bytes. Raises InputError for a table that is empty
-    or has no feature to draw or diagnose, an unknown `highlight`, tables that have nothing to compare, and a path that
-    cannot be written.
+    The page is read without scripts; with them, which it carries, readers choose axes, sort, filter, select, look at
+    one configuration and save what they selected. Nothing is fetched. Costs about a quarter of a second per feature,
+    and some milliseconds per configuration. The same input gives the same bytes. Raises InputError for a table that is
+    empty or has no feature to draw or diagnose, an unknown `highlight`, tables that have nothing to compare, and a path
+    that cannot be written.
     """
     path = place(path)
     measured = table if isinstance(table, Table) else None
@@ -88,12 +88,12 @@ def write_report(
     labels = names(frame)
     row = _row_index(labels, highlight)
     frame = frame.reset_index(drop=True)
-    diagnosis = _diagnosis(frame, trees, calibration)
+    diagnosis = diagnosis_of(frame, calibration or trees)
     reading = own_sweep(frame) if diagnosis is None else diagnosis.own_sweep
     known = frame if reading.sweep is None else reading.sweep.table  # with the labels of its own sweep
     expected, told = expected_gains(diagnosis, reading.sweep), story(frame, labels, diagnosis, reading.sweep)
     order = order_of(expected) if len(expected.points) else range(len(frame))
-    compared = None if compare is None else _comparison(frame, diagnosis, trees, calibration, *compare)
+    compared = None if compare is None else _comparison(frame, diagnosis, calibration or trees, *compare)
     subject = _subject(labels, row, order, measured)
     details = details_of(
         None if measured is None else measured.models,
@@ -151,8 +151,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 def _comparison(
     frame: pd.DataFrame,
     diagnosis: Diagnosis | None,
-    trees: Mapping[str, MDTree],
-    calibration: Calibration | None,
+    trees: Trees | Calibration,
     title: str,
     other: Any,
 ) -> Comparison:
@@ -162,9 +161,8 @@ def _comparison(
     if isinstance(other, pd.DataFrame):
         _check(other)
         other = other.reset_index(drop=True)
-        return compare_tables(frame, diagnosis, other, _diagnosis(other, trees, calibration), title)
-    other_calibration = calibration_of(other)
-    found = _diagnosis(frame, fitted_trees(other_calibration or other), other_calibration)
+        return compare_tables(frame, diagnosis, other, diagnosis_of(other, trees), title)
+    found = diagnosis_of(frame, other)
     if diagnosis is None or found is None:
         raise InputError(
             f"The verdicts of {title} cannot be compared: the table has none of the features that the trees read. "
@@ -176,12 +174,16 @@ def _comparison(
 def _compared_section(found: Comparison) -> dict[str, Any]:
     cross = found.cross
     titles = [] if cross is None else ["Verdict here", *map(str, cross.columns)]
-    rows = [] if cross is None else [[str(name), *map(str, map(int, counts))] for name, counts in zip(cross.index, cross.to_numpy())]
+    rows = (
+        []
+        if cross is None
+        else [[str(name), *map(str, map(int, counts))] for name, counts in zip(cross.index, cross.to_numpy())]
+    )
     return {"title": found.title, "lines": found.lines, "titles": titles, "rows": rows}
 
 
 def _subject(labels: Sequence[str], row: int | None, order: Iterable[int], measured: Table | None) -> str | None:
-    """The configuration of whose models and pairs pictures are drawn: the one to explain, else that with most to gain."""
+    """The configuration whose models and pairs are drawn: the one to explain, else that with most to gain."""
     if measured is None or "configuration" not in measured.models:
         return None
     there = set(measured.models["configuration"].astype(str))
@@ -238,8 +240,7 @@ def phase_plot(
             "The table has no grid to draw: it needs columns width and bs (or batch_size) with two or more different "
             "settings. Use write_report, which leaves out what is missing."
         )
-    calibration = calibration_of(trees)
-    diagnosis = _diagnosis(table, fitted_trees(calibration or trees), calibration)
+    diagnosis = diagnosis_of(table, trees)
     causes = None if diagnosis is None else diagnosis.causes.names()
     write_file(path, rendered(overview_figure(table, found, grid, causes), kind), _REMEDY)
 
@@ -273,11 +274,13 @@ def fitted_trees(trees: Trees | Calibration) -> dict[str, MDTree]:
     return as_trees(trees)  # pyright: ignore[reportArgumentType]
 
 
-def _diagnosis(table: pd.DataFrame, trees: Mapping[str, MDTree], calibration: Calibration | None) -> Diagnosis | None:
+def diagnosis_of(table: pd.DataFrame, trees: Trees | Calibration) -> Diagnosis | None:
     """The diagnosis of a table; None where it has no feature that the trees read, and there is no calibration."""
+    calibration = calibration_of(trees)
     if calibration is not None:
         return Diagnosis.of(table, calibration)
-    return Diagnosis.of(table, trees) if has_features(table, trees) else None
+    fitted = fitted_trees(trees)
+    return Diagnosis.of(table, fitted) if has_features(table, fitted) else None
 
 
 def _row_index(labels: list[str], highlight: str | None) -> int | None:
@@ -288,5 +291,3 @@ def _row_index(labels: list[str], highlight: str | None) -> int | None:
         some = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
         raise InputError(f"There is no configuration {highlight!r} in the table. Choose one of {some}.")
     return labels.index(highlight)
-
-

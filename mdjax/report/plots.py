@@ -137,13 +137,13 @@ class Plots:
         return ax
 
     def training(self, feature: str = "test_error", ax: Any = None) -> Any:
-        """A feature of configurations over epochs, a line for each training of which three checkpoints were measured."""
+        """A feature of configurations over epochs, a line for each training with three or more checkpoints."""
         table = self._configurations
         found = [] if table is None else trajectories(table)
         if table is None or feature not in table or not found:
             raise InputError(
-                f"The table has no {feature} over epochs. Measure three or more checkpoints of a training, which differ "
-                "in their epochs alone."
+                f"The table has no {feature} over epochs. Measure three or more checkpoints of a training, which "
+                "differ in their epochs alone."
             )
         ax, values = _axes(ax), numeric_column(table, feature)
         for one in found:

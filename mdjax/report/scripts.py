@@ -18,6 +18,9 @@ VENDORED = _STATIC / "vendored"
 _LIBRARIES = ("d3.min.js", "plot.umd.min.js", "tabulator.min.js")
 _OWN = ("data", "tip", "explorer", "table", "trees", "figures", "page", "main")
 
+STILL = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""The content security policy of a page without scripts."""
+
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
@@ -47,7 +50,7 @@ def styles() -> Markup:
 def policy() -> str:
     """The content security policy: nothing is fetched, and no scripts run but these."""
     digests = " ".join(f"'sha256-{_digest(text)}'" for text in scripts())
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {digests}"
+    return f"{STILL}; script-src {digests}"
 
 
 def _digest(text: str) -> str:

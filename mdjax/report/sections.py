@@ -176,7 +176,7 @@ def rows_section(
     highlighted: int | None,
     order: Iterable[int],
 ) -> dict[str, Any]:
-    """Rows of the table with their verdicts, as text: all in their order, or of many those that come first in `order`."""
+    """Rows with their verdicts, as text: all as they stand in the table, or of many those first in `order`."""
     columns: list[tuple[str, list[str]]] = []
     shown_rows = list(range(len(table))) if len(table) <= MAX_ROWS else [int(row) for row in order][:MAX_ROWS]
     head = table.iloc[shown_rows]

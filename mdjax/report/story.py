@@ -57,13 +57,15 @@ def expected_gains(diagnosis: Diagnosis | None, sweep: OwnSweep | None) -> Expec
     if sweep is not None and sweep.gains:
         rooms = np.nan_to_num(np.stack([sweep.points(label) for label in sweep.gains]), nan=-1.0).max(axis=0)
         if (rooms >= NOTICEABLE).any():
-            told = "Gains are those that the sweep itself shows: what the best change brought other configurations of it."
+            told = "Gains are those that the sweep itself shows: what the best change of one setting brought in it."
             return Expected(np.where(rooms >= NOTICEABLE, rooms, np.nan), "sweep", told)
     if diagnosis is not None:
         frame = diagnosis.frame
         points = frame["gain_best"].to_numpy(float) * frame["probability"].to_numpy(float)
         if "test_error" in diagnosis.table.columns:
-            points = np.fmin(points, np.where(np.isfinite(points), numeric_column(diagnosis.table, "test_error"), np.nan))
+            points = np.fmin(
+                points, np.where(np.isfinite(points), numeric_column(diagnosis.table, "test_error"), np.nan)
+            )
         if np.isfinite(points).any():
             told = (
                 "Expected gains are what such a change brought on average where the trees were grown, times the "
@@ -143,7 +145,7 @@ def _gain_text(row: int, diagnosis: Diagnosis, expected: Expected) -> str | None
 
 
 def _why(row: int, verdict: Verdict, diagnosis: Diagnosis, expected: Expected) -> list[str]:
-    """The evidence in short: what one step of each change would bring, what the sweep shows, or the path that led here."""
+    """The evidence in short: what one step of a change would bring, or the path that led here; and the sweep."""
     if expected.kind == "calibration" and diagnosis.calibrated is not None:
         lines = [f"One step, {text}" for text in gain_texts(diagnosis.calibrated, row)[:2]]
     elif verdict.stage_evidence:
@@ -170,19 +172,25 @@ def _trust(diagnosis: Diagnosis) -> list[str]:
         lines = diagnosis.calibration.to_text().split("\n")
         assert diagnosis.calibrated is not None
         silent = int((~diagnosis.calibrated.rows).sum())
-        lines = [f"Calibrated on this task: {lines[0].strip()}.", *(f"{line.strip().capitalize()}." for line in lines[1:])]
+        lines = [
+            f"Calibrated on this task: {lines[0].strip()}.",
+            *(f"{line.strip().capitalize()}." for line in lines[1:]),
+        ]
         if silent:
             lines.append(f"It does not speak of {count(silent)} of {count(num_rows, 'configuration')}.")
         return lines
     if diagnosis.grown_on_own_sweep():
         return [f"No calibration: {IN_SAMPLE[0].lower()}{IN_SAMPLE[1:]}"]
     data = list(
-        dict.fromkeys(str(tree.provenance_["data"]) for tree in diagnosis.trees.values() if tree.provenance_.get("data"))
+        dict.fromkeys(
+            str(tree.provenance_["data"]) for tree in diagnosis.trees.values() if tree.provenance_.get("data")
+        )
     )
     outside = int(np.sum(diagnosis.stages.stage == Stage.OUTSIDE))
     lines = [
-        f"No calibration: the trees were grown on {' and '.join(data) or 'other networks'}, and thresholds need not hold "
-        "for networks unlike those. 'mdjax calibrate' grows small ones of this very task, and says how often it is right."
+        f"No calibration: the trees were grown on {' and '.join(data) or 'other networks'}, and thresholds need not "
+        "hold for networks unlike those. 'mdjax calibrate' grows small ones of this very task, and says how often it "
+        "is right."
     ]
     if outside:
         lines.append(f"{count(outside)} of {count(num_rows, 'configuration')} lie outside of what the trees have seen.")
@@ -206,8 +214,8 @@ def _against_sweep(
     right, other = room & (chosen >= 0) & (best - own < NOTICEABLE), room & (chosen >= 0) & (best - own >= NOTICEABLE)
     silent = room & (causes == NO_CLEAR_FAILURE)
     lines = [
-        f"The table holds a sweep. In it {count(int(room.sum()), 'configuration')} of {count(len(causes))} could gain a "
-        f"point of test accuracy or more: the verdict names the change that gained most, or one less than a point "
+        f"The table holds a sweep. In it {count(int(room.sum()), 'configuration')} of {count(len(causes))} could gain "
+        f"a point of test accuracy or more: the verdict names the change that gained most, or one less than a point "
         f"behind, for {count(int(right.sum()))}, another for {count(int(other.sum()))}, none for "
         f"{count(int((room & ~right & ~other).sum()))}."
     ]

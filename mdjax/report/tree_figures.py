@@ -1,7 +1,6 @@
 """The report's pictures of trees: thresholds, classes and the path that a configuration takes."""
 
 import textwrap
-from typing import Any
 
 import matplotlib
 import numpy as np

@@ -249,9 +249,7 @@ def _answers(found: Answers, diagnosis: Diagnosis, trees: list[dict[str, Any]]) 
         "text": question.text,
         "tree": spoke.tolist(),
         "leaf": np.where(silent, -1, found.leaf).tolist(),
-        "meaning": _level_column(
-            "", "", [None if text is None else question.meaning[text] for text in found.label], ""
-        ),
+        "meaning": _level_column("", "", meanings, ""),
         "probability": values_of(np.where(silent, np.nan, found.probability), 4),
         "status": _level_column("", "", [str(text) for text in answer_statuses(found)], ""),
         "held_back": np.flatnonzero(held_back).tolist(),

@@ -1,6 +1,5 @@
 """The parts of the page that need no scripts: summaries, pictures and short tables, as values for the template."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ from mdjax.report.training import training_figure
 from mdjax.report.tree_figures import tree_figure
 from mdjax.statuses import StatusCode
 
-_PLAIN = " ,;:=/.()'*!$?@+-_~"
+_PLAIN = " ,;:=/.()*!$?@+-_~"
 """Signs that stand for themselves in an address of data, and in an attribute."""
 
 MAX_ROWS = 50  # of a table on the page
@@ -164,9 +163,8 @@ def embedded(figure: Figure, caption: str, alt: str) -> dict[str, Any]:
 
 
 def _address(svg: str) -> str:
-    """An SVG file as an address; a quarter smaller than in base64. Comments repeat what is drawn, and are left out."""
-    text = " ".join(re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL).split())
-    return "data:image/svg+xml," + quote(text.replace('"', "'") if "'" not in text else text, safe=_PLAIN)
+    """An SVG file as an address, which takes a fifth less than in base64."""
+    return "data:image/svg+xml," + quote(" ".join(svg.split()), safe=_PLAIN)
 
 
 def rows_section(

@@ -162,7 +162,7 @@ def check(
     diagnosis = Diagnosis.of(table.configurations, trees)
     if report is not None:
         source = None if out is None else str(Path(out) / "table")
-        write_report(report, table.configurations, trees=trees, highlight=name, source=source)
+        write_report(report, table, trees=trees, highlight=name, source=source)
     return Check(
         verdict=diagnosis.verdict(0),
         table=table,

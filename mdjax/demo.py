@@ -16,6 +16,7 @@ from mdjax.diagnosis.trees import save_trees
 from mdjax.diagnosis.verdicts import Diagnosis
 from mdjax.report.page import phase_plot, write_report
 from mdjax.sweeps.local import measure
+from mdjax.table import Table
 from mdjax.zoo.data import load
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.training import train
@@ -47,15 +48,15 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     out = Path(out)
     started = time.monotonic()
     dataset = load(str(AXES["data"]))
-    tables: dict[str, pd.DataFrame] = {}
+    tables: dict[str, Table] = {}
     for name, noise in ZOOS.items():
         grid = Grid(**AXES, label_noise=(noise,))  # pyright: ignore[reportArgumentType]
         tell(f"{name} zoo: {len(grid.settings())} networks, label noise {noise:.0%}")
         zoo = train(grid, out / f"{name}-zoo", dataset=dataset)
         measured = measure(zoo, out=out / f"{name}-table", data=dataset)
-        tables[name] = labelled(measured.configurations)
+        tables[name] = Table(measured.models, measured.pairs, labelled(measured.configurations))
 
-    grown, asked = tables.values()
+    grown, asked = (table.configurations for table in tables.values())
     trees = grow_sweep(grown).trees
     save_trees(trees.values(), out / "trees.json")
     small = smaller_cells(asked, CALIBRATED_ON)
@@ -71,7 +72,7 @@ def run_demo(out: str | Path = "runs/demo") -> None:
     name = str(asked["configuration"].iloc[subject])
     write_report(
         out / "report.html",
-        asked,
+        tables["noisy"],
         trees=calibration,
         title="Why do these networks underperform? Digits with 10 % label noise",
         highlight=name,

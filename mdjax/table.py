@@ -69,7 +69,7 @@ class Table:
     def plot(self) -> Any:
         """Pictures of single models and pairs, `table.plot.density()` and its like (`mdjax.report.plots.Plots`)."""
         # By name: a table needs no pictures, and what draws them reads tables.
-        return importlib.import_module("mdjax.report.plots").Plots(self.models, self.pairs)
+        return importlib.import_module("mdjax.report.plots").Plots(self.models, self.pairs, self.configurations)
 
     def __repr__(self) -> str:
         return f"{self._headline}\n{self._summary.to_string(float_format=_brief)}"
@@ -199,6 +199,23 @@ def read_configurations(path: str | PathLike[str] | Address) -> pd.DataFrame:
         if int in kinds and any(isinstance(value, int) and abs(value) >= 2**63 for value in table[name]):
             raise InputError(f"Column {name} of {path} holds a number beyond 64 bits. Give smaller ones.")
     return table
+
+
+def read_measured(path: str | PathLike[str] | Address) -> Table | pd.DataFrame:
+    """All that there is of a table: the three frames of a folder that has them, else its configurations.
+
+    Those of a `.parquet` or `.csv` file, or of a folder that holds nothing else, are taken alone. InputError as for
+    `read_table` and `read_configurations`.
+    """
+    configurations, place = read_configurations(path), located(path)
+    if place.suffix in (".csv", ".parquet"):
+        return configurations
+    if not isinstance(place, Address) and not all(
+        file_sets.newest(place, f"{name}.parquet").exists() for name in FRAMES
+    ):
+        return configurations
+    table = read_table(place)
+    return Table(table.models, table.pairs, configurations)
 
 
 def _configurations(path: Path | Address) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from mdjax.addresses import Address
 from mdjax.arguments import output, source, tell_beside
 from mdjax.console import complain, tell
 from mdjax.csv_files import csv_text
@@ -37,6 +38,17 @@ chosen by what varies: batch size, or else learning rate; width, or else depth; 
 varies has to agree for two configurations to be compared (within). For another column that sets the temperature
 say which end is hot: --axes batch=weight_decay,hotter=larger. 'none' leaves a part out: --axes data=none."""
 
+_REPORT_EPILOG = """\
+example:
+
+  mdjax report table --out report.html
+  mdjax report table --tree cal --compare-tree shipped
+  mdjax report noisy-table --compare clean-table
+  mdjax report tables/a tables/b tables/c --out reports
+
+A page is one file that opens without network. Of several tables the folder gets one page each, called as their
+folders, and index.html, which leads to them."""
+
 TREE_HELP = (
     "trees of the default method, of the paper's fit, those in a file, or the folder of mdjax calibrate "
     "(default: %(default)s)"
@@ -61,11 +73,22 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--min-width", type=float, metavar="N", help="ask the data question from this width on (default: 32; 0: of all)"
     )
 
-    report = command("report", _report, "draw a table as one HTML page with plots and diagnosis")
-    report.add_argument("table", type=source, metavar="TABLE")
+    report = command(
+        "report", _report, "draw tables as HTML pages to explore, with plots and diagnosis", _REPORT_EPILOG
+    )
+    report.add_argument("tables", type=source, nargs="+", metavar="TABLE")
     report.add_argument("--tree", default="shipped", metavar="shipped|published|FILE|CAL", help=TREE_HELP)
     report.add_argument("--configuration", metavar="NAME", help="explain this one in full, its path drawn in the trees")
-    report.add_argument("--out", type=output, default=Path("report.html"), help="default: %(default)s")
+    report.add_argument("--compare", type=source, metavar="TABLE", help="hold the table against another one")
+    report.add_argument(
+        "--compare-tree", metavar="shipped|published|FILE|CAL", help="hold the verdicts against those of other trees"
+    )
+    report.add_argument(
+        "--out",
+        type=output,
+        metavar="FILE.html|FOLDER",
+        help="a page, or of several tables the folder of their pages (default: report.html, or reports)",
+    )
 
 
 def _diagnose(options: argparse.Namespace) -> None:
@@ -106,24 +129,74 @@ def _grow(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from mdjax.diagnosis.answers import has_features
     from mdjax.diagnosis.calibrations import calibration_of
-    from mdjax.report.page import fitted_trees, write_report
-    from mdjax.table import read_configurations
+    from mdjax.report.page import write_report
+    from mdjax.table import read_measured
 
-    table = read_configurations(options.table)
-    calibration = calibration_of(options.tree)
+    if len(options.tables) > 1:
+        _reports(options)
+        return
+    if options.compare is not None and options.compare_tree is not None:
+        raise InputError("Both --compare and --compare-tree are given. A page holds its table against one of them.")
+    path = options.tables[0]
+    table, calibration = read_measured(path), calibration_of(options.tree)
+    compare = None
+    if options.compare is not None:
+        compare = (str(options.compare), read_measured(options.compare))
+    elif options.compare_tree is not None:
+        compare = (f"--tree {options.compare_tree}", calibration_of(options.compare_tree) or options.compare_tree)
+    out = Path("report.html") if options.out is None else options.out
     write_report(
-        options.out,
+        out,
         table,
         trees=calibration or options.tree,
         highlight=options.configuration,
-        source=str(options.table),
+        source=str(path),
+        compare=compare,
     )
-    if calibration is None and not has_features(table, fitted_trees(options.tree)):
-        complain(f"{options.table} has none of the features that the trees read: no diagnosis.")
-    if not is_stream(options.out):
-        tell(str(options.out))
+    _tell_without_features(path, table, options.tree)
+    if not is_stream(out):
+        tell(str(out))
+
+
+def _reports(options: argparse.Namespace) -> None:
+    from mdjax.diagnosis.calibrations import calibration_of
+    from mdjax.report.index import INDEX, Source, write_reports
+    from mdjax.table import read_measured
+
+    for name in ("configuration", "compare", "compare_tree"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for a report on one table. Leave it out, or give one.")
+    out = Path("reports") if options.out is None else options.out
+    if out.suffix == ".html":
+        raise InputError(f"{out} is one page, and {len(options.tables)} tables are given. Name a folder for --out.")
+    tables: dict[str, Source] = {}
+    for path in options.tables:
+        found = Source(read_measured(path), str(path))
+        tables[_report_name(path, tables)] = found
+    write_reports(out, tables, trees=calibration_of(options.tree) or options.tree)
+    for found in tables.values():
+        _tell_without_features(found.source, found.table, options.tree)
+    tell(str(out / INDEX))
+
+
+def _report_name(path, taken) -> str:
+    """What the page of a table is called: as its folder or file; the folder above comes first where that is taken."""
+    absolute = path if isinstance(path, Address) else path.absolute()
+    name = absolute.stem if absolute.suffix in (".csv", ".parquet") else absolute.name
+    if name in taken or name.lower() == "index":
+        name = f"{absolute.parent.name}-{name}"
+    if name in taken:
+        raise InputError(f"Two tables are called {name}, as {path} is. Give each one once, or rename its folder.")
+    return name
+
+
+def _tell_without_features(path, table, tree) -> None:
+    from mdjax.report.page import diagnosis_of
+    from mdjax.table import Table
+
+    if diagnosis_of(table.configurations.head(1) if isinstance(table, Table) else table.head(1), tree) is None:
+        complain(f"{path} has none of the features that the trees read: no diagnosis.")
 
 
 def _pick(table, options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """What a table's own sweep says beside the verdicts: its labels, what each change gained, and where they disagree."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,30 +166,50 @@ class OwnSweep:
         )
         return (self.table[axis] < most).to_numpy(dtype=bool)
 
+    @functools.cached_property
+    def gains(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Class that asks for a change -> the points that it gained at best, and whether the sweep goes on that way.
+
+        Both are arrays [rows]. NaN points: the row cannot be compared. Without known axes every row counts as going on.
+        Those of changes that the sweep varies. Costs one grouping per change.
+        """
+        found = {}
+        for label, room in zip(_GAINS, RFI_COLUMNS, strict=True):
+            if label in self.changes():
+                points = self.table[room].to_numpy(dtype=float, na_value=np.nan)
+                found[label] = points, self._goes_on(label)
+        return found
+
+    def points(self, label: str) -> np.ndarray:
+        """The points that a change gained at best, [rows]; NaN where the sweep holds nothing further that way."""
+        points, goes_on = self.gains[label]
+        return np.where((points == 0) & ~goes_on, np.nan, points)
+
     def evidence(self, row: int, cause: str) -> SweepEvidence | None:
         """What the sweep says of the row of that index, beside the cause that its verdict names; None where nothing."""
-        told, words = self.table.iloc[row], self.changes()
-        gains: dict[str, float | None] = {}
-        for label, room in zip(_GAINS, RFI_COLUMNS, strict=True):
-            if label in words and not pd.isna(told[room]):
-                is_end = told[room] == 0 and self.axes is not None and not self._goes_on(row, label)
-                gains[label] = None if is_end else float(told[room])
-        if not gains:
+        words, told = self.changes(), {}
+        for label, (points, goes_on) in self.gains.items():
+            if not np.isnan(points[row]):
+                told[label] = None if points[row] == 0 and not goes_on[row] else float(points[row])
+        if not told:
             return None
-        in_words = {words[label]: gains[label] for label in words if label in gains}
-        return SweepEvidence(in_words, _disagreement(cause, gains, words))
+        in_words = {words[label]: told[label] for label in words if label in told}
+        return SweepEvidence(in_words, _disagreement(cause, told, words))
 
-    def _goes_on(self, row: int, label: str) -> bool:
-        """Whether the sweep holds a configuration further along one direction, all else equal."""
-        assert self.axes is not None
+    def _goes_on(self, label: str) -> np.ndarray:
+        """Whether the sweep holds a configuration further along one direction, all else equal: [rows]."""
+        if self.axes is None:
+            return np.ones(len(self.table), dtype=bool)
         axis, larger = self.axes.directions[label]
         assert axis is not None
         held = [name for name in (*self.axes.varied, *self.axes.within) if name != axis]
-        own = self.table.iloc[row]
-        here = self.table[axis] > own[axis] if larger else self.table[axis] < own[axis]
-        for name in held:
-            here &= self.table[name] == own[name]
-        return bool((here & self.table[self.axes.accuracy].notna()).any())
+        known = self.table[axis].where(self.table[self.axes.accuracy].notna())
+        extreme = "max" if larger else "min"
+        if held:
+            end = known.groupby([self.table[name] for name in held], dropna=False).transform(extreme)
+        else:
+            end = pd.Series(known.agg(extreme), self.table.index)
+        return (self.table[axis] < end if larger else self.table[axis] > end).to_numpy(dtype=bool)
 
 
 class Reading(NamedTuple):

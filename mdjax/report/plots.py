@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdjax.diagnosis.checks import numeric_column
+from mdjax.diagnosis.trajectories import trajectories
 from mdjax.errors import InputError
 from mdjax.escapes import printable
+from mdjax.report.figures import feature_of
 
 _MATRICES = ("hessian", "gauss_newton")
 
@@ -19,8 +22,8 @@ class Plots:
     Raises InputError where the table lacks what is drawn, with the metric that measures it.
     """
 
-    def __init__(self, models: pd.DataFrame, pairs: pd.DataFrame):
-        self._models, self._pairs = models, pairs
+    def __init__(self, models: pd.DataFrame, pairs: pd.DataFrame, configurations: pd.DataFrame | None = None):
+        self._models, self._pairs, self._configurations = models, pairs, configurations
 
     def density(self, row: int | str = 0, ax: Any = None) -> Any:
         """The spectral density of the Hessian with a band of two standard errors."""
@@ -66,14 +69,22 @@ class Plots:
         ax.legend(frameon=False)
         return ax
 
-    def surface(self, row: int | str = 0, ax: Any = None, value: str = "loss") -> Any:
-        """Loss, or error in percent, along a line or as contours over a plane through the model."""
+    def surface(self, row: int | str = 0, ax: Any = None, value: str = "loss", projection: str = "contour") -> Any:
+        """Loss, or error in percent, along a line or over a plane through the model: as contours, or as "3d"."""
         if value not in ("loss", "error"):
             raise InputError(f"value is {value!r}. Draw the loss or the error.")
+        if projection not in ("contour", "3d"):
+            raise InputError(f"projection is {projection!r}. Draw contours (contour), or three dimensions (3d).")
         found = self._model(row, f"surface_{value}", "surface")
         x, values = (np.asarray(list(found[name]), dtype=object) for name in ("surface_x", f"surface_{value}"))
-        ax, x = _axes(ax), x.astype(float)
+        x = x.astype(float)
         if "surface_y" not in found or found["surface_y"] is None:
+            if projection == "3d":
+                raise InputError(
+                    f"The surface of {found['model_id']} is a line, which has no third dimension. Draw it as contour, "
+                    "or measure surface.dimensions=2."
+                )
+            ax = _axes(ax)
             ax.plot(x, values.astype(float))
             ax.set(
                 xlabel="distance from the model", ylabel=value, title=_title(found, f"{value} along a line through", "")
@@ -81,11 +92,65 @@ class Plots:
             return ax
         plane = np.array([np.asarray(line, float) for line in values])
         y = np.asarray(found["surface_y"], float)
-        # Rows are steps along the first direction.
-        drawn = ax.contourf(x, y, plane.T, levels=20)
-        ax.figure.colorbar(drawn, ax=ax, label=value)
-        ax.plot([0], [0], "w+")
+        if projection == "3d":
+            ax = _axes(ax, "3d")
+            # Rows are steps along the first direction.
+            ax.plot_surface(*np.meshgrid(x, y), plane.T, cmap="viridis", linewidth=0, rasterized=True)
+            ax.set_zlabel(value)
+        else:
+            ax = _axes(ax)
+            drawn = ax.contourf(x, y, plane.T, levels=20)
+            ax.figure.colorbar(drawn, ax=ax, label=value)
+            ax.plot([0], [0], "w+")
         ax.set(xlabel="first direction", ylabel="second direction", title=_title(found, f"{value} around", ""))
+        return ax
+
+    def similarity(self, column: str = "CKA", configuration: str | None = None, ax: Any = None) -> Any:
+        """Models × models: a number of each pair as a matrix, of one configuration or of all pairs in the table.
+
+        column: of the pairs, such as CKA, agreement or linear_barrier.
+        """
+        pairs = self._pairs
+        if column not in pairs or not pairs[column].notna().any():
+            raise InputError(f"The table has no {column} of pairs. Measure cka or similarity, of two or more seeds.")
+        if configuration is not None:
+            pairs = pairs[pairs["configuration"] == configuration]
+            if not len(pairs):
+                raise InputError(f"There is no pair of configuration {configuration} in the table.")
+        names = list(dict.fromkeys((*pairs["model_a"], *pairs["model_b"])))
+        place = {name: number for number, name in enumerate(names)}
+        matrix = np.full((len(names), len(names)), np.nan)
+        for a, b, value in zip(pairs["model_a"], pairs["model_b"], numeric_column(pairs, column), strict=True):
+            matrix[place[a], place[b]] = matrix[place[b], place[a]] = value
+        ax = _axes(ax)
+        ax.patch.set(facecolor="#eeeeee", hatch="////")
+        drawn = ax.imshow(np.ma.masked_invalid(matrix), cmap="viridis")
+        ax.figure.colorbar(drawn, ax=ax, label=column)
+        told = [printable(str(name))[-16:] for name in names]
+        ax.set_xticks(range(len(names)), told, rotation=45, ha="right", parse_math=False)
+        ax.set_yticks(range(len(names)), told, parse_math=False)
+        if len(names) <= 12:
+            for (i, j), value in np.ndenumerate(matrix):
+                if np.isfinite(value):
+                    ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="white", fontsize=8)
+        ax.set_title(f"{column} between models")
+        return ax
+
+    def training(self, feature: str = "test_error", ax: Any = None) -> Any:
+        """A feature of configurations over epochs, a line for each training with three or more checkpoints."""
+        table = self._configurations
+        found = [] if table is None else trajectories(table)
+        if table is None or feature not in table or not found:
+            raise InputError(
+                f"The table has no {feature} over epochs. Measure three or more checkpoints of a training, which "
+                "differ in their epochs alone."
+            )
+        ax, values = _axes(ax), numeric_column(table, feature)
+        for one in found:
+            ax.plot(one.epochs, values[one.rows], "o-", markersize=3, label=printable(one.name).replace("$", r"\$"))
+        ax.set(xlabel="epochs", ylabel=feature_of(feature, table).label)
+        if 1 < len(found) <= 10:
+            ax.legend(frameon=False)
         return ax
 
     def curve(self, row: int | tuple[str, str] = 0, ax: Any = None, value: str = "error") -> Any:
@@ -140,12 +205,12 @@ class Plots:
         return {str(name): value for name, value in frame[here].iloc[0].items()}
 
 
-def _axes(ax: Any) -> Any:
+def _axes(ax: Any, projection: str | None = None) -> Any:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
 
-    return plt.subplots(layout="constrained")[1]
+    return plt.subplots(layout="constrained", subplot_kw={"projection": projection})[1]
 
 
 def _title(found: dict[str, Any], what: str, of: str = " of") -> str:

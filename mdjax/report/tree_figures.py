@@ -1,7 +1,6 @@
 """The report's pictures of trees: thresholds, classes and the path that a configuration takes."""
 
 import textwrap
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,14 +15,10 @@ from mdjax.report.figures import MARKS, STYLE, feature_of
 _TAKEN = "#c2410c"
 
 
-@matplotlib.rc_context(STYLE)
-def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
-    """A fitted tree: features and thresholds at its nodes, classes and their fraction of the rows at its leaves.
-
-    `leaf` (an index in `tree.leaves_`) has the path that leads to it drawn in colour; the lines of that path
-    carry the id `taken-<split>-yes` or `taken-<split>-no`.
-    """
-    spots: dict[Any, tuple[float, float]] = {}  # ("leaf", index) or ("split", index) -> x, y
+def layout(tree: MDTree) -> dict[tuple[str, int], tuple[float, float]]:
+    """Where the parts of a fitted tree stand, ("leaf", index) or ("split", index) -> x, y: leaves from left to right,
+    each as far down as its path is long."""
+    spots: dict[tuple[str, int], tuple[float, float]] = {}
     for k, found in enumerate(tree.leaves_):
         spots["leaf", k] = (float(k), -float(len(found.path)))
     for i in range(len(tree.tree_)):
@@ -31,6 +26,17 @@ def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
         depth = next(step for step, (split, _) in enumerate(tree.leaves_[below[0]].path) if split == i)
         sides = [np.mean([k for k in below if dict(tree.leaves_[k].path)[i] is side]) for side in (True, False)]
         spots["split", i] = (float(np.mean(sides)), -float(depth))
+    return spots
+
+
+@matplotlib.rc_context(STYLE)
+def tree_figure(tree: MDTree, leaf: int | None = None) -> Figure:
+    """A fitted tree: features and thresholds at its nodes, classes and their fraction of the rows at its leaves.
+
+    `leaf` (an index in `tree.leaves_`) has the path that leads to it drawn in colour; the lines of that path
+    carry the id `taken-<split>-yes` or `taken-<split>-no`.
+    """
+    spots = layout(tree)
     depth = max(len(found.path) for found in tree.leaves_)
 
     figure = Figure(figsize=(max(4.6, 1.42 * len(tree.leaves_)), 1.1 * depth + 1.15), layout="constrained")

@@ -1,11 +1,14 @@
 """The report: what the page says, that names cannot break it, and that the drawn trees are the verdicts' trees."""
 
-import base64
 import html
 import itertools
+import json
 import re
 import subprocess
 import sys
+from base64 import b64encode
+from hashlib import sha256
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -18,8 +21,11 @@ from mdjax.diagnosis.trees import load_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
 from mdjax.report.figures import feature_of, features
-from mdjax.report.page import MAX_ROWS, count, number, phase_plot, write_report
+from mdjax.report.headline import count, number
+from mdjax.report.page import phase_plot, write_report
 from mdjax.report.panels import panel_grid
+from mdjax.report.scripts import scripts, styles
+from mdjax.report.sections import MAX_ROWS
 from mdjax.report.tree_figures import tree_figure
 
 FEW = ("train_error", "mode_connectivity_peak", "hessian_t")
@@ -57,12 +63,17 @@ def page(tmp_path):
 
 def pictures(text: str) -> list[str]:
     """The embedded SVG files."""
-    return [base64.b64decode(found).decode() for found in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', text)]
+    return [unquote(found) for found in re.findall(r'src="data:image/svg\+xml,([^"]+)"', text)]
+
+
+def still(text: str) -> str:
+    """The page without its styles, scripts and their data."""
+    return re.sub(r"<(script|style)\b[^>]*>.*?</\1>", "", text, flags=re.DOTALL)
 
 
 def words(text: str) -> str:
-    """What a reader sees, without tags."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    """What a reader sees without scripts, without tags."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", still(text))).split())
 
 
 def test_headline_and_summary(page):
@@ -122,8 +133,12 @@ def test_every_metric_is_drawn_with_an_alt_text_and_nothing_is_fetched(page):
     assert "Known labels: what the sweep itself shows" in text  # a grid with test errors
     assert len(pictures(text)) == 2 + len(QUANTITIES) + 3
     assert not any("$" in picture for picture in pictures(text)), "a formula that nothing sets"
-    assert not re.search(r"<script|<link|@import|url\(|\son\w+=", text)
-    assert set(re.findall(r'(?:src|href)="(.{5})', text)) == {"data:"}
+    assert not re.search(r"<link|@import|url\((?!%23)|\son\w+=", still(text))
+    assert set(re.findall(r'(?:src|href)="(.{5})', still(text))) == {"data:"}
+    own = [f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts()]
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]*)"', text)[0])
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {' '.join(own)}"
+    assert not re.search(r"@import|url\((?!data:|#)", styles())
 
 
 def test_every_feature_that_a_table_describes_is_drawn(page):
@@ -152,8 +167,12 @@ def test_names_are_escaped(page):
     table["preset"] = table["status"] = nasty
     accuracies = pd.DataFrame({nasty: [nasty]})
     text = page(table, title=nasty + "\udcff", highlight=nasty, source=nasty, accuracies=accuracies)
-    assert "<script" not in text
-    assert text.count("&lt;script&gt;") > 5
+    assert "<script" not in still(text) and still(text).count("&lt;script&gt;") > 5
+    # A script ends at the first end tag, whatever it is in: nothing but the page's own scripts, and their data.
+    found = re.findall(r"<script[^>]*>(.*?)</script", text, flags=re.DOTALL | re.IGNORECASE)
+    assert found[1:] == [*scripts()] and text.lower().count("<script") - len(found) == text.count("<script>\\n")
+    told = json.loads(found[0])
+    assert told["names"][0] == nasty and not set("<>&") & set(found[0])
 
 
 def test_same_input_gives_same_bytes(tmp_path):
@@ -231,7 +250,7 @@ def test_missing_columns_are_left_out(page, kept):
     drawn = {"width", "bs"} <= set(kept)
     diagnosed = bool({"train_error", "hessian_t"} & set(kept))
     assert len(pictures(text)) == 3 + drawn * (len(set(kept) & set(QUANTITIES)) + diagnosed)
-    assert ("No diagnosis" in text) is not diagnosed
+    assert ("No diagnosis" in still(text)) is not diagnosed
     assert "% of the data" not in "".join(pictures(text))
     assert "configurations</dt><dd>9" in text
 
@@ -258,9 +277,10 @@ def test_labels_are_drawn_where_known(page):
 def test_long_tables_are_capped(page, tmp_path):
     table = measured(13, 13)
     text = page(table, source="runs/table")
-    assert f"First {MAX_ROWS} of 169 configurations" in text and "runs/table" in text
-    assert "mlp-49<" in text and "mlp-50<" not in text
-    assert (tmp_path / "report.html").stat().st_size < 4e6
+    assert f"Those with most to gain: {MAX_ROWS} of 169 configurations" in text and "runs/table" in text
+    rows = still(text).split("<h2>Verdicts</h2>")[1]
+    assert rows.count('<th scope="row">') == MAX_ROWS
+    assert (tmp_path / "report.html").stat().st_size < 5e6
 
 
 def test_accuracies(page):
@@ -356,5 +376,5 @@ def test_reports_load_neither_jax_nor_pyplot():
 def test_published_table(page, published_data):
     text = page(pd.read_csv(published_data / "basic.csv"), highlight="row 700")
     assert "configurations</dt><dd>1,690" in text and "not recorded" in text
-    assert "First 50 of 1,690 configurations" in text
+    assert "Those with most to gain: 50 of 1,690 configurations" in text
     assert "3 of 10 data shares are drawn" in text

@@ -122,7 +122,7 @@ class Hessian(ModelMetric):
             return self._spectrum(curvature, None if known is None else jnp.sum(known), key)
         groups = parameter_groups(params, self.layers)
         # The whole matrix is one more group: the product is compiled once for all of them.
-        everything = jnp.ones((1, curvature.size), bool)
+        everything = jnp.ones((1, groups.indices.size), bool)
         masks = jnp.concatenate([everything, groups.indices == jnp.arange(len(groups.names))[:, None]])
         known = None if known is None else jnp.concatenate([jnp.sum(known, keepdims=True), known])
         found = jax.lax.map(lambda part: self._spectrum(restricted(curvature, part[0]), part[1], key), (masks, known))

@@ -18,14 +18,14 @@ def test_a_mesh_from_text(text, axes, shape):
     mesh = plan.device_mesh(text)
     assert (mesh.axis_names, mesh.devices.shape) == (axes, shape)
     made = plan.Plan("vmap", 4, mesh=mesh)
-    assert made.num_shards == shape[0]
+    assert made.num_groups == shape[0]
     assert made.models_per_call == 4 * shape[0]
     assert plan.memory_budget(made) <= plan.memory_budget(plan.Plan()) / np.prod(shape) * 1.5
 
 
 def test_one_device_needs_no_mesh():
     assert plan.device_mesh("1") is None
-    assert plan.Plan().num_shards == 1
+    assert plan.Plan().num_groups == 1
 
 
 @pytest.mark.parametrize("text", ["0", "4x", "2x2x2", "many", "-1"])

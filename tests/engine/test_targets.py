@@ -164,7 +164,7 @@ def test_the_plan_of_a_target_asks_no_device():
     mesh = Mesh(np.array(jax.devices()[:2]), ("models",))
     target = targets.Target("tpu:v5e-2", mesh, chip, "", {})
     plan = default_plan(target=target)
-    assert (plan.convolution, plan.chunk_size, plan.num_shards) == ("examples_last", 32, 2)
+    assert (plan.convolution, plan.chunk_size, plan.num_groups) == ("examples_last", 32, 2)
     assert plan.residual_bytes == chip.memory // 4
     assert memory_budget(plan) == int(0.8 * chip.memory)
     assert plan.compiler_options is None

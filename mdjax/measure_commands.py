@@ -136,7 +136,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
     )
     parser.add_argument(
-        "--devices", metavar="N|NxM|NxMxS",
+        "--devices",
+        metavar="N|NxM|NxMxS",
         help="spread models over N devices, each batch over M of them, and the parameters of models that are too large "
         "for a device over S (default: 1)",
     )

@@ -144,7 +144,7 @@ def test_every_preset_goes_to_the_files_of_a_table(preset, seeds, tmp_path, caps
         (["measure", "none", "--target", "tpu:v5e-4"], "nothing is measured. Add --plan to it"),
         (["measure", "ZOO"], "No place for the table. Name it: --out TABLE"),
         (["measure", "ZOO", "--out", "t", "--preset", "slow"], "Unknown preset 'slow'. Choose one of default, "),
-        (["measure", "ZOO", "--out", "t", "--devices", "4x"], "Cannot use devices '4x'. Give a number, or models x"),
+        (["measure", "ZOO", "--out", "t", "--devices", "4x"], "Cannot use devices '4x'. Give a number, models x"),
         (["measure", "ZOO", "--out", "t", "--devices", "999"], "Cannot use 999 devices: this cpu backend has 8."),
         (["measure", "ZOO", "--out", "t", "--set", "hessian"], "Cannot set 'hessian'. Write metric.setting=value"),
         (["measure", "ZOO", "--out", "t", "--set", "cka.x=1"], "Cannot set 'cka.x=1': there is no 'x'. Its settings"),

@@ -167,11 +167,13 @@ def usual_convolution(mesh: Mesh | None = None) -> Convolution:
 
     CPU: with the examples last, which copies images less often than patches do and leaves no lane of a vector empty
     (`bench/connectivity_vs_torch.py`; XLA's own weight gradient is slow inside loops); as patches where the mesh splits
-    the examples, since the other form makes them one axis with the pixels, or the parameters.
+    the examples, since the other form makes them one axis with the pixels. XLA's own wherever parameters are split:
+    patches would put channels that lie on several devices side by side.
     """
     found = _CONVOLUTIONS.get(platform_of(mesh), "lax")
-    is_split = max(_size_of(mesh, DATA), _size_of(mesh, SHARDS)) > 1
-    return "patches" if found == "examples_last" and is_split else found
+    if _size_of(mesh, SHARDS) > 1 and found != "looped":
+        return "lax"
+    return "patches" if found == "examples_last" and _size_of(mesh, DATA) > 1 else found
 
 
 @functools.cache

@@ -19,7 +19,8 @@ from mdjax.engine.costs import OperationCount
 from mdjax.engine.packing import packed_bytes
 from mdjax.engine.plan import Plan, default_plan, memory_budget, platform_of
 from mdjax.engine.program_cache import PROGRAMS
-from mdjax.engine.targets import MODELS, SHARDS
+from mdjax.engine.targets import DATA, MODELS, SHARDS
+from mdjax.errors import InputError
 from mdjax.landscape.limits import ProductLimits, limited
 from mdjax.landscape.split_vectors import over_shards, split_spec
 from mdjax.metrics import Examples, Metric
@@ -240,7 +241,27 @@ def _compiled(
         )
         placed = _placed(mesh, stacked), NamedSharding(mesh, whole)
         with jax.set_mesh(mesh):
-            return lowered(functools.partial(jax.jit, in_shardings=placed), program, stacked, shared).compile(options)
+            jit = functools.partial(jax.jit, in_shardings=placed)
+            compiled = lowered(jit, program, stacked, shared).compile(options)
+        _check_exchanges(compiled, mesh)
+        return compiled
+
+
+def _check_exchanges(program: Any, mesh: Mesh) -> None:
+    """InputError for a program whose groups of host devices would wait for each other.
+
+    Each group runs its loops as often as its own models take. On hosts all devices meet at a collective-permute, also
+    where those of one group alone exchange numbers.
+    """
+    shape = dict(mesh.shape)
+    if platform_of(mesh) != "cpu" or shape[MODELS] == 1 or shape.get(SHARDS, 1) == 1:
+        return
+    if " collective-permute(" in program.as_text():
+        sizes = shape.get(DATA, 1), shape[SHARDS]
+        raise InputError(
+            f"This network cannot be split so for {shape[MODELS]} groups of a CPU's devices at a time, which would "
+            f"wait for each other's loops. Give devices as {'x'.join(map(str, (1, *sizes)))}."
+        )
 
 
 def _placed(mesh: Mesh, stacked: PyTree) -> PyTree:

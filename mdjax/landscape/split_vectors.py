@@ -86,9 +86,7 @@ def over_shards(params: PyTree) -> PyTree:
     number = num_shards()
     if number == 1:
         return params
-    return jax.tree.map(
-        lambda leaf: jax.lax.with_sharding_constraint(leaf, split_spec(leaf.shape, number)), params
-    )
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, split_spec(leaf.shape, number)), params)
 
 
 @dataclasses.dataclass(frozen=True)

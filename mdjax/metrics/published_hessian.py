@@ -96,7 +96,9 @@ class PublishedHessian(ModelMetric):
         hessian = loss_curvature(model, params, state, examples, batch_size=self.num_samples)
         return self.estimate(hessian.matvec, hessian.space, start_key, probe_key)
 
-    def estimate(self, matvec: Matvec, vectors: Vectors, start_key: jax.Array, probe_key: jax.Array) -> dict[str, jax.Array]:
+    def estimate(
+        self, matvec: Matvec, vectors: Vectors, start_key: jax.Array, probe_key: jax.Array
+    ) -> dict[str, jax.Array]:
         """The two published estimators, one after the other in one loop, so that the product is compiled once.
 
         matvec: v[p] → A v [p].

@@ -12,13 +12,20 @@ from mdjax.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("text", "axes", "shape"), [("8", ("models",), (8,)), ("4x2", ("models", "data"), (4, 2)), (2, ("models",), (2,))]
+    ("text", "axes", "shape"),
+    [
+        ("8", ("models",), (8,)),
+        ("4x2", ("models", "data"), (4, 2)),
+        ("2x1x4", ("models", "data", "shards"), (2, 1, 4)),
+        (2, ("models",), (2,)),
+    ],
 )
 def test_a_mesh_from_text(text, axes, shape):
     mesh = plan.device_mesh(text)
     assert (mesh.axis_names, mesh.devices.shape) == (axes, shape)
     made = plan.Plan("vmap", 4, mesh=mesh)
     assert made.num_groups == shape[0]
+    assert made.num_shards == (shape[2] if len(shape) > 2 else 1)
     assert made.models_per_call == 4 * shape[0]
     assert plan.memory_budget(made) <= plan.memory_budget(plan.Plan()) / np.prod(shape) * 1.5
 
@@ -28,9 +35,9 @@ def test_one_device_needs_no_mesh():
     assert plan.Plan().num_groups == 1
 
 
-@pytest.mark.parametrize("text", ["0", "4x", "2x2x2", "many", "-1"])
+@pytest.mark.parametrize("text", ["0", "4x", "2x2x2x1", "many", "-1"])
 def test_a_wrong_number_of_devices_is_refused(text):
-    with pytest.raises(InputError, match="Give a number, or models x data like '4x2'."):
+    with pytest.raises(InputError, match="Give a number, models x data like '4x2', or"):
         plan.device_mesh(text)
 
 

@@ -121,7 +121,7 @@ def test_the_shape_of_a_mesh_is_chosen_with_its_target(asked, devices, shape):
 def test_a_target_has_the_devices_it_has(asked):
     with pytest.raises(InputError, match="Cannot use 32 devices: tpu:v5e-16 has 16. Ask for at most that many."):
         target_of("tpu:v5e-16", "8x4")
-    with pytest.raises(InputError, match="Give a number, or models x data like '4x2'."):
+    with pytest.raises(InputError, match="Give a number, models x data like '4x2', or"):
         target_of("tpu:v5e-16", "many")
 
 

@@ -2,9 +2,9 @@
 
     python bench/sharded.py [--width 512] [--layers 2] [--tokens 8192] [--length 64] [--metric hessian] [--out FILE]
 
-The decoder of bench/language_model.py. The metric's program is compiled for fake devices of a CPU and not run: bytes are
-those of one device by the compiler's account (`memory_analysis`). Last line JSON: parameters, basis_mib (a Krylov basis on
-one device), and rows with shards, total_mib, temp_mib, argument_mib, collectives in the program's text,
+The decoder of bench/language_model.py. The metric's program is compiled for fake devices of a CPU and not run: bytes
+are those of one device by the compiler's account (`memory_analysis`). Last line JSON: parameters, basis_mib (a Krylov
+basis on one device), and rows with shards, total_mib, temp_mib, argument_mib, collectives in the program's text,
 compile_seconds.
 """
 
@@ -21,7 +21,8 @@ from language_model import decoder, initial
 from mdjax.engine import Programs, default_plan, device_mesh
 from mdjax.engine.collectives import num_collectives
 from mdjax.files import write_file
-from mdjax.metrics import Density, Examples, Hessian, Losses, Metric
+from mdjax.landscape.curves import CurveSettings
+from mdjax.metrics import Density, Examples, Hessian, Losses, Metric, ModeConnectivity
 from mdjax.models import FunctionModel
 from mdjax.tasks import TASKS
 
@@ -31,6 +32,7 @@ METRICS: dict[str, Metric] = {
     "hessian": Hessian(num_samples=SAMPLES, batch_size=SAMPLES, max_steps=STEPS, min_probes=2, max_probes=8),
     "density": Density(num_samples=SAMPLES, batch_size=SAMPLES, num_runs=2, num_steps=STEPS // 2),
     "losses": Losses(),
+    "mode_connectivity": ModeConnectivity(CurveSettings(num_steps=10, batch_size=SAMPLES), num_points=3),
 }
 
 

@@ -92,7 +92,7 @@ def target_of(text: str, devices: str | int | None = None) -> Target:
 
 
 def device_shape(devices: str | int) -> tuple[int, ...]:
-    """(models,) from "N", (models, data) from "NxM", (models, data, shards) from "NxMxS"; InputError for others."""
+    """(models,) from "N", (models, data) from "NxM", + (shards,) from "NxMxS"; else InputError."""
     try:
         shape = tuple(int(part) for part in str(devices).lower().split("x"))
         if len(shape) > len(AXES) or min(shape) < 1:

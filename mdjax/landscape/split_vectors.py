@@ -2,8 +2,9 @@
 
 Each array of the parameters is split along its largest axis that divides evenly (`shard_axis`). A flat vector holds
 what the first device has of every array, then what the second has, and so on: a device makes its part of each array
-of its part of a vector, and nothing travels. An array that does not divide lies whole on every device; in a vector it is
-split nonetheless, filled up with zeros. Without such an axis everything is as `jax.flatten_util.ravel_pytree` has it.
+of its part of a vector, and nothing travels. An array that does not divide lies whole on every device; in a vector it
+is split nonetheless, filled up with zeros. Without such an axis everything is as `jax.flatten_util.ravel_pytree` has
+it.
 """
 
 import dataclasses

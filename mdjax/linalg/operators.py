@@ -17,7 +17,8 @@ Matmat = Callable[[jax.Array], jax.Array]
 class LinearOperator(NamedTuple):
     """A symmetric matrix A[p, p] given by `matvec` and `matmat`, its products with one vector and with k; `size` is p.
 
-    `vectors` say how those that it is multiplied with are drawn and kept (default: on one device). The k products of one `matmat` may share work that k calls of `matvec` would repeat.
+    `vectors` say how those that it is multiplied with are drawn and kept (default: on one device).
+    The k products of one `matmat` may share work that k calls of `matvec` would repeat.
     """
 
     matvec: Matvec

@@ -36,7 +36,8 @@ class ModeConnectivity(PairMetric):
     models with their own stored statistics: 0 without statistics. `align` permutes the second model's units to
     match the first's before (`mdjax.landscape.alignment`); on a few examples it is checked that this leaves the
     network what it is, and where it does not the row says so and has no numbers.
-    `precision` as in `Hessian`. Only the `parameters` that count, as there, bend: those that the model names as frozen stay on the straight
+    `precision` as in `Hessian`. Only the `parameters` that count, as there, bend: those that the model names as frozen
+    stay on the straight
     line between the two models ("all" bends them too).
     Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
@@ -167,7 +168,7 @@ def _along_curve(
     data: Examples,
     key: jax.Array,
 ) -> Raw:
-    """Loss and error [num_points] along the metric's curve, and at the models themselves [2] with their own statistics."""
+    """Loss and error [num_points] along the metric's curve, and at the models [2] with their own statistics."""
     (start, state), (end, end_state) = first, second
     found: dict[str, jax.Array] = {}
     if metric.align:

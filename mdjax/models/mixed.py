@@ -81,6 +81,6 @@ class _Mixed:
 
 def _insists(error: TypeError) -> InputError:
     return InputError(
-        f"The network does not compute in bfloat16: {first_line(error)}. Leave precision=bf16 out, or let its code take "
-        "the type of its inputs."
+        f"The network does not compute in bfloat16: {first_line(error)}. Leave precision=bf16 out, or let its code "
+        "take the type of its inputs."
     )

@@ -74,7 +74,8 @@ def target_of(text: str, devices: str | int | None = None) -> Target:
 
     text: a TPU by its type, as Google names slices (v4 and v5p count TensorCores, two a chip), or by the chips on each
         side; a GPU by its name and, where there is more than one, how many.
-    devices: over how many of them models are spread, or "NxM" or "NxMxS", as `device_mesh` reads it (default: models over all).
+    devices: over how many of them models are spread, or "NxM" or "NxMxS", as `device_mesh` reads it (default: models
+        over all).
 
     InputError where a text names no target that is known, where there are not that many devices, and where the
     compiler is not installed. Cost: the first TPU loads libtpu, a second.

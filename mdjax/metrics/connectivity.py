@@ -37,8 +37,7 @@ class ModeConnectivity(PairMetric):
     match the first's before (`mdjax.landscape.alignment`); on a few examples it is checked that this leaves the
     network what it is, and where it does not the row says so and has no numbers.
     `precision` as in `Hessian`. Only the `parameters` that count, as there, bend: those that the model names as frozen
-    stay on the straight
-    line between the two models ("all" bends them too).
+    stay on the straight line between the two models ("all" bends them too).
     Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
 

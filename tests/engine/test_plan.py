@@ -1,5 +1,7 @@
 """The plan: meshes from text, memory, and where compiled programs are kept."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from mdjax import memory
-from mdjax.engine import plan
+from mdjax.engine import plan, programs
 from mdjax.errors import InputError
 
 
@@ -87,3 +89,11 @@ def test_a_metric_may_ask_a_cpus_compiler_for_less():
 def test_options_that_a_release_of_xla_does_not_have_are_left_out():
     wanted = (("xla_backend_optimization_level", 0), ("xla_cpu_no_such_option", True))
     assert plan._known(wanted) == {"xla_backend_optimization_level": 0}
+
+
+def test_groups_of_host_devices_that_would_wait_for_each_other_are_refused():
+    program = types.SimpleNamespace(as_text=lambda: "  %p = f32[2] collective-permute(%x), channel_id=1")
+    for text in ("8", "4x2", "1x2x4"):
+        programs._check_exchanges(program, plan.device_mesh(text))
+    with pytest.raises(InputError, match="Give devices as 1x2x2."):
+        programs._check_exchanges(program, plan.device_mesh("2x2x2"))

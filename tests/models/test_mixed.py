@@ -18,8 +18,8 @@ from mdjax.sweeps.descriptions import described
 
 SMALL_HESSIAN = Hessian(num_samples=64, max_steps=16, min_steps=8, max_probes=8, min_probes=2)
 
-BOUNDS = {"train_loss": 0.002, "hessian_eigenvalue": 0.02, "hessian_trace": 0.02, "hessian_frobenius": 0.02}
-"""Relative; traces that nearly cancel are held against the Frobenius norm."""
+BOUNDS = {"train_loss": 0.002, "hessian_eigenvalue": 0.02, "hessian_trace": 0.02, "hessian_frobenius": 0.03}
+"""Relative; beside a standard error, since probes are deflated by another basis."""
 
 
 @pytest.mark.parametrize("name", ["cnn", "next-token"])
@@ -36,10 +36,8 @@ def test_errors_beside_float32(metric, name):
     )
     differs = False
     for column in BOUNDS.keys() & usual.keys():
-        scale = abs(usual[column])
-        if column == "hessian_trace":
-            scale = max(scale, usual["hessian_frobenius"])
-        assert abs(mixed[column] - usual[column]) <= BOUNDS[column] * scale, column
+        bound = BOUNDS[column] * abs(usual[column]) + usual.get(f"{column}_se", 0.0)
+        assert abs(mixed[column] - usual[column]) <= bound, column
         differs |= mixed[column] != usual[column]
     assert differs
 

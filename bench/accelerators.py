@@ -65,7 +65,7 @@ def one(case: dict) -> dict:
     start = time.process_time()
     try:
         program, need = Programs(plan).planned(
-            metric, model, architecture.abstract, data, case["chunk"] * plan.num_shards
+            metric, model, architecture.abstract, data, case["chunk"] * plan.num_groups
         )
     except jax.errors.JaxRuntimeError as error:
         return {"failure": str(error).splitlines()[0], "compile_s": round(time.process_time() - start, 1)}

@@ -136,7 +136,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="METRIC.SETTING=VALUE", help="change a setting; may be repeated"
     )
     parser.add_argument(
-        "--devices", metavar="N|NxM", help="spread models over N devices, and each batch over M of them (default: 1)"
+        "--devices",
+        metavar="N|NxM|NxMxS",
+        help="spread models over N devices, each batch over M of them, and the parameters of models that are too large "
+        "for a device over S (default: 1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="moves every random number (default: %(default)s)")
 

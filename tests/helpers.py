@@ -29,6 +29,7 @@ def forms() -> dict[str, Plan]:
         "sharded over models": Plan("vmap", 1, "patches", device_mesh(8)),
         # Host devices take models one after another whatever is planned.
         "sharded over models and data": Plan("map", 2, "patches", device_mesh("2x4")),
+        "sharded over parameters too": Plan("map", 2, "patches", device_mesh("2x2x2")),
     }
 
 

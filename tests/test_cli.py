@@ -52,18 +52,20 @@ def test_the_plan_is_shown_and_nothing_measured(table, capsys, tmp_path):
     )
     told = [line.split()[-2:] for line in capsys.readouterr().out.splitlines()]
     assert told == [["left", "seconds"], ["0", "0"], ["0", "0"]]
-    main(["measure", str(table.parent / "zoo"), "--plan", "--devices", "4x2", "--metrics", "losses,cka"])
+    main(["measure", str(table.parent / "zoo"), "--plan", "--devices", "2x2x2", "--metrics", "losses,cka"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:5] == ["architecture", "metric", "members", "units", "devices"]
-    assert [line.split()[:5] for line in lines[1:]] == [
-        [architecture, metric, "4", "1", "8"] for architecture in ("mlp-w2", "mlp-w32") for metric in ("losses", "cka")
+    assert lines[0].split()[:6] == ["architecture", "metric", "members", "units", "devices", "shards"]
+    assert [line.split()[:6] for line in lines[1:]] == [
+        [architecture, metric, "4", "1", "8", "2"]
+        for architecture in ("mlp-w2", "mlp-w32")
+        for metric in ("losses", "cka")
     ]
     assert all(line.endswith("MiB") for line in lines[1:])
 
 
 def test_devices_and_settings_change_what_they_say(table, capsys, tmp_path):
     zoo, out = str(table.parent / "zoo"), str(tmp_path / "table")
-    main(["measure", zoo, "--out", out, "--devices", "8", "--metrics", "losses,cka", "--set", "cka.num_batches=2"])
+    main(["measure", zoo, "--out", out, "--devices", "1x2x4", "--metrics", "losses,cka", "--set", "cka.num_batches=2"])
     models, expected = (pd.read_parquet(folder / "models.parquet") for folder in (tmp_path / "table", table))
     for column in ("train_loss", "test_error"):
         assert models[column].to_numpy() == pytest.approx(expected[column].to_numpy(), rel=1e-5)
@@ -144,7 +146,7 @@ def test_every_preset_goes_to_the_files_of_a_table(preset, seeds, tmp_path, caps
         (["measure", "none", "--target", "tpu:v5e-4"], "nothing is measured. Add --plan to it"),
         (["measure", "ZOO"], "No place for the table. Name it: --out TABLE"),
         (["measure", "ZOO", "--out", "t", "--preset", "slow"], "Unknown preset 'slow'. Choose one of default, "),
-        (["measure", "ZOO", "--out", "t", "--devices", "4x"], "Cannot use devices '4x'. Give a number, or models x"),
+        (["measure", "ZOO", "--out", "t", "--devices", "4x"], "Cannot use devices '4x'. Give a number, models x"),
         (["measure", "ZOO", "--out", "t", "--devices", "999"], "Cannot use 999 devices: this cpu backend has 8."),
         (["measure", "ZOO", "--out", "t", "--set", "hessian"], "Cannot set 'hessian'. Write metric.setting=value"),
         (["measure", "ZOO", "--out", "t", "--set", "cka.x=1"], "Cannot set 'cka.x=1': there is no 'x'. Its settings"),

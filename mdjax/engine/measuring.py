@@ -103,7 +103,7 @@ def _results(
             raise
         return [None] * len(runs), [0.0] * len(runs)
     while len(raws) < len(runs):
-        size = need.chunk_size * programs.plan.num_shards
+        size = need.chunk_size * programs.plan.num_groups
         members = range(len(raws), min(len(raws) + size, len(runs)))
         # The last one fills the places that are left, so that every call has the same shape.
         places = [min(place, len(runs) - 1) for place in range(members.start, members.start + size)]

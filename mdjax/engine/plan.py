@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import AxisType, Mesh
 
-from mdjax.engine.targets import DATA, MODELS, TPU_EFFORT, TPU_EFFORTS, Target, device_shape, mesh_of
+from mdjax.engine.targets import AXES, DATA, MODELS, SHARDS, TPU_EFFORT, TPU_EFFORTS, Target, device_shape, mesh_of
 from mdjax.errors import InputError
 from mdjax.landscape.limits import USUAL_LIMITS, ProductLimits
 from mdjax.memory import free_memory
@@ -37,7 +37,7 @@ class Plan:
 
     `chunk_size` models go through one compiled call on each device, batched by "vmap" or one after another inside
     it by "map" (`jax.lax.map`); with a `chunk_size` of 1 both are the plain program of one model. `convolution`
-    says how convolutions are computed. A `mesh` has the axis "models" and perhaps "data".
+    says how convolutions are computed. A `mesh` has the axis "models" and perhaps "data" and "shards".
 
     The Hessian's products can be taken from intermediates of one forward and backward pass, the residuals, kept in
     memory: `residual_bytes` is how much of each device's memory all models of a call may together use for that; with
@@ -63,10 +63,10 @@ class Plan:
     def __post_init__(self) -> None:
         if self.mesh is None:
             return
-        if MODELS not in self.mesh.axis_names or not set(self.mesh.axis_names) <= {MODELS, DATA}:
+        if MODELS not in self.mesh.axis_names or not set(self.mesh.axis_names) <= set(AXES):
             raise InputError(
                 f"The mesh has the axes {tuple(self.mesh.axis_names)}. Name them 'models' and, if a batch's examples "
-                "are to be split as well, 'data'."
+                "are to be split as well, 'data', and 'shards' if parameters are."
             )
         # Who asked for another type of axis meant other programs than these.
         types = (AxisType.Auto,) * len(self.mesh.axis_names)
@@ -78,7 +78,10 @@ class Plan:
             return "single"
         # Batched LAPACK calls on several host devices wait for each other's threads for ever. The grouped convolutions
         # that a GPU makes of several models gather all examples of a batch that is split over devices.
-        if self.mesh is not None and (self.platform == "cpu" or (self.platform != "tpu" and self.splits_batches)):
+        # Models whose parameters are split are large enough alone.
+        if self.mesh is not None and (
+            self.platform == "cpu" or (self.platform != "tpu" and self.splits_batches) or self.num_shards > 1
+        ):
             return "map"
         return self.batching
 
@@ -86,14 +89,19 @@ class Plan:
         """The limits for the curvature products of each of that many models of one call on a device."""
         together = num_models if self.batching_of(num_models) == "vmap" else 1
         # Vectors side by side become one axis with the examples of a batch: where that is split over devices, all of
-        # their activations would travel.
-        vectors = 1 if self.splits_batches else self.vectors_at_once
+        # their activations would travel. Where parameters are split, memory is what there is too little of.
+        vectors = 1 if self.splits_batches or self.num_shards > 1 else self.vectors_at_once
         return ProductLimits(self.residual_bytes // together, vectors, self.loops_over_batches)
 
     @property
     def splits_batches(self) -> bool:
         """Whether each batch's examples are split over devices, between which only sums are to travel."""
-        return _splits_batches(self.mesh)
+        return _size_of(self.mesh, DATA) > 1
+
+    @property
+    def num_shards(self) -> int:
+        """Over how many devices each model's parameters are split."""
+        return _size_of(self.mesh, SHARDS)
 
     @property
     def platform(self) -> str:
@@ -112,14 +120,14 @@ class Plan:
         return (self.compiler_options or {}) | light or None
 
     @property
-    def num_shards(self) -> int:
-        """Over how many devices the models are spread."""
-        return 1 if self.mesh is None else self.mesh.shape[MODELS]
+    def num_groups(self) -> int:
+        """Over how many devices, or groups that share the same models, the models are spread."""
+        return _size_of(self.mesh, MODELS)
 
     @property
     def models_per_call(self) -> int:
         """How many models one compiled call takes, on all devices together."""
-        return self.chunk_size * self.num_shards
+        return self.chunk_size * self.num_groups
 
 
 def default_plan(mesh: Mesh | None = None, target: Target | None = None) -> Plan:
@@ -159,10 +167,13 @@ def usual_convolution(mesh: Mesh | None = None) -> Convolution:
 
     CPU: with the examples last, which copies images less often than patches do and leaves no lane of a vector empty
     (`bench/connectivity_vs_torch.py`; XLA's own weight gradient is slow inside loops); as patches where the mesh splits
-    the examples, since the other form makes them one axis with the pixels.
+    the examples, since the other form makes them one axis with the pixels. XLA's own wherever parameters are split:
+    patches would put channels that lie on several devices side by side.
     """
     found = _CONVOLUTIONS.get(platform_of(mesh), "lax")
-    return "patches" if found == "examples_last" and _splits_batches(mesh) else found
+    if _size_of(mesh, SHARDS) > 1 and found != "looped":
+        return "lax"
+    return "patches" if found == "examples_last" and _size_of(mesh, DATA) > 1 else found
 
 
 @functools.cache
@@ -179,8 +190,8 @@ def _known(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     return {name: value for name, value in options if is_known(name, value)}
 
 
-def _splits_batches(mesh: Mesh | None) -> bool:
-    return mesh is not None and dict(mesh.shape).get(DATA, 1) > 1
+def _size_of(mesh: Mesh | None, axis: str) -> int:
+    return 1 if mesh is None else dict(mesh.shape).get(axis, 1)
 
 
 def brief_options(results: Any) -> dict[str, Any] | None:
@@ -190,7 +201,8 @@ def brief_options(results: Any) -> dict[str, Any] | None:
 
 
 def device_mesh(devices: str | int) -> Mesh | None:
-    """A mesh from "N" (N devices share the models) or "NxM" (each of N groups of M splits its batches); None for 1.
+    """A mesh from "N" (N devices share the models), "NxM" (each of N groups of M splits its batches) or "NxMxS" (and
+    each of those is S devices, which split the parameters); None for 1.
 
     On a CPU backend that has not started yet, as many host devices as asked for are made. InputError where the
     text is no such number or there are not that many devices.

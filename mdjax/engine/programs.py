@@ -19,8 +19,10 @@ from mdjax.engine.costs import OperationCount
 from mdjax.engine.packing import packed_bytes
 from mdjax.engine.plan import Plan, default_plan, memory_budget, platform_of
 from mdjax.engine.program_cache import PROGRAMS
-from mdjax.engine.targets import MODELS
+from mdjax.engine.targets import DATA, MODELS, SHARDS
+from mdjax.errors import InputError
 from mdjax.landscape.limits import ProductLimits, limited
+from mdjax.landscape.split_vectors import over_shards, split_spec
 from mdjax.metrics import Examples, Metric
 from mdjax.models import Model
 
@@ -65,11 +67,11 @@ class Programs:
         """
         plan, most = self.plan, self._most.get((metric, model), self.plan.chunk_size)
         # Powers of two, so that stacks of different length share a few programs.
-        chunk = min(plan.chunk_size, most, 2 ** (-(-count // plan.num_shards) - 1).bit_length())
+        chunk = min(plan.chunk_size, most, 2 ** (-(-count // plan.num_groups) - 1).bit_length())
         budget, options = memory_budget(plan), plan.compiler_options_of(metric.compiles_lightly)
         while True:
             stacked = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_shards, *leaf.shape), leaf.dtype), run
+                lambda leaf: jax.ShapeDtypeStruct((chunk * plan.num_groups, *leaf.shape), leaf.dtype), run
             )
             leaves, structure = jax.tree.flatten((stacked, shared))
             what = metric, model, plan.batching_of(chunk), plan.limits_of(chunk), plan.mesh
@@ -229,16 +231,50 @@ def _compiled(
         program = jax.shard_map(
             _over_runs(metric, model, batching),
             mesh=mesh,
-            # Devices go through their models' loops independently of each other; a "data" axis is left to the
-            # compiler, which sees whole batches (`batches.over_data`) and adds the sums over devices itself.
+            # Devices go through their models' loops independently of each other; the others are left to the compiler,
+            # which sees whole batches (`batches.over_data`) and parameters (`split_vectors`), and adds the sums over
+            # devices itself.
             axis_names={MODELS},
             in_specs=(split, whole),
             out_specs=split,
             check_vma=False,
         )
-        placed = NamedSharding(mesh, split), NamedSharding(mesh, whole)
+        placed = _placed(mesh, stacked), NamedSharding(mesh, whole)
         with jax.set_mesh(mesh):
-            return lowered(functools.partial(jax.jit, in_shardings=placed), program, stacked, shared).compile(options)
+            jit = functools.partial(jax.jit, in_shardings=placed)
+            compiled = lowered(jit, program, stacked, shared).compile(options)
+        _check_exchanges(compiled, mesh)
+        return compiled
+
+
+def _check_exchanges(program: Any, mesh: Mesh) -> None:
+    """InputError for a program whose groups of host devices would wait for each other.
+
+    Each group runs its loops as often as its own models take. On hosts all devices meet at a collective-permute, also
+    where those of one group alone exchange numbers.
+    """
+    shape = dict(mesh.shape)
+    if platform_of(mesh) != "cpu" or shape[MODELS] == 1 or shape.get(SHARDS, 1) == 1:
+        return
+    if " collective-permute(" in program.as_text():
+        sizes = shape.get(DATA, 1), shape[SHARDS]
+        raise InputError(
+            f"This network cannot be split so for {shape[MODELS]} groups of a CPU's devices at a time, which would "
+            f"wait for each other's loops. Give devices as {'x'.join(map(str, (1, *sizes)))}."
+        )
+
+
+def _placed(mesh: Mesh, stacked: PyTree) -> PyTree:
+    """On which devices the stacked weights and keys of runs lie."""
+    number = dict(mesh.shape).get(SHARDS, 1)
+
+    def split(leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(MODELS, *split_spec(leaf.shape[1:], number)))
+
+    whole, (weights, _) = NamedSharding(mesh, PartitionSpec(MODELS)), stacked
+    if number == 1:
+        return whole
+    return tuple((jax.tree.map(split, params), whole) for params, _ in weights), whole
 
 
 def _lowered(platform: str, jit: Callable[..., Any], function: Callable[..., PyTree], *arguments: PyTree) -> Any:
@@ -260,6 +296,7 @@ def _lowered(platform: str, jit: Callable[..., Any], function: Callable[..., PyT
 def _over_runs(metric: Metric, model: Model, batching: str) -> Callable[[PyTree, PyTree], PyTree]:
     def one(run: PyTree, shared: PyTree) -> PyTree:
         weights, key = run
+        weights = tuple((over_shards(params), state) for params, state in weights)
         return metric.run(model, weights, shared, key)
 
     def many(stacked: PyTree, shared: PyTree) -> PyTree:

@@ -19,9 +19,13 @@ from jax.sharding import Mesh
 
 from mdjax.engine.chips import GPUS, TPUS, Chip
 from mdjax.errors import InputError, brief, first_line
+from mdjax.landscape.split_vectors import SHARDS
 
 MODELS, DATA = "models", "data"
-"""The axes of a device mesh: models are independent of each other, a batch's examples are summed over."""
+"""The axes of a device mesh: models are independent of each other, a batch's examples are summed over; and SHARDS,
+over which parameters and vectors of their size are split."""
+
+AXES = MODELS, DATA, SHARDS
 
 _GPUS_OF_A_HOST = 8
 
@@ -52,7 +56,7 @@ class Target:
     """Devices that programs are compiled for and nothing is run on.
 
     name: the text, as it was given.
-    mesh: of its devices, with the axis "models" and perhaps "data".
+    mesh: of its devices, with the axis "models" and perhaps "data" and "shards".
     chip: what each device has and can do.
     effort: how hard its compiler tries, for people to read.
     compiler_options: what `jax.stages.Lowered.compile` is told beside a plan's effort.
@@ -70,7 +74,8 @@ def target_of(text: str, devices: str | int | None = None) -> Target:
 
     text: a TPU by its type, as Google names slices (v4 and v5p count TensorCores, two a chip), or by the chips on each
         side; a GPU by its name and, where there is more than one, how many.
-    devices: over how many of them models are spread, or "NxM", as `device_mesh` reads it (default: models over all).
+    devices: over how many of them models are spread, or "NxM" or "NxMxS", as `device_mesh` reads it (default: models
+        over all).
 
     InputError where a text names no target that is known, where there are not that many devices, and where the
     compiler is not installed. Cost: the first TPU loads libtpu, a second.
@@ -88,13 +93,16 @@ def target_of(text: str, devices: str | int | None = None) -> Target:
 
 
 def device_shape(devices: str | int) -> tuple[int, ...]:
-    """(models,) from "N", (models, data) from "NxM"; InputError for other texts."""
+    """(models,) from "N", (models, data) from "NxM", + (shards,) from "NxMxS"; else InputError."""
     try:
         shape = tuple(int(part) for part in str(devices).lower().split("x"))
-        if len(shape) > 2 or min(shape) < 1:
+        if len(shape) > len(AXES) or min(shape) < 1:
             raise ValueError
     except ValueError:
-        raise InputError(f"Cannot use devices {brief(devices)}. Give a number, or models x data like '4x2'.") from None
+        raise InputError(
+            f"Cannot use devices {brief(devices)}. Give a number, models x data like '4x2', or models x data x shards "
+            "of the parameters like '4x2x8'."
+        ) from None
     return shape
 
 
@@ -104,7 +112,7 @@ def mesh_of(available: list[Any], devices: str | int, whose: str) -> Mesh:
     count = math.prod(shape)
     if count > len(available):
         raise InputError(f"Cannot use {brief(count)} devices: {whose} has {len(available)}. Ask for at most that many.")
-    return Mesh(np.array(available[:count]).reshape(shape), (MODELS, DATA)[: len(shape)])
+    return Mesh(np.array(available[:count]).reshape(shape), AXES[: len(shape)])
 
 
 def _unknown(text: str) -> InputError:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,6 +85,26 @@ def over_data(batch: PyTree, axis: int = 0) -> PyTree:
 def splits_batches() -> bool:
     """Whether there is a mesh whose "data" axis splits each batch's examples over devices."""
     return over_data_multiple(1) > 1
+
+
+def summed_over_data(function: Callable[..., PyTree], constants: PyTree, batch: PyTree) -> PyTree:
+    """Σ over examples of function(constants, example), an example on each device of the mesh's "data" axis.
+
+        function: of arrays and one example, without an axis of examples.
+        constants: arrays that it is given each time.
+        batch: as many examples as that axis has devices.
+
+    Each device runs its own program, which the compiler need not split: XLA (jaxlib 0.10) gives wrong numbers for
+    convolutions that are batched over examples and kernels at once where it does.
+    """
+
+    def own(constants: PyTree, batch: PyTree) -> PyTree:
+        found = function(constants, jax.tree.map(lambda leaf: leaf[0], batch))
+        return jax.tree.map(lambda leaf: jax.lax.psum(leaf, "data"), found)
+
+    specs = PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(own, axis_names={"data"}, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return mapped(constants, batch)
 
 
 def over_data_multiple(number: int) -> int:

@@ -2,17 +2,16 @@
 
 import fnmatch
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from mdjax.errors import InputError
 from mdjax.landscape.accumulation import summed_over_batches
 from mdjax.landscape.limits import ProductLimits
+from mdjax.landscape.split_vectors import raveled
 from mdjax.linalg.operators import LinearOperator, Matvec
 
 PyTree = Any
@@ -37,7 +36,8 @@ def curvature_operator(
     limits: ProductLimits | None = None,
     mergeable: bool = False,
 ) -> LinearOperator:
-    """The curvature of Σ_b loss(outputs(params, batch_b), batch_b) as an operator on the raveled params [p].
+    """The curvature of Σ_b loss(outputs(params, batch_b), batch_b) as an operator on the raveled params [p]
+    (`mdjax.landscape.split_vectors.raveled`).
 
         outputs: (params, batch) → the model's outputs, of any shape.
         loss: (outputs, batch) → the batch's *contribution* to the total loss, so the batches' matrices add up.
@@ -55,10 +55,10 @@ def curvature_operator(
     curvature matrix-vector products for second-order gradient descent", Neural Computation 2002.
     """
     check_matrix(matrix)
-    flat, unravel = ravel_pytree(params)
+    flat, unravel, _, vectors = raveled(params)
     product = _hessian_product if matrix == "hessian" else _gauss_newton_product
     linearized = functools.partial(product, outputs, loss, unravel, flat)
-    return LinearOperator(*summed_over_batches(linearized, batches, limits, mergeable=mergeable), flat.size)
+    return LinearOperator(*summed_over_batches(linearized, batches, limits, mergeable=mergeable), vectors.size, vectors)
 
 
 def check_matrix(matrix: str) -> None:
@@ -109,9 +109,9 @@ def parameter_groups(params: PyTree, layers: str = "*") -> ParameterGroups:
     unique = tuple(dict.fromkeys(names))
     if layers != "*" and not any(_matched(parts, layers) for parts in _paths(params)):
         raise InputError(f"No layer fits the pattern {layers!r}; outermost are {', '.join(unique)}. Give one of paths.")
-    sizes = [math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params)]
-    indices = jnp.asarray([unique.index(name) for name in names], jnp.int32)
-    return ParameterGroups(unique, jnp.repeat(indices, jnp.asarray(sizes), total_repeat_length=sum(sizes)))
+    leaves, structure = jax.tree.flatten(params)
+    indices = [jnp.full(jnp.shape(leaf), unique.index(name), jnp.int32) for leaf, name in zip(leaves, names)]
+    return ParameterGroups(unique, raveled(jax.tree.unflatten(structure, indices)).flat)
 
 
 def restricted(operator: LinearOperator, mask: jax.Array) -> LinearOperator:
@@ -125,6 +125,7 @@ def restricted(operator: LinearOperator, mask: jax.Array) -> LinearOperator:
         lambda vector: mask * operator.matvec(mask * vector),
         lambda vectors: mask * operator.matmat(mask * vectors),
         operator.size,
+        operator.vectors,
     )
 
 

@@ -1,5 +1,6 @@
 """The mean loss of a model over its examples → its curvature: an operator, quadratic forms, and its exact trace."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from mdjax.landscape.batches import (
     over_data_multiple,
     slice_batch,
     splits_batches,
+    summed_over_data,
     weighed,
 )
 from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, curvature_operator
@@ -129,7 +131,10 @@ def gauss_newton_traces(model: Model, params: PyTree, state: PyTree, examples: L
     together = together if jax.sharding.get_abstract_mesh().empty else 1
     size = min(over_data_multiple(max(together, 1)), examples.capacity)
 
-    def squares(x: PyTree, y: PyTree, weight: jax.Array) -> PyTree:
+    constants = params, state, jnp.asarray(total, jnp.float32)
+
+    def squares(constants: PyTree, example: PyTree) -> PyTree:
+        (params, state, total), (x, y, weight) = constants, example
         x = jax.tree.map(lambda leaf: leaf[None], x)
         outputs, pullback = jax.vjp(lambda params: model.apply(params, state, x)[0], params)
         weights, vectors = task.curvature_factors(outputs, y)
@@ -142,8 +147,11 @@ def gauss_newton_traces(model: Model, params: PyTree, state: PyTree, examples: L
         weights = weighed(examples.task, y, mask)
         if size == 1:
             x, y = jax.tree.map(lambda leaf: leaf[0], (x, y))
-            return jax.tree.map(jnp.add, total, squares(x, y, weights[0]))
-        found = jax.vmap(squares)(x, y, weights)
+            return jax.tree.map(jnp.add, total, squares(constants, (x, y, weights[0])))
+        if splits_batches() and size == over_data_multiple(1):
+            found = summed_over_data(squares, constants, (x, y, weights))
+            return jax.tree.map(jnp.add, total, found)
+        found = jax.vmap(functools.partial(squares, constants))((x, y, weights))
         return jax.tree.map(lambda total, leaf: total + jnp.sum(leaf), total, found)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from mdjax.landscape.accumulation import VectorFunction, summed_over_batches
 from mdjax.landscape.curvature import Contribution, CurvatureMatrix, Outputs, check_matrix, gauss_newton_factors
 from mdjax.landscape.limits import ProductLimits
 from mdjax.landscape.operations import Operation, evaluate, is_smooth
+from mdjax.landscape.split_vectors import raveled
 from mdjax.linalg.operators import Matvec
 
 PyTree = Any
@@ -43,7 +43,7 @@ def quadratic_forms(
     the compiler may share any. Raises InputError for an unknown matrix.
     """
     check_matrix(matrix)
-    flat, unravel = ravel_pytree(params)
+    flat, unravel, *_ = raveled(params)
     form = _hessian_form if matrix == "hessian" else _gauss_newton_form
     linearized = functools.partial(form, outputs, loss, unravel, flat)
     return summed_over_batches(linearized, batches, limits, mergeable=mergeable)[1]

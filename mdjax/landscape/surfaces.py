@@ -1,16 +1,16 @@
 """A model and directions in its parameter space → loss and error on the plane that they span.
 
-Directions are rows of an array [k, p], with the p parameters in the order of `jax.flatten_util.ravel_pytree`.
+Directions are rows of an array [k, p], with the p parameters in the order of `mdjax.landscape.split_vectors.raveled`.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from mdjax.landscape import losses
 from mdjax.landscape.batches import LabelledExamples
+from mdjax.landscape.split_vectors import raveled
 from mdjax.linalg.krylov import Wanted, block_lanczos, ritz_vectors
 from mdjax.linalg.operators import LinearOperator
 from mdjax.models import Model
@@ -20,8 +20,8 @@ PyTree = Any
 
 def random_directions(params: PyTree, key: jax.Array, num_directions: int) -> jax.Array:
     """Gaussian directions [k, p], each as long as the parameters: a step of 1 moves the model by its own norm."""
-    flat, _ = ravel_pytree(params)
-    directions = jax.random.normal(key, (num_directions, flat.size))
+    flat, _, _, vectors = raveled(params)
+    directions = vectors.normal(key, num_directions)
     return directions * jnp.linalg.norm(flat) / jnp.linalg.norm(directions, axis=1, keepdims=True)
 
 
@@ -32,7 +32,7 @@ def filter_directions(params: PyTree, key: jax.Array, num_directions: int) -> ja
     (biases, scales and shifts of a normalisation) stay as they are: their part of the direction is zero.
     Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018, section 4.
     """
-    flat, unravel = ravel_pytree(params)
+    _, unravel, ravel, vectors = raveled(params)
 
     def normalized(direction: jax.Array, weights: jax.Array) -> jax.Array:
         if weights.ndim < 2:
@@ -42,8 +42,7 @@ def filter_directions(params: PyTree, key: jax.Array, num_directions: int) -> ja
         return direction * (jnp.sqrt(jnp.sum(jnp.square(weights), axes)) / length)
 
     def one(key: jax.Array) -> jax.Array:
-        direction = unravel(jax.random.normal(key, flat.shape))
-        return ravel_pytree(jax.tree.map(normalized, direction, params))[0]
+        return ravel(jax.tree.map(normalized, unravel(vectors.normal(key)), params))
 
     return jax.vmap(one)(jax.random.split(key, num_directions))
 
@@ -120,7 +119,7 @@ def loss_surface(
 
     Cost: m forward passes over the examples.
     """
-    flat, unravel = ravel_pytree(params)
+    flat, unravel, *_ = raveled(params)
 
     def at(point: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = unravel(flat + point @ directions)

@@ -41,7 +41,7 @@ def quadrature_runs(operator: LinearOperator, key: jax.Array, *, num_runs: int, 
     Appl. 2017; Ghorbani, Krishnan & Xiao, "An investigation into neural net optimization via Hessian eigenvalue
     density", ICML 2019.
     """
-    return lanczos(operator, jax.random.normal(key, (num_runs, operator.size)), num_steps=num_steps)
+    return lanczos(operator, operator.space.normal(key, num_runs), num_steps=num_steps)
 
 
 def quadrature(alpha: np.ndarray, beta: np.ndarray) -> Quadrature:

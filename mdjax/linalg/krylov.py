@@ -13,7 +13,8 @@ import numpy as np
 import scipy.linalg
 
 from mdjax.linalg.operators import LinearOperator
-from mdjax.linalg.orthonormalization import orthonormal, row_lengths
+from mdjax.linalg.orthonormalization import row_lengths
+from mdjax.linalg.vectors import Vectors
 
 _KEPT, _EXHAUSTED = 1e-4, 1e-6
 """A new direction at least `_KEPT`·‖A‖ long is kept, one below `_EXHAUSTED`·‖A‖ is rounding and is replaced."""
@@ -68,24 +69,25 @@ class Krylov(NamedTuple):
         return self.num_steps * self.next_block.shape[0]
 
 
-def krylov_start(key: jax.Array, size: int, *, block_size: int, max_steps: int) -> Krylov:
+def krylov_start(key: jax.Array, vectors: Vectors, *, block_size: int, max_steps: int) -> Krylov:
     """An empty run that begins at random orthonormal vectors.
 
         key: for the random vectors.
-        size: p, rows of the matrix.
+        vectors: those of p numbers, p being the rows of the matrix.
         block_size: b, vectors multiplied in one step.
         max_steps: steps that the basis has room for: block_size·max_steps rows.
 
     Of a matrix of at most block_size·max_steps rows all vectors are taken at once: its one step is exact.
     """
+    size = vectors.size
     rows = min(block_size * max_steps, size)
     block_size = rows if rows == size else block_size
     zero = jnp.zeros(())
     return Krylov(
-        basis=jnp.zeros((rows, size)),
+        basis=vectors.zeros(rows),
         projected=jnp.zeros((rows, rows)),
         off_diagonal=jnp.zeros((block_size, block_size)),
-        next_block=orthonormal(jax.random.normal(key, (block_size, size))).rows,
+        next_block=vectors.orthonormal(vectors.normal(key, block_size)).rows,
         dropped=zero,
         norm_bound=zero,
         product_squares=zero,
@@ -94,7 +96,15 @@ def krylov_start(key: jax.Array, size: int, *, block_size: int, max_steps: int) 
     )
 
 
-def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_steps: int, wanted: Wanted) -> Krylov:
+def krylov_extend(
+    krylov: Krylov,
+    products: jax.Array,
+    key: jax.Array,
+    *,
+    min_steps: int,
+    wanted: Wanted,
+    vectors: Vectors | None = None,
+) -> Krylov:
     """One step of block Lanczos.
 
         krylov: the run so far.
@@ -102,6 +112,7 @@ def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_st
         key: for the random directions.
         min_steps: steps to take at least.
         wanted: the Ritz pairs that have to converge.
+        vectors: those that the matrix is multiplied with (default: on one device).
 
     Orthogonalised twice against the whole basis. Directions in which the products bring nothing new (an invariant
     subspace) give way to random ones, gradually over two decades of their length: a sharp threshold would let
@@ -109,9 +120,10 @@ def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_st
     converged, when the basis is full, or at a product that is not finite. Cost: 8·b·m·p flops for a basis of m rows.
     """
     block = krylov.next_block
-    num_rows, (width, size) = len(krylov.basis), block.shape
+    num_rows, (width, length) = len(krylov.basis), block.shape
+    vectors = vectors or Vectors(length)
     row = krylov.num_steps * width
-    basis = jax.lax.dynamic_update_slice(krylov.basis, block, (row, 0))
+    basis = vectors.placed(jax.lax.dynamic_update_slice(krylov.basis, block, (row, 0)))
     finite = jnp.all(jnp.isfinite(products))
     replaced = row_lengths(krylov.off_diagonal)
     replaced = (1 - _kept(replaced, krylov.norm_bound)) * replaced
@@ -121,15 +133,15 @@ def krylov_extend(krylov: Krylov, products: jax.Array, key: jax.Array, *, min_st
     projected = jax.lax.dynamic_update_slice(krylov.projected, overlap, (0, row))
     projected = jax.lax.dynamic_update_slice(projected, overlap.T, (row, 0))
 
-    rows, triangle = orthonormal(remainder)
+    rows, triangle = vectors.orthonormal(remainder)
     # The products are what the basis and the new rows make of these columns.
     norm_bound = jnp.maximum(krylov.norm_bound, jnp.max(row_lengths(jnp.concatenate([overlap, triangle]).T)))
     # LAPACK may iterate for ever on NaN.
     left, lengths, right = _svd(jnp.where(finite, triangle, 0.0))
     kept = _kept(lengths, norm_bound)
-    fresh = jax.random.normal(jax.random.fold_in(key, krylov.num_steps), (width, size)) / size**0.5
+    fresh = vectors.normal(jax.random.fold_in(key, krylov.num_steps), width) / vectors.size**0.5
     rows = kept[:, None] * (left.T @ rows) + (1 - kept)[:, None] * fresh
-    rows = orthonormal(rows - (rows @ basis.T) @ basis).rows
+    rows = vectors.orthonormal(rows - (rows @ basis.T) @ basis).rows
 
     num_steps = krylov.num_steps + 1
     off_diagonal = lengths[:, None] * right
@@ -171,11 +183,12 @@ def block_lanczos(
     Source: Golub & Van Loan, Matrix Computations, section 10.3.6; twice is enough (Parlett).
     """
     start_key, fresh_key = jax.random.split(key)
-    start = krylov_start(start_key, operator.size, block_size=block_size, max_steps=max_steps)
+    vectors = operator.space
+    start = krylov_start(start_key, vectors, block_size=block_size, max_steps=max_steps)
 
     def step(krylov: Krylov) -> Krylov:
         products = operator.matmat(krylov.next_block)
-        return krylov_extend(krylov, products, fresh_key, min_steps=min_steps, wanted=wanted)
+        return krylov_extend(krylov, products, fresh_key, min_steps=min_steps, wanted=wanted, vectors=vectors)
 
     return jax.lax.while_loop(lambda krylov: ~krylov.finished, step, start)
 
@@ -240,12 +253,12 @@ def lanczos(operator: LinearOperator, starts: jax.Array, *, num_steps: int) -> T
     Cost: `num_steps` = m products with blocks of k, and 8·k·m·p flops each; memory k·m·p floats for the bases.
     Source: Golub & Van Loan, Matrix Computations, section 10.3; twice is enough (Parlett).
     """
-    num_runs, size = starts.shape
-    num_steps = min(num_steps, size)
+    num_runs, space = len(starts), operator.space
+    num_steps = min(num_steps, operator.size)
 
     def step(carry: tuple[jax.Array, ...], j: jax.Array) -> tuple[tuple[jax.Array, ...], Tridiagonal]:
         bases, vectors, norm_bound = carry
-        bases = bases.at[:, j].set(vectors)
+        bases = space.placed(bases.at[:, j].set(vectors))
         products = operator.matmat(vectors)
         alpha = jnp.sum(vectors * products, axis=1)
         remainder = products
@@ -260,7 +273,7 @@ def lanczos(operator: LinearOperator, starts: jax.Array, *, num_steps: int) -> T
         return (bases, vectors, norm_bound), Tridiagonal(alpha, beta)
 
     first = starts / jnp.linalg.norm(starts, axis=1, keepdims=True)
-    start = jnp.zeros((num_runs, num_steps, size), starts.dtype), first, jnp.zeros(num_runs, starts.dtype)
+    start = space.zeros(num_runs, num_steps).astype(starts.dtype), first, jnp.zeros(num_runs, starts.dtype)
     _, steps = jax.lax.scan(step, start, jnp.arange(num_steps))
     return Tridiagonal(steps.alpha.T, steps.beta.T)
 

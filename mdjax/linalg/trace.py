@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mdjax.linalg.krylov import LARGEST, Krylov, Wanted, krylov_extend, krylov_start
 from mdjax.linalg.operators import LinearOperator
+from mdjax.linalg.vectors import Vectors
 
 
 class Estimate(NamedTuple):
@@ -90,7 +91,7 @@ def hutchinson(operator: LinearOperator, key: jax.Array, sampling: Sampling = DE
     matrix", Commun. Stat. Simul. Comput. 1990.
     """
     zero = jnp.zeros(())
-    nothing = jnp.zeros((0, operator.size))
+    nothing = operator.space.zeros(0)
     return _sampled(operator, nothing, _Exact(zero, zero), key, sampling, jnp.zeros((), jnp.int32))
 
 
@@ -113,10 +114,10 @@ def hutch_pp(
 
     def multiply(rows: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         products = operator.matmat(rows)
-        return jnp.linalg.qr(products.T)[0].T, (rows, products)
+        return operator.space.factored(products).rows, (rows, products)
 
     # The same product twice: written as a loop it is compiled once.
-    start = jax.random.normal(sketch_key, (rank, operator.size))
+    start = operator.space.normal(sketch_key, rank)
     _, (rows, products) = jax.lax.scan(multiply, start, None, length=2)
     basis, images = rows[1], products[1]
     exact = _exact(images @ basis.T, jnp.sum(images**2))
@@ -155,8 +156,8 @@ def deflated_trace(
     Matrix Anal. Appl. 2022, section 3, balance the two, here for one Krylov run.
     """
     start_key, fresh_key, probe_key = jax.random.split(key, 3)
-    size = operator.size
-    start = krylov_start(start_key, size, block_size=sampling.block_size, max_steps=max_steps)
+    size, vectors = operator.size, operator.space
+    start = krylov_start(start_key, vectors, block_size=sampling.block_size, max_steps=max_steps)
     # A matrix that is no larger than the basis is taken whole; its probes come in blocks of the same size.
     width = start.next_block.shape[0]
     sampling = sampling._replace(block_size=width)
@@ -165,11 +166,12 @@ def deflated_trace(
 
     def step(carry: tuple[Krylov, jax.Array, _Probes]) -> tuple[Krylov, jax.Array, _Probes]:
         krylov, gain, probes = carry
-        signs = _signs(probe_key, probes, width, size)
+        signs = _signs(probe_key, probes, width, vectors)
         products = operator.matmat(jnp.where(krylov.finished, _deflated(signs, krylov.basis), krylov.next_block))
 
         def extend() -> tuple[Krylov, jax.Array, _Probes]:
-            extended = krylov_extend(krylov, products, fresh_key, min_steps=min_steps, wanted=wanted)
+            steps = {"min_steps": min_steps, "wanted": wanted, "vectors": vectors}
+            extended = krylov_extend(krylov, products, fresh_key, **steps)
             if known_trace is not None:
                 return extended, gain, probes
             inside = products @ krylov.next_block.T
@@ -190,7 +192,7 @@ def deflated_trace(
         exact = _exact(krylov.projected, krylov.product_squares)
         return ~krylov.finished | (~complete & _inaccurate(probes, exact, sampling))
 
-    krylov, _, probes = jax.lax.while_loop(unfinished, step, (start, jnp.zeros(()), _no_probes(size)))
+    krylov, _, probes = jax.lax.while_loop(unfinished, step, (start, jnp.zeros(()), _no_probes(vectors)))
     result = _result(_exact(krylov.projected, krylov.product_squares), probes, krylov.num_products)
     if known_trace is not None:
         result = result._replace(trace=Estimate(known_trace, jnp.zeros_like(known_trace)))
@@ -209,13 +211,13 @@ def xtrace(operator: LinearOperator, key: jax.Array, *, num_probes: int = 16) ->
     size = operator.size
     number = min(num_probes, size)
     # The m = `number` probes ωᵢ are rows here; in the paper's notation Ω = startᵀ[p, m] and A Ω = Q R.
-    start = jax.random.normal(key, (number, size))
+    start = operator.space.normal(key, number)
 
     def multiply(carry: tuple[jax.Array, jax.Array], _: None):
         rows, _triangle = carry
         products = operator.matmat(rows)
-        columns, triangle = jnp.linalg.qr(products.T)
-        return (columns.T, triangle), (rows, products, triangle)
+        columns, triangle = operator.space.factored(products)
+        return (columns, triangle), (rows, products, triangle)
 
     _, (rows, products, triangles) = jax.lax.scan(multiply, (start, jnp.zeros((number, number))), None, length=2)
     basis, (images, basis_images), triangle = rows[1], products, triangles[0]  # Qᵀ, ((A Ω)ᵀ, (A Q)ᵀ), R
@@ -273,10 +275,10 @@ def _sampled(
     """The result of a basis[m, p] whose `num_products` products are taken, and of probes on its complement."""
 
     def step(probes: _Probes) -> _Probes:
-        signs = _signs(key, probes, sampling.block_size, operator.size)
+        signs = _signs(key, probes, sampling.block_size, operator.space)
         return _updated(probes, signs, _deflated(operator.matmat(_deflated(signs, basis)), basis))
 
-    start = _no_probes(operator.size)
+    start = _no_probes(operator.space)
     probes = jax.lax.while_loop(lambda probes: _inaccurate(probes, exact, sampling), step, start)
     return _result(exact, probes, num_products)
 
@@ -286,15 +288,14 @@ def _deflated(vectors: jax.Array, basis: jax.Array) -> jax.Array:
     return vectors - (vectors @ basis.T) @ basis
 
 
-def _signs(key: jax.Array, probes: _Probes, block_size: int, size: int) -> jax.Array:
+def _signs(key: jax.Array, probes: _Probes, block_size: int, vectors: Vectors) -> jax.Array:
     """The next Rademacher probes [block_size, size], drawn by how many there were: ±1."""
-    key = jax.random.fold_in(key, probes.number)
-    return jax.random.rademacher(key, (block_size, size), probes.trace.dtype)
+    return vectors.signs(jax.random.fold_in(key, probes.number), block_size)
 
 
-def _no_probes(size: int) -> _Probes:
+def _no_probes(vectors: Vectors) -> _Probes:
     zero = jnp.zeros(())
-    none, vector = jnp.zeros((), jnp.int32), jnp.zeros(size)
+    none, vector = jnp.zeros((), jnp.int32), vectors.zeros()
     return _Probes(none, zero, zero, vector, zero, zero, none, vector)
 
 

@@ -16,6 +16,7 @@ from mdjax.landscape.alignment import TOLERANCE, aligned_and_verified
 from mdjax.landscape.curves import Curve, CurveSettings
 from mdjax.metrics.contract import Examples, Metric, PairMetric, Pairs, Raw, Weights
 from mdjax.models import Model
+from mdjax.models.mixed import Precision, check_precision, in_precision
 from mdjax.models.parameters import Parameters, check_parameters, counted_leaves
 from mdjax.statuses import Status, StatusCode
 
@@ -35,8 +36,8 @@ class ModeConnectivity(PairMetric):
     models with their own stored statistics: 0 without statistics. `align` permutes the second model's units to
     match the first's before (`mdjax.landscape.alignment`); on a few examples it is checked that this leaves the
     network what it is, and where it does not the row says so and has no numbers.
-    Only the `parameters` that count, as in `Hessian`, bend: those that the model names as frozen stay on the straight
-    line between the two models ("all" bends them too).
+    `precision` as in `Hessian`. Only the `parameters` that count, as there, bend: those that the model names as frozen
+    stay on the straight line between the two models ("all" bends them too).
     Cost: `settings.num_steps` gradients of a mini-batch, and 2·num_points + 2 forward passes over the data.
     """
 
@@ -56,10 +57,12 @@ class ModeConnectivity(PairMetric):
     pairs: Pairs = "disjoint"
     align: bool = False
     parameters: Parameters = "trainable"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         _check_points(self.num_points)
         check_parameters(self.parameters)
+        check_precision(self.precision)
 
     @classmethod
     def of_preset(cls, preset: str) -> Metric:
@@ -69,8 +72,8 @@ class ModeConnectivity(PairMetric):
 
     def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
         counted = counted_leaves(model, first[0], self.parameters)
-        trained = functools.partial(curves.trained_curve, model, self.settings, counted=counted)
-        return _along_curve(trained, self.num_points, self.align, model, first, second, data, key)
+        trained = functools.partial(curves.trained_curve, settings=self.settings, counted=counted)
+        return _along_curve(trained, self, model, first, second, data, key)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         error = np.asarray(raw["error"], np.float64)
@@ -115,7 +118,7 @@ class LinearConnectivity(PairMetric):
     With e the errors (percent) at `num_points` equally spaced t, BatchNorm re-estimated at each: `linear_barrier` is
     the maximum over t of e(t) − ((1−t)·e(0) + t·e(1)), 0 where the line lies below the chord;
     `linear_loss_barrier` the same of the loss (nats). Gaps and `align` as in `ModeConnectivity`;
-    frozen parameters move along the line with all others.
+    `precision` as in `Hessian`; frozen parameters move along the line with all others.
     Cost: 2·num_points + 2 forward passes over the data.
     Source: Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020; statistics as in
     Jordan et al., "REPAIR", ICLR 2023.
@@ -129,13 +132,15 @@ class LinearConnectivity(PairMetric):
     num_points: int = 11
     pairs: Pairs = "disjoint"
     align: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         _check_points(self.num_points)
+        check_precision(self.precision)
 
     def measure(self, model: Model, first: Weights, second: Weights, data: Examples, key: jax.Array) -> Raw:
-        line = functools.partial(curves.trained_curve, model, CurveSettings(kind="line"))
-        return _along_curve(line, self.num_points, self.align, model, first, second, data, key)
+        line = functools.partial(curves.trained_curve, settings=CurveSettings(kind="line"))
+        return _along_curve(line, self, model, first, second, data, key)
 
     def columns(self, raw: Raw) -> dict[str, Any]:
         columns = _shared_columns("linear", raw)
@@ -155,24 +160,24 @@ def _check_points(num_points: int) -> None:
 
 def _along_curve(
     curve_between: Callable[..., Curve],
-    num_points: int,
-    align: bool,
+    metric: ModeConnectivity | LinearConnectivity,
     model: Model,
     first: Weights,
     second: Weights,
     data: Examples,
     key: jax.Array,
 ) -> Raw:
-    """Loss and error [num_points] along the curve, and at the models themselves [2] with their own statistics."""
+    """Loss and error [num_points] along the metric's curve, and at the models [2] with their own statistics."""
     (start, state), (end, end_state) = first, second
     found: dict[str, jax.Array] = {}
-    if align:
+    if metric.align:
         # A key of its own: the curve's random numbers are the same with and without.
         verify_key = jax.random.fold_in(key, _VERIFICATION)
         inputs = jax.tree.map(lambda leaf: leaf[:_VERIFIED_ON], data.x_train)
         end, end_state, found["change"] = aligned_and_verified(model, start, end, end_state, inputs, verify_key)
-    points = jnp.linspace(0.0, 1.0, num_points)
-    curve = curve_between(start, end, state, data.train, key)
+    model = in_precision(model, metric.precision)
+    points = jnp.linspace(0.0, 1.0, metric.num_points)
+    curve = curve_between(model, start=start, end=end, state=state, examples=data.train, key=key)
     statistics = curves.reestimate_statistics(model, curve, state, data.train, points=points)
     found["apart"] = curves.kept_apart(state, end_state, statistics)
     loss, error = curves.evaluate_curve(model, curve, state, data.train, points=points, statistics=statistics)

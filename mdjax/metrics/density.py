@@ -13,6 +13,7 @@ from mdjax.linalg.density import binned, moments, quadrature, quadrature_runs
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
 from mdjax.metrics.published_hessian import status_with_cause
 from mdjax.models import Model
+from mdjax.models.mixed import Precision, check_precision, in_precision
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
 
@@ -22,7 +23,7 @@ class Density(ModelMetric):
     """The density of the Hessian's eigenvalues, averaged over `num_runs` Lanczos runs of `num_steps`.
 
     The same first `num_samples` training examples for every model, stored statistics, no weight decay, of the
-    `parameters` that count, as in `Hessian`: p is their number. Columns:
+    `parameters` that count, as in `Hessian`, and in its `precision`: p is their number. Columns:
     `density_nodes` and `density_weights`, the quadrature of all runs together, from which the density follows on any
     grid; `density_grid`, `density` and `density_se`, the density smoothed as published in
     `num_points` bins, per unit of eigenvalue, and its standard error over runs; `density_moments` tr(Aʲ)/p for
@@ -47,9 +48,11 @@ class Density(ModelMetric):
     num_points: int = 64
     batch_size: int = 256
     parameters: Parameters = "trainable"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         check_parameters(self.parameters)
+        check_precision(self.precision)
         check_matrix(self.operator)
         if self.num_runs < 2:
             raise InputError(f"Cannot tell an error from num_runs = {self.num_runs}. Take at least 2 runs.")
@@ -57,7 +60,7 @@ class Density(ModelMetric):
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         examples = data.train.first(self.num_samples)
         settings = {"batch_size": self.batch_size, "matrix": self.operator}
-        model, params = counted(model, params, self.parameters)
+        model, params = counted(in_precision(model, self.precision), params, self.parameters)
         curvature = loss_curvature(model, params, state, examples, **settings)
         runs = quadrature_runs(curvature, key, num_runs=self.num_runs, num_steps=self.num_steps)
         return {"alpha": runs.alpha, "beta": runs.beta}

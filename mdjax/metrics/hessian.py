@@ -18,6 +18,7 @@ from mdjax.linalg.trace import Sampling, TraceResult, deflated_trace, hutch_pp, 
 from mdjax.metrics.contract import Examples, Metric, ModelMetric, PyTree, Raw, Weights
 from mdjax.metrics.published_hessian import DESCRIPTION, FEATURES, PublishedHessian, status_with_cause
 from mdjax.models import Model
+from mdjax.models.mixed import Precision, check_precision, in_precision
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
 
@@ -50,6 +51,7 @@ class Hessian(ModelMetric):
     `xtrace` stops at `num_probes` whatever its error is. The Frobenius norm takes `min_probes` probes at least.
     `block_size` vectors are multiplied together; blocks find eigenvalues that coincide.
 
+    `precision` "bf16" computes the network in bfloat16 (`mdjax.models.mixed`), with errors of `docs/metrics.md`.
     `operator` "gauss_newton" measures that matrix, in columns `gauss_newton_…`.
     `by_layer` adds trace and largest eigenvalue of the diagonal block of each of `layers`: top-level modules, or by
     patterns of paths such as "blocks/*" (`mdjax.landscape.curvature.layer_names`), at the same cost again
@@ -91,9 +93,11 @@ class Hessian(ModelMetric):
     by_layer: bool = False
     layers: str = "*"
     parameters: Parameters = "trainable"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         check_parameters(self.parameters)
+        check_precision(self.precision)
         check_matrix(self.operator)
         if self.trace_method not in get_args(TraceMethod):
             methods = ", ".join(get_args(TraceMethod))
@@ -115,14 +119,14 @@ class Hessian(ModelMetric):
             raise InputError(f"layers is {self.layers!r}, but by_layer is false. Set hessian.by_layer=true, too.")
         examples = data.train.first(self.num_samples)
         settings = {"batch_size": self.batch_size, "matrix": self.operator}
-        model, params = counted(model, params, self.parameters)
+        model, params = counted(in_precision(model, self.precision), params, self.parameters)
         curvature = loss_curvature(model, params, state, examples, **settings)
         known = self._known_traces(model, params, state, examples)
         if not self.by_layer:
             return self._spectrum(curvature, None if known is None else jnp.sum(known), key)
         groups = parameter_groups(params, self.layers)
         # The whole matrix is one more group: the product is compiled once for all of them.
-        everything = jnp.ones((1, curvature.size), bool)
+        everything = jnp.ones((1, groups.indices.size), bool)
         masks = jnp.concatenate([everything, groups.indices == jnp.arange(len(groups.names))[:, None]])
         known = None if known is None else jnp.concatenate([jnp.sum(known, keepdims=True), known])
         found = jax.lax.map(lambda part: self._spectrum(restricted(curvature, part[0]), part[1], key), (masks, known))

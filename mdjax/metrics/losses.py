@@ -13,6 +13,7 @@ from mdjax.errors import InputError
 from mdjax.landscape import losses
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw
 from mdjax.models import Model
+from mdjax.models.mixed import Precision, check_precision, in_precision
 from mdjax.tasks import Classification
 
 
@@ -29,6 +30,7 @@ class Losses(ModelMetric):
     and so on (`losses.spread`).
     `num_examples` "all" goes through everything that a sample was drawn from, in pieces that are read ahead; of other
     tasks than classes the guess stays that of the sample.
+    `precision` "bf16" computes the network in bfloat16 (`mdjax.models.mixed`).
     Cost: one forward pass over all data, two over a sample, and (classes)² numbers twice.
     """
 
@@ -48,12 +50,14 @@ class Losses(ModelMetric):
 
     num_bins: int = 15
     num_examples: str = "sample"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.num_examples not in ("sample", "all"):
             raise InputError(f"num_examples is {self.num_examples!r}. Give 'sample' or 'all'.")
         if self.num_bins < 1:
             raise InputError(f"num_bins is {self.num_bins}. Give at least one bin.")
+        check_precision(self.precision)
 
     def derived(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """Accuracies in percent, and the points by which training exceeds test accuracy."""
@@ -64,6 +68,7 @@ class Losses(ModelMetric):
         return accuracies | {"generalization_gap": accuracies["train_acc"] - accuracies["test_acc"]}
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
+        model = in_precision(model, self.precision)
         raw: dict[str, Any] = {}
         if data.is_sample and self.num_examples == "sample":
             for split, examples in data.splits.items():
@@ -132,9 +137,10 @@ class LossSums(ModelMetric):
     description: ClassVar[str] = "sums of losses over a part of the data"
 
     num_bins: int = 15
+    precision: Precision = "float32"
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
-        examples = data.train
+        model, examples = in_precision(model, self.precision), data.train
         if isinstance(data.task, Classification):
             found = losses.class_sums(model, params, state, examples, num_bins=self.num_bins)._asdict()
         else:

@@ -12,6 +12,7 @@ from mdjax.columns import Feature
 from mdjax.landscape.batches import LabelledExamples, count_of
 from mdjax.landscape.loss_curvature import finite_parts, loss_curvature
 from mdjax.linalg.operators import Matvec
+from mdjax.linalg.vectors import Vectors
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
 from mdjax.models import Model
 from mdjax.models.parameters import Parameters, check_parameters, counted
@@ -93,18 +94,20 @@ class PublishedHessian(ModelMetric):
         examples = LabelledExamples(inputs, targets, jnp.minimum(data.num_train, len(chosen)), data.task)
         model, params = counted(model, params, self.parameters)
         hessian = loss_curvature(model, params, state, examples, batch_size=self.num_samples)
-        return self.estimate(hessian.matvec, hessian.size, start_key, probe_key)
+        return self.estimate(hessian.matvec, hessian.space, start_key, probe_key)
 
-    def estimate(self, matvec: Matvec, size: int, start_key: jax.Array, probe_key: jax.Array) -> dict[str, jax.Array]:
+    def estimate(
+        self, matvec: Matvec, vectors: Vectors, start_key: jax.Array, probe_key: jax.Array
+    ) -> dict[str, jax.Array]:
         """The two published estimators, one after the other in one loop, so that the product is compiled once.
 
         matvec: v[p] → A v [p].
-        size: p.
+        vectors: those of p numbers.
         start_key: of the first vector of the power iteration.
         probe_key: of the Rademacher probes.
         """
         zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
-        start = jax.random.normal(start_key, (size,))
+        start = vectors.normal(start_key)
         carry = {
             "vector": start / (jnp.linalg.norm(start) + 1e-6),
             "eigenvalue": zero,
@@ -141,7 +144,7 @@ class PublishedHessian(ModelMetric):
             }
 
         def step(carry: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            probe = jax.random.rademacher(jax.random.fold_in(probe_key, carry["probes"]), (size,), jnp.float32)
+            probe = vectors.signs(jax.random.fold_in(probe_key, carry["probes"]))
             product = matvec(jnp.where(carry["powering"], carry["vector"], probe))
             return jax.lax.cond(
                 carry["powering"],

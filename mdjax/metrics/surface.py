@@ -13,6 +13,7 @@ from mdjax.landscape.loss_curvature import loss_curvature, loss_quadratic_forms
 from mdjax.metrics.contract import Examples, ModelMetric, PyTree, Raw, Weights
 from mdjax.metrics.published_hessian import status_with_cause
 from mdjax.models import Model
+from mdjax.models.mixed import Precision, check_precision, in_precision
 from mdjax.models.parameters import Parameters, check_parameters, counted
 from mdjax.statuses import Status, StatusCode
 
@@ -50,9 +51,11 @@ class Surface(ModelMetric):
     max_steps: int = 24
     tolerance: float = 1e-5
     parameters: Parameters = "trainable"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         check_parameters(self.parameters)
+        check_precision(self.precision)
         if self.directions not in _DIRECTIONS:
             raise InputError(f"Unknown directions {self.directions!r}. Choose one of {', '.join(_DIRECTIONS)}.")
         if self.dimensions not in (1, 2):
@@ -79,7 +82,7 @@ class Surface(ModelMetric):
 
     def measure(self, model: Model, params: PyTree, state: PyTree, data: Examples, key: jax.Array) -> Raw:
         examples = data.train.first(self.num_samples)
-        model, params = counted(model, params, self.parameters)
+        model, params = counted(in_precision(model, self.precision), params, self.parameters)
         mean_loss = (model, params, state, examples)
         if self.directions == "hessian":
             hessian = loss_curvature(*mean_loss, batch_size=self.batch_size)

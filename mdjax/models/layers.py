@@ -193,6 +193,7 @@ def batch_moments(
     weights: [b].
     examples_last: whether they are such images.
     """
+    inputs = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     count = jnp.sum(weights) * math.prod(inputs.shape[1:-1])
     if examples_last:
         # Pixels before examples: a sum without a weight in it is read straight from the images.
@@ -240,7 +241,8 @@ def normalised(
     factor = jax.lax.rsqrt(variance + _EPSILON) * scale
     if examples_last:
         mean, factor, bias = map(_over_images, (mean, factor, bias))
-    return (inputs - mean) * factor + bias, found
+    # Statistics in float32 do not make other activations of those in bfloat16.
+    return ((inputs - mean) * factor + bias).astype(inputs.dtype), found
 
 
 class BatchNorm(nn.Module):

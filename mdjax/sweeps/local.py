@@ -116,7 +116,7 @@ def measure(
     keep_compiled_programs()
     work = prepared(source, data, chosen, model, options, seed)
     if assignment is not None:
-        work = dataclasses.replace(work, num_shards=device_shape(assignment.devices)[0])
+        work = dataclasses.replace(work, num_groups=device_shape(assignment.devices)[0])
     if isinstance(work.collection, GivenModels):
         check_independent(work.collection, given_model(None, model, work.plan), work.dataset)
     # The folder is tried before anything is computed.

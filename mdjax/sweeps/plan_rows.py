@@ -35,7 +35,7 @@ class PlanRow(NamedTuple):
 
     def calls(self, plan: Plan, chunk_size: int) -> list[int]:
         """How many calls each unit takes, of so many runs on each device."""
-        return [-(-count // (chunk_size * plan.num_shards)) for count in self.counts]
+        return [-(-count // (chunk_size * plan.num_groups)) for count in self.counts]
 
     def columns(self, plan: Plan, chunk_size: int) -> dict[str, Any]:
         """What stands in the plan whatever devices it is for."""
@@ -45,6 +45,7 @@ class PlanRow(NamedTuple):
             "members": sum(self.counts),
             "units": len(self.units),
             "devices": 1 if plan.mesh is None else plan.mesh.size,
+            **({"shards": plan.num_shards} if plan.num_shards > 1 else {}),
             "convolution": plan.convolution,
             "batching": plan.batching_of(chunk_size),
             "per_call": chunk_size,

@@ -62,13 +62,13 @@ class Work:
     cells: list[Cell]
     plan: Plan
     seed: int
-    num_shards: int  # devices over which the models of a unit are spread
+    num_groups: int  # devices over which the models of a unit are spread
     is_certain: bool  # that the models were trained on these labels, with the noise that is known of them
     notes: tuple[str, ...]  # what is to be said of the data
 
     def units(self, metric: Metric) -> list[Unit]:
         """The units of a metric, cell by cell."""
-        limit = _UNIT_SIZE * self.num_shards
+        limit = _UNIT_SIZE * self.num_groups
         return [unit for cell in self.cells for unit in units(metric, cell, limit, self.dataset, self.seed)]
 
     def notices(self) -> Iterator[str]:
@@ -122,7 +122,7 @@ def prepared(
         manifest = manifest.assign(**{TASK: dataset.task.name})
     if dataset.drawn is not None:
         manifest = manifest.assign(**{EXAMPLES: dataset.num_train})
-    return Work(collection, dataset, manifest, metrics, parts, plan, seed, plan.num_shards, known, notes)
+    return Work(collection, dataset, manifest, metrics, parts, plan, seed, plan.num_groups, known, notes)
 
 
 def _sampled(dataset: Dataset) -> Iterator[str]:

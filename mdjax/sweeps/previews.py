@@ -105,6 +105,6 @@ def _process_bytes(work: Work, members: Sequence[Unit], weights: PyTree, need: N
     memory = process_memory()
     call = need.added_bytes * (1 if work.plan.mesh is None else work.plan.mesh.size)
     if work.plan.platform != "cpu":
-        call = need.chunk_size * work.plan.num_shards * each
+        call = need.chunk_size * work.plan.num_groups * each
     kept = min(RECENT_BYTES, (len(work.manifest) - max(groups.values())) * each)
     return kept + max(map(loaded_models, members)) * each + max(memory.now + call, memory.most)

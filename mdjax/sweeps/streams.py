@@ -67,7 +67,8 @@ def over_all(
     sums: list[dict[str, dict[str, Any]]] = [{} for _ in members]
     for split, total in (("train", dataset.source_subset(cell.data_share)), ("test", dataset.drawn.test_total)):
         for piece in _pieces(dataset, split, total, cell.label_noise, programs.plan):
-            rows = measure_stack(LossSums(metric.num_bins), stack, piece, members, seed=seed, programs=programs)
+            partial = LossSums(metric.num_bins, metric.precision)
+            rows = measure_stack(partial, stack, piece, members, seed=seed, programs=programs)
             for own, row in zip(sums, rows, strict=True):
                 if "weight" not in row:
                     own[split] = row  # it did not fit

@@ -1,5 +1,7 @@
 """The plan: meshes from text, memory, and where compiled programs are kept."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,30 +9,37 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from mdjax import memory
-from mdjax.engine import plan
+from mdjax.engine import plan, programs
 from mdjax.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("text", "axes", "shape"), [("8", ("models",), (8,)), ("4x2", ("models", "data"), (4, 2)), (2, ("models",), (2,))]
+    ("text", "axes", "shape"),
+    [
+        ("8", ("models",), (8,)),
+        ("4x2", ("models", "data"), (4, 2)),
+        ("2x1x4", ("models", "data", "shards"), (2, 1, 4)),
+        (2, ("models",), (2,)),
+    ],
 )
 def test_a_mesh_from_text(text, axes, shape):
     mesh = plan.device_mesh(text)
     assert (mesh.axis_names, mesh.devices.shape) == (axes, shape)
     made = plan.Plan("vmap", 4, mesh=mesh)
-    assert made.num_shards == shape[0]
+    assert made.num_groups == shape[0]
+    assert made.num_shards == (shape[2] if len(shape) > 2 else 1)
     assert made.models_per_call == 4 * shape[0]
     assert plan.memory_budget(made) <= plan.memory_budget(plan.Plan()) / np.prod(shape) * 1.5
 
 
 def test_one_device_needs_no_mesh():
     assert plan.device_mesh("1") is None
-    assert plan.Plan().num_shards == 1
+    assert plan.Plan().num_groups == 1
 
 
-@pytest.mark.parametrize("text", ["0", "4x", "2x2x2", "many", "-1"])
+@pytest.mark.parametrize("text", ["0", "4x", "2x2x2x1", "many", "-1"])
 def test_a_wrong_number_of_devices_is_refused(text):
-    with pytest.raises(InputError, match="Give a number, or models x data like '4x2'."):
+    with pytest.raises(InputError, match="Give a number, models x data like '4x2', or"):
         plan.device_mesh(text)
 
 
@@ -80,3 +89,11 @@ def test_a_metric_may_ask_a_cpus_compiler_for_less():
 def test_options_that_a_release_of_xla_does_not_have_are_left_out():
     wanted = (("xla_backend_optimization_level", 0), ("xla_cpu_no_such_option", True))
     assert plan._known(wanted) == {"xla_backend_optimization_level": 0}
+
+
+def test_groups_of_host_devices_that_would_wait_for_each_other_are_refused():
+    program = types.SimpleNamespace(as_text=lambda: "  %p = f32[2] collective-permute(%x), channel_id=1")
+    for text in ("8", "4x2", "1x2x4"):
+        programs._check_exchanges(program, plan.device_mesh(text))
+    with pytest.raises(InputError, match="Give devices as 1x2x2."):
+        programs._check_exchanges(program, plan.device_mesh("2x2x2"))

@@ -121,7 +121,7 @@ def test_the_shape_of_a_mesh_is_chosen_with_its_target(asked, devices, shape):
 def test_a_target_has_the_devices_it_has(asked):
     with pytest.raises(InputError, match="Cannot use 32 devices: tpu:v5e-16 has 16. Ask for at most that many."):
         target_of("tpu:v5e-16", "8x4")
-    with pytest.raises(InputError, match="Give a number, or models x data like '4x2'."):
+    with pytest.raises(InputError, match="Give a number, models x data like '4x2', or"):
         target_of("tpu:v5e-16", "many")
 
 
@@ -164,7 +164,7 @@ def test_the_plan_of_a_target_asks_no_device():
     mesh = Mesh(np.array(jax.devices()[:2]), ("models",))
     target = targets.Target("tpu:v5e-2", mesh, chip, "", {})
     plan = default_plan(target=target)
-    assert (plan.convolution, plan.chunk_size, plan.num_shards) == ("examples_last", 32, 2)
+    assert (plan.convolution, plan.chunk_size, plan.num_groups) == ("examples_last", 32, 2)
     assert plan.residual_bytes == chip.memory // 4
     assert memory_budget(plan) == int(0.8 * chip.memory)
     assert plan.compiler_options is None

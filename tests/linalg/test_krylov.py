@@ -10,10 +10,11 @@ import pytest
 import scipy.sparse.linalg
 from helpers import dense_hessian
 
-from mdjax.linalg import krylov as krylov_module
+from mdjax.linalg import vectors as vectors_module
 from mdjax.linalg.krylov import Wanted, block_lanczos, krylov_extend, krylov_start, lanczos, ritz_pairs, ritz_vectors
 from mdjax.linalg.operators import LinearOperator
 from mdjax.linalg.orthonormalization import gram_schmidt, orthonormal
+from mdjax.linalg.vectors import Vectors
 
 SIZE = 120
 USUAL = Wanted(tolerance=1e-4)
@@ -40,7 +41,7 @@ SPECTRA = {
 @functools.partial(jax.jit, static_argnames=("block_size", "min_steps", "max_steps", "wanted", "form"))
 def run(matrix, block_size=4, min_steps=1, max_steps=20, wanted=USUAL, form=orthonormal):
     options = {"block_size": block_size, "min_steps": min_steps, "max_steps": max_steps, "wanted": wanted}
-    with mock.patch.object(krylov_module, "orthonormal", form):
+    with mock.patch.object(vectors_module, "orthonormal", form):
         return block_lanczos(operator(matrix), jax.random.key(0), **options)
 
 
@@ -133,7 +134,7 @@ def test_goes_on_from_an_invariant_subspace_with_fresh_directions(block_size, fo
 def test_block_diagonal_matrix_is_found_from_a_start_in_one_block():
     first, second = symmetric(np.linspace(0, 1, 20)), symmetric(np.linspace(0, 3, 20), seed=1)
     matrix = jnp.zeros((40, 40)).at[:20, :20].set(first).at[20:, 20:].set(second)
-    krylov = krylov_start(jax.random.key(0), 40, block_size=2, max_steps=18)
+    krylov = krylov_start(jax.random.key(0), Vectors(40), block_size=2, max_steps=18)
     start = jnp.zeros((2, 40)).at[0, 0].set(1).at[1, 1].set(1)
     krylov = krylov._replace(next_block=start)
     extend = jax.jit(functools.partial(krylov_extend, min_steps=17, wanted=Wanted()))

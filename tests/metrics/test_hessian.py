@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from mdjax.engine.plan import Plan
 from mdjax.errors import InputError
 from mdjax.landscape.curvature import parameter_groups
+from mdjax.linalg.vectors import Vectors
 from mdjax.metrics.hessian import Hessian
 from mdjax.metrics.published_hessian import PublishedHessian
 from mdjax.statuses import Status, StatusCode
@@ -189,7 +190,7 @@ def test_bad_settings_are_refused(settings, message):
 
 def published(matvec, size, seed):
     keys = jax.random.split(jax.random.key(seed))
-    return jax.jit(lambda keys: PublishedHessian().estimate(matvec, size, *keys))(keys)
+    return jax.jit(lambda keys: PublishedHessian().estimate(matvec, Vectors(size), *keys))(keys)
 
 
 def test_published_estimators_step_by_step():

@@ -120,17 +120,21 @@ def test_shards_are_taken_by_their_index_alone(tmp_path):
 def test_each_file_of_a_mixed_tree_goes_to_its_layout(tmp_path):
     taxonomy = "different_knobs_subset_10/bs_128/normal/ResNet18_w2/net_exp_0.pkl"
     write(tmp_path, taxonomy, "run/checkpoint-3.pt", "x/checkpoint/ckpt.pth", "y/z.pt", "y/optimizer")
+    write(tmp_path, "hub/pytorch_model.bin")
+    (tmp_path / "hub" / "config.json").write_text('{"model_type": "gpt2", "n_head": 4, "id2label": {"0": "no"}}')
     write_trial(tmp_path / "zoo" / "trial", config(), [1])
     claims = found(tmp_path)
+    assert claims["hub/pytorch_model.bin"].facts == {"config": {"model_type": "gpt2", "n_head": 4}, "heads": 4}
     assert {name: claim.model_id for name, claim in claims.items()} == {
         taxonomy: "resnet18-w2-bs128-subset_10-normal-s0",
         "run/checkpoint-3.pt": f"{tmp_path.name}/run/e3",
+        "hub/pytorch_model.bin": f"{tmp_path.name}/hub/pytorch_model.bin",
         "x/checkpoint/ckpt.pth": "x/ckpt.pth",
         "y/z.pt": f"{tmp_path.name}/y/z.pt",
         "zoo/trial/checkpoint_1/checkpoints": "zoo/trial/e1",
     }
     for format in layouts.LAYOUTS:
-        assert len(found(tmp_path, format)) == (5 if format == "files" else 1)
+        assert len(found(tmp_path, format)) == (6 if format == "files" else 1)
 
 
 def test_files_that_changed_since_the_last_search_are_read_anew(tmp_path):

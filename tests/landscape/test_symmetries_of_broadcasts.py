@@ -68,7 +68,7 @@ def test_a_rule_that_loses_an_axis_costs_the_permutations_and_not_the_network(mo
 
 
 def test_axes_of_unequal_size_are_fixed_and_not_forgotten():
-    digits = symmetries._Digits()
+    digits = symmetries.Digits()
     first, second = digits.value((6,)), digits.value((2, 6))
     digits.unify(first[0], (*second[1], *second[0]))
     assert all(digits.fixed[digit] for digit in digits.resolved(second[0]))

@@ -1,7 +1,7 @@
 """How large is a report on ten thousand configurations, how long does it take, and is it fluid in a browser?
 
-Run by hand, with a Chromium installed: `python bench/report.py [--rows 10000]`. Times in the browser are medians of five:
-from a sort, a search or a selection to the next frame that is drawn. The last line is JSON.
+Run by hand, with a Chromium installed: `python bench/report.py [--rows 10000]`. Times in the browser are medians of
+five: from a sort, a search or a selection to the next frame that is drawn. The last line is JSON.
 """
 
 import argparse

@@ -6,20 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import examples, measured, one, trained
+from helpers import examples, measured, trained
 from task_problems import problem
 
 from mdjax.engine import Plan
 from mdjax.errors import InputError
 from mdjax.metrics import Hessian, Losses, select
 from mdjax.models import FunctionModel
+from mdjax.models.layers import Statistics, normalised
 from mdjax.models.mixed import in_precision
 from mdjax.sweeps.descriptions import described
 
 SMALL_HESSIAN = Hessian(num_samples=64, max_steps=16, min_steps=8, max_probes=8, min_probes=2)
 
-BOUNDS = {"train_loss": 0.002, "hessian_eigenvalue": 0.02, "hessian_trace": 0.02, "hessian_frobenius": 0.03}
-"""Relative; beside a standard error, since probes are deflated by another basis."""
+SAME_PROBES = dataclasses.replace(SMALL_HESSIAN, trace_method="hutchinson")
+
+BOUNDS = {"train_loss": 0.002, "hessian_eigenvalue": 0.02, "hessian_trace": 0.02, "hessian_frobenius": 0.02}
+"""Relative; of a trace to the Frobenius norm."""
+
+CANCELLING = 0.15
+"""Of the decoder's trace, in units of the Frobenius norm: its eigenvalues of both signs nearly cancel."""
 
 
 @pytest.mark.parametrize("name", ["cnn", "next-token"])
@@ -30,14 +36,17 @@ def test_errors_beside_float32(metric, name):
         what = architecture.model("patches"), params, state, examples(200)
     else:
         what = problem(name).model, problem(name).params, {}, problem(name).examples
+        # Deflated by Krylov bases that differ a little, the same probes would give two samples of the trace.
+        metric = SAME_PROBES if metric is SMALL_HESSIAN else metric
     usual, mixed = (
         measured(dataclasses.replace(metric, precision=precision), *what, plan=Plan("vmap", 1, "patches"))[0]
         for precision in ("float32", "bf16")
     )
     differs = False
     for column in BOUNDS.keys() & usual.keys():
-        bound = BOUNDS[column] * abs(usual[column]) + usual.get(f"{column}_se", 0.0)
-        assert abs(mixed[column] - usual[column]) <= bound, column
+        scale = abs(usual["hessian_frobenius" if column == "hessian_trace" else column])
+        bound = CANCELLING if (name, column) == ("next-token", "hessian_trace") else BOUNDS[column]
+        assert abs(mixed[column] - usual[column]) <= bound * scale, column
         differs |= mixed[column] != usual[column]
     assert differs
 
@@ -51,14 +60,11 @@ def test_sums_are_in_float32():
 
 
 def test_statistics_stay_in_float32():
-    architecture, params, state = trained("resnet10", 1)
-    model = in_precision(architecture.model("patches"), "bf16")
-    inputs = examples(16).x_train[:16]
-    outputs, found = model.batch_apply(one(params), one(state), inputs, jnp.ones(16))
-    usual, expected = architecture.model("patches").batch_apply(one(params), one(state), inputs, jnp.ones(16))
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
-    assert np.abs(outputs - usual).max() < 0.1 * np.abs(usual).max()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.05 * np.abs(b).max()), found, expected)
+    random = np.random.default_rng(0)
+    inputs, ones = jnp.asarray(5 + random.normal(size=(64, 4, 4, 3)), jnp.bfloat16), jnp.ones(3)
+    outputs, found = normalised(inputs, jnp.ones(64), ones, ones, Statistics(ones, ones))
+    assert (outputs.dtype, found.mean.dtype, found.var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+    np.testing.assert_allclose(found.mean, np.asarray(inputs, np.float64).mean((0, 1, 2)), rtol=1e-5)
 
 
 def test_precision_is_a_setting_and_part_of_a_rows_identity():

@@ -48,8 +48,8 @@ def raveled(params: PyTree) -> Raveled:
     """Parameters as a vector, split where there is a mesh with an axis "shards" of more than one device."""
     number = num_shards()
     if number == 1:
-        flat, unravel = ravel_pytree(params)
-        return Raveled(flat, unravel, lambda tree: ravel_pytree(tree)[0], Vectors(flat.size))
+        flat, unravelled = ravel_pytree(params)
+        return Raveled(flat, unravelled, lambda tree: ravel_pytree(tree)[0], Vectors(flat.size))
     leaves, structure = jax.tree.flatten(params)
     vectors = SplitVectors(sum(leaf.size for leaf in leaves), number, tuple(leaf.shape for leaf in leaves))
     dtypes = [leaf.dtype for leaf in leaves]

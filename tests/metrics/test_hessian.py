@@ -11,7 +11,7 @@ from curvature_problems import SquaredError
 from helpers import dense_hessian, examples, one, trained
 from jax.flatten_util import ravel_pytree
 
-from mdjax.engine.plan import Plan
+from mdjax.engine.plan import Plan, device_mesh
 from mdjax.errors import InputError
 from mdjax.landscape.curvature import parameter_groups
 from mdjax.linalg.vectors import Vectors
@@ -62,6 +62,16 @@ def test_the_form_of_the_convolution_changes_nothing(metric):
             # A residual is a difference: its rounding is the eigenvalue's.
             atol = 1e-6 * wanted["hessian_eigenvalue"] if "residual" in column else 0
             np.testing.assert_allclose(row[column], wanted[column], rtol=1e-5, atol=atol, err_msg=column)
+
+
+def test_exact_traces_where_batches_are_split_and_convolutions_are_xlas_own():
+    # Batched over examples that lie on several devices, XLA splits such convolutions into others.
+    metric = Hessian(num_samples=16, num_eigenvalues=1, min_steps=2, max_steps=2)
+    expected, found = (
+        measured(metric, "cnn", Plan("map", 1, "lax", mesh), "lax")[0]["hessian_trace"]
+        for mesh in (None, device_mesh("1x2"))
+    )
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_default_takes_half_the_products_of_a_sampled_trace():

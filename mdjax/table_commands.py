@@ -170,6 +170,8 @@ def _reports(options: argparse.Namespace) -> None:
     out = Path("reports") if options.out is None else options.out
     if out.suffix == ".html":
         raise InputError(f"{out} is one page, and {len(options.tables)} tables are given. Name a folder for --out.")
+    if twice := [path for k, path in enumerate(options.tables) if path in options.tables[:k]]:
+        raise InputError(f"{twice[0]} is given twice. Give each table once.")
     tables: dict[str, Source] = {}
     for path in options.tables:
         found = Source(read_measured(path), str(path))

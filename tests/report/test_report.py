@@ -423,7 +423,7 @@ def test_a_folder_of_reports_has_an_index(tmp_path, capsys):
     for arguments, message in (
         (["b.csv", "--configuration", "mlp-1"], "--configuration is for a report on one table"),
         (["b.csv", "--out", "one.html"], "one.html is one page, and 2 tables are given"),
-        (["a.csv"], "Two tables are called"),
+        (["a.csv"], "a.csv is given twice. Give each table once"),
     ):
         with pytest.raises(SystemExit):
             main(["report", str(tmp_path / "a.csv"), str(tmp_path / arguments[0]), *arguments[1:]])

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs gallery notebooks release-check clean
+.PHONY: demo test quick lint docs gallery notebooks release-check vendored clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -45,6 +45,10 @@ release-check:
 	$(PYTHON) -m venv runs/release/empty
 	runs/release/empty/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd runs/release && empty/bin/mdjax --version && empty/bin/mdjax demo --out demo && test -s demo/report.html
+
+# The scripts that reports carry, from npm: versions stand in .ci/vendored.
+vendored:
+	.ci/vendored
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mdjax needs Python 3.11 or newer; set PYTHON=python3.11")'

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 
 from mdjax import measure, train
 from mdjax.metrics import CKA, Density, Hessian, LinearConnectivity, Losses, ModeConnectivity, Similarity, Surface
@@ -22,8 +23,10 @@ PICTURES = {
     "layers": lambda table: table.plot.layers(),
     "surface": lambda table: table.plot.surface(),
     "curve": lambda table: table.plot.curve(),
+    "similarity": lambda _: three_seeds().plot.similarity(),
+    "training": lambda _: over_epochs().plot.training(),
 }
-"""File → what draws it."""
+"""File → what draws it, of a table of two networks or of one made for it."""
 
 METRICS = (
     Losses(),
@@ -41,6 +44,23 @@ def measured(grid: Grid, metrics: tuple[object, ...] = METRICS) -> Table:
     """A zoo trained for the occasion, measured."""
     with tempfile.TemporaryDirectory() as folder:
         return measure(train(grid, f"{folder}/zoo"), metrics=metrics)
+
+
+def three_seeds() -> Table:
+    """Three networks of one configuration, compared."""
+    return measured(Grid(family="mlp", width=(8,), batch_size=(64,), label_noise=(0.1,), epochs=40, seeds=3), (CKA(),))
+
+
+def over_epochs() -> Table:
+    """One configuration, trained for several numbers of epochs."""
+    tables = [
+        measured(
+            Grid(family="mlp", width=(8,), batch_size=(64,), label_noise=(0.1,), epochs=epochs, seeds=2), (Losses(),)
+        )
+        for epochs in (2, 5, 10, 20, 40)
+    ]
+    rows = pd.concat([table.configurations for table in tables], ignore_index=True)
+    return Table(tables[0].models, tables[0].pairs, rows)
 
 
 def draw(table: Table, out: Path) -> None:

@@ -1,7 +1,7 @@
 """The commands on tables, `mdjax diagnose`, `grow` and `report`: arguments → calls, no logic."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from mdjax.addresses import Address
@@ -170,6 +170,8 @@ def _reports(options: argparse.Namespace) -> None:
     out = Path("reports") if options.out is None else options.out
     if out.suffix == ".html":
         raise InputError(f"{out} is one page, and {len(options.tables)} tables are given. Name a folder for --out.")
+    if twice := [path for k, path in enumerate(options.tables) if path in options.tables[:k]]:
+        raise InputError(f"{twice[0]} is given twice. Give each table once.")
     tables: dict[str, Source] = {}
     for path in options.tables:
         found = Source(read_measured(path), str(path))
@@ -180,10 +182,10 @@ def _reports(options: argparse.Namespace) -> None:
     tell(str(out / INDEX))
 
 
-def _report_name(path, taken) -> str:
+def _report_name(path: Path | Address, taken: Container[str]) -> str:
     """What the page of a table is called: as its folder or file; the folder above comes first where that is taken."""
     absolute = path if isinstance(path, Address) else path.absolute()
-    name = absolute.stem if absolute.suffix in (".csv", ".parquet") else absolute.name
+    name = absolute.name.removesuffix(absolute.suffix) if absolute.suffix in (".csv", ".parquet") else absolute.name
     if name in taken or name.lower() == "index":
         name = f"{absolute.parent.name}-{name}"
     if name in taken:

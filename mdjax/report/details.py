@@ -1,7 +1,7 @@
 """What was measured of the single models and pairs of a configuration, as plain values for the page's scripts."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def details_of(
     return {"rows": found, "left_out": left_out}
 
 
-def _model(row: dict[str, Any]) -> dict[str, Any]:
+def _model(row: Mapping[Any, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"id": printable(str(row["model_id"])), "numbers": _numbers(row, _OF_MODELS)}
     if row.get("status") not in (None, "ok") and isinstance(row.get("status"), str):
         told["status"] = printable(row["status"])
@@ -85,7 +85,7 @@ def _model(row: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _pair(row: dict[str, Any]) -> dict[str, Any]:
+def _pair(row: Mapping[Any, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {name[-1]: printable(str(row[name])) for name in ("model_a", "model_b")}
     told["numbers"] = _numbers(row, _OF_PAIRS)
     if row.get("status") not in (None, "ok") and isinstance(row.get("status"), str):
@@ -96,12 +96,12 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _numbers(row: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
+def _numbers(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, float]:
     told = {name: row[name] for name in names if isinstance(row.get(name), int | float | np.number)}
     return {name: float(f"{value:.{_DIGITS}g}") for name, value in told.items() if np.isfinite(value)}
 
 
-def _array(row: dict[str, Any], name: str) -> list[Any] | None:
+def _array(row: Mapping[Any, Any], name: str) -> list[Any] | None:
     """A column's list of numbers, rounded, None for what is not finite; None where the row has no list there."""
     value = row.get(name)
     if value is None or np.ndim(value) == 0:

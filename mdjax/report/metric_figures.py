@@ -39,5 +39,5 @@ def metric_figures(models: pd.DataFrame, pairs: pd.DataFrame, configuration: str
         except InputError:  # not measured, or of no value for this network, which its status tells
             continue
         if projection is not None:
-            axes.set_box_aspect(None, zoom=0.85)
+            axes.set_box_aspect(None, zoom=0.85)  # pyright: ignore[reportCallIssue]
         yield title, figure

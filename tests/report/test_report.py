@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mdjax.cli import main
 from mdjax.columns import Feature, describe
 from mdjax.diagnosis.answers import question_answers
 from mdjax.diagnosis.quantities import QUANTITIES
 from mdjax.diagnosis.trees import load_trees
 from mdjax.diagnosis.verdicts import diagnose, explain
 from mdjax.errors import InputError
+from mdjax.report.comparison import compare_tables
 from mdjax.report.figures import feature_of, features
 from mdjax.report.headline import count, number
 from mdjax.report.page import phase_plot, write_report
 from mdjax.report.panels import panel_grid
-from mdjax.report.scripts import scripts, styles
+from mdjax.report.scripts import VENDORED, scripts, styles
 from mdjax.report.sections import MAX_ROWS
 from mdjax.report.tree_figures import tree_figure
 
@@ -378,3 +380,51 @@ def test_published_table(page, published_data):
     assert "configurations</dt><dd>1,690" in text and "not recorded" in text
     assert "Those with most to gain: 50 of 1,690 configurations" in text
     assert "3 of 10 data shares are drawn" in text
+
+
+def test_vendored_files_are_those_of_their_checksums():
+    told = json.loads((VENDORED / "versions.json").read_text())
+    files = {name: digest for entry in told for name, digest in entry["sha256"].items()}
+    found = {path.name: sha256(path.read_bytes()).hexdigest() for path in VENDORED.glob("*.min.*")}
+    assert found == files
+    for entry in told:
+        licence = (VENDORED / f"LICENSE-{entry['package'].split('/')[-1]}.txt").read_text()
+        assert entry["licence"] in ("MIT", "ISC") and "Permission" in licence and entry["version"] in entry["source"]
+    assert all("\r" not in script and "</script" not in script.lower() and "<!--" not in script for script in scripts())
+
+
+def test_two_tables_are_compared_by_name_or_settings(page):
+    table = measured(2, 2)
+    other = table.iloc[[2, 0, 1]].assign(train_error=1.0, hessian_t=5.0)
+    seen = words(page(table, compare=("another", other)))
+    assert "Against another 3 configurations of 4 have one of the same name in another." in seen
+    theirs, own = (
+        diagnose(other).set_index("configuration")["cause"],
+        diagnose(table).set_index("configuration")["cause"],
+    )
+    same = sum(theirs[name] == own[name] for name in theirs.index)
+    assert f"The verdicts are the same for {same} of 3 configurations." in seen
+    compared = compare_tables(table, None, other.assign(configuration=list("abc")), None, "another")
+    assert compared.rows.tolist() == [1, 2, 0, -1] and "settings (width, bs)" in compared.lines[0]
+    assert compared.differences["train_error"][:3].tolist() == (table["train_error"][:3] - 1).tolist()
+    with pytest.raises(InputError, match="No configuration of the table is found in another"):
+        page(table, compare=("another", other.assign(configuration=list("abc"), width=1)))
+    shipped = words(page(table, trees="published", compare=("those of the package", "shipped")))
+    assert "Against those of the package The verdicts are the same for" in shipped
+
+
+def test_a_folder_of_reports_has_an_index(tmp_path, capsys):
+    for name in ("a", "b"):
+        measured(2, 2, metrics=("train_error", "hessian_t")).to_csv(tmp_path / f"{name}.csv", index=False)
+    main(["report", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), "--out", str(tmp_path / "reports")])
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["a.html", "b.html", "index.html"]
+    index = (tmp_path / "reports" / "index.html").read_text()
+    assert 'href="a.html"' in index and 'href="b.html"' in index and "<script" not in index
+    for arguments, message in (
+        (["b.csv", "--configuration", "mlp-1"], "--configuration is for a report on one table"),
+        (["b.csv", "--out", "one.html"], "one.html is one page, and 2 tables are given"),
+        (["a.csv"], "a.csv is given twice. Give each table once"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["report", str(tmp_path / "a.csv"), str(tmp_path / arguments[0]), *arguments[1:]])
+        assert message in capsys.readouterr().err

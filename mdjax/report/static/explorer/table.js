@@ -63,6 +63,7 @@ function tableColumns() {
     frozen: window.innerWidth > 700, minWidth: 150, width: window.innerWidth > 700 ? 230 : 165,
     formatter: (cell) => link(cell.getData().id), headerFilter: "input", headerFilterPlaceholder: "contains",
     headerFilterFunc: (text, value) => value.toLowerCase().includes(text.toLowerCase()),
+    accessorDownload: neutral, titleDownload: "configuration",
   };
   const found = [name];
   for (const column of order) {

@@ -21,7 +21,6 @@ AMOUNTS = ("data_share", "data", "data_amount")
 
 _PARTS = ("batch", "hotter", "width", "data", "accuracy", "within")
 _EXAMPLE = "batch=learning_rate,hotter=larger,width=depth,data=data_share,within=weight_decay+momentum"
-_FOLLOWING = {"num_params"}  # settings that follow the size
 
 
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +69,7 @@ def sweep_axes(table: pd.DataFrame, named: Mapping[str, Any] | None = None) -> A
     varying = [
         name
         for name in dict.fromkeys((*CONFIGURATION, *TEMPERATURES, *AMOUNTS))
-        if name in table.columns and known[name].nunique(dropna=False) > 1
+        if name in table.columns and known[name].nunique(dropna=False) > 1 and not _follows_size(known, name)
     ]
     parts: dict[str, str | None] = {
         part: named[part] if part in named else next((name for name in candidates if name in varying), None)
@@ -150,10 +149,21 @@ def _others(varying: list[str], parts: Mapping[str, str | None]) -> tuple[str, .
     told, others = {name for name in parts.values() if name is not None}, []
     for name in varying:
         names = next((same for same in (AMOUNTS, ("batch_size", "bs")) if name in same), (name,))
-        if name not in _FOLLOWING and not told & set(names):
+        if not told & set(names):
             others.append(name)
             told.add(name)
     return tuple(others)
+
+
+def _follows_size(rows: pd.DataFrame, name: str) -> bool:
+    """Whether a setting says again what the size says: the number of parameters, and the layers of plain networks that
+    are alike but for their numbers, one list of layers a width."""
+    if name != "variant" or "family" not in rows or "width" not in rows:
+        return name == "num_params"
+    kinds = rows[name].astype(str).str.replace(r"\d+", "", regex=True).nunique()
+    return bool(
+        (rows["family"] == "sequence").all() and kinds == 1 and (rows.groupby("width")[name].nunique() == 1).all()
+    )
 
 
 def _hotter(batch: str | None) -> str:

@@ -49,6 +49,15 @@ def test_axes_are_chosen_by_what_varies(varied, expected):
     assert sweep_axes(table(**varied)) == expected
 
 
+def test_layers_that_say_the_width_again_are_no_axis():
+    rows = table(width=[4, 8], batch_size=[16, 32])
+    rows["family"] = "sequence"
+    rows["variant"] = [f"dense{width} relu dense10" for width in rows["width"]]
+    assert sweep_axes(rows) == Axes("batch_size", "width", None)
+    rows["variant"] = [f"dense{width} {'relu' if width == 4 else 'tanh'} dense10" for width in rows["width"]]
+    assert sweep_axes(rows).within == ("variant", "width")
+
+
 def test_the_published_table_has_the_published_axes(published_data):
     published = pd.read_csv(published_data / "basic.csv")
     assert sweep_axes(published) == Axes()

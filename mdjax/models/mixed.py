@@ -27,8 +27,8 @@ def in_precision(model: Model, precision: Precision) -> Model:
     bf16: parameters and inputs in floating point are rounded to bfloat16 inside the function, and outputs are float32
     again. So losses, sums over examples and vectors of the size of the parameters are float32, and so are stored
     statistics, which are not rounded. Products and convolutions round their results and add up in float32, as CPUs,
-    GPUs and TPUs do with bfloat16. Derivatives are those of the rounded network: half the memory for activations, and
-    on accelerators half the time or less, at relative errors that `docs/metrics.md` tells.
+    GPUs and TPUs do with bfloat16. Derivatives are those of the rounded network: activations take half the
+    memory, and results have the relative errors that `docs/metrics.md` tells.
 
     InputError, when it is called, for a network whose code insists on float32.
     """

@@ -86,7 +86,7 @@ def test_examples_and_models_are_apart(architecture):
         (("decoder", 16, (11,), 23, 2, "first"), "says first, which a decoder has none of"),
         (("encoder", 16, (11,), 3, 2, "tokens23 patch2"), "says patch, which an encoder of tokens"),
         (("encoder", 16, (8, 8, 1), 3, 2, "tokens23"), "says tokens, which an encoder of images"),
-        (("encoder", 16, (8, 8, 1), 3, 2, "patch3"), "part into no patches of 3"),
+        (("encoder", 16, (8, 8, 1), 3, 2, "patch3"), "8×8 do not part into patches of 3"),
         (("encoder", 16, (8, 8, 1), 3, 2, "classtoken positions16"), "inputs have 17 positions"),
     ],
 )

@@ -5,7 +5,18 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from mdjax.columns import ARCHITECTURE, CONFIGURATION, FEATURES, RECIPE, TASK, TRAINING, Feature, describe, described
+from mdjax.columns import (
+    ARCHITECTURE,
+    CONFIGURATION,
+    EXAMPLES,
+    FEATURES,
+    RECIPE,
+    TASK,
+    TRAINING,
+    Feature,
+    describe,
+    described,
+)
 from mdjax.models import Architecture
 from mdjax.zoo import grids
 from mdjax.zoo.recipes import Recipe
@@ -60,4 +71,4 @@ def test_the_names_of_settings_agree():
     assert set(TRAINING) == settings - architecture - {"seed", "recipe"}
     assert {*TRAINING, *RECIPE} == grid - architecture - {"data", "seeds"}
     assert settings - {"seed", "recipe"} == grid - {"data", "seeds", *RECIPE}
-    assert set(CONFIGURATION) == {*ARCHITECTURE, TASK, *TRAINING, *RECIPE, "preset"}
+    assert set(CONFIGURATION) == {*ARCHITECTURE, TASK, EXAMPLES, *TRAINING, *RECIPE, "preset"}

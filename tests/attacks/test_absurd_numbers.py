@@ -68,7 +68,7 @@ def test_the_largest_grid_is_counted_without_being_listed():
     assert len(Grid(width=(1,), batch_size=(1,), seeds=MOST_MODELS)) == MOST_MODELS
 
 
-@pytest.mark.parametrize("devices", ["10000000", "9" * 5000, "1000000x1000000", "-1", "1x2x3"])
+@pytest.mark.parametrize("devices", ["10000000", "9" * 5000, "1000000x1000000", "-1", "1x2x3x4"])
 def test_more_devices_than_can_be_are_refused_without_making_them(devices, monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *given: pytest.fail("devices were made"))
     with pytest.raises(InputError, match=r"Cannot use .{1,90}") as told:

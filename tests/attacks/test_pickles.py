@@ -32,6 +32,7 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
 import converters
 from mdjax.errors import InputError
+from mdjax.memory import process_memory
 from mdjax.zoo import data
 
 report = converters.convert("files", "zoo", facts={"nonlinearity": "relu"}, show_progress=False)
@@ -41,7 +42,7 @@ for folder in sorted(Path("batches").iterdir()):
         data.load(folder)
     except InputError as error:
         found[folder.name] = ["refused", str(error)]
-found["mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+found["mebibytes"] = process_memory().most // 2**20
 print(json.dumps(found))
 """
 

@@ -65,19 +65,20 @@ def over_all(
     """
     assert dataset.drawn is not None
     sums: list[dict[str, dict[str, Any]]] = [{} for _ in members]
+    problems: dict[int, Any] = {}
     for split, total in (("train", dataset.source_subset(cell.data_share)), ("test", dataset.drawn.test_total)):
         for piece in _pieces(dataset, split, total, cell.label_noise, programs.plan):
             partial = LossSums(metric.num_bins, metric.precision)
             rows = measure_stack(partial, stack, piece, members, seed=seed, programs=programs)
-            for own, row in zip(sums, rows, strict=True):
-                if "weight" not in row:
-                    own[split] = row  # it did not fit
+            for number, row in enumerate(rows):
+                if "status" in row:  # it did not fit, and stays without a part
+                    problems[number] = row["status"]
                     continue
-                before = own.get(split, {})
-                own[split] = {name: value + before.get(name, 0) for name, value in row.items()}
+                before = sums[number].get(split, {})
+                sums[number][split] = {name: value + before.get(name, 0) for name, value in row.items()}
     return [
-        dict(row) if any("weight" not in total for total in own.values()) else metric.over(row, own)
-        for row, own in zip(found, sums, strict=True)
+        {**row, "status": problems[number]} if number in problems else metric.over(row, sums[number])
+        for number, row in enumerate(found)
     ]
 
 

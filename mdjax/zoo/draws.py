@@ -148,14 +148,13 @@ DRAWN = "drawn"
 
 
 def drawn_rows(
-    where: str, choice: Choice | None, counts: Mapping[str, int], largest_label: int | None = None
+    where: str, choice: Choice | None, counts: Mapping[str, int]
 ) -> tuple[dict[str, np.ndarray], Drawn | None]:
     """The rows to take of arrays x_train, y_train, x_test and y_test; none, and None, where all are taken.
 
     where: the place, as errors name it.
     choice: which; None for all.
     counts: how many examples each array has.
-    largest_label: see `Drawn`.
 
     Raises InputError for inputs and targets of different numbers, of which no rows belong together.
     """
@@ -173,4 +172,4 @@ def drawn_rows(
     if not taken:
         return {}, None
     train = np.arange(counts["x_train"]) if rows["train"] is None else rows["train"]
-    return taken, Drawn(train, counts["x_train"], counts["x_test"], "", largest_label)
+    return taken, Drawn(train, counts["x_train"], counts["x_test"])

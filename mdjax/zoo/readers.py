@@ -28,8 +28,6 @@ class Reader(NamedTuple):
     """What the data are called; by default as the folder."""
     takes_layout: bool = True
     """Whether its inputs can be something else than images with their channels last."""
-    heeds_draws: bool = True
-    """Whether it reads no more than is drawn, and a slice without what is before it."""
     scale: tuple[Numbers, Numbers] | None = None
     """Mean and deviation of its channels, as published; by default the train set's own."""
 
@@ -40,7 +38,7 @@ def _cifar(release: cifar.Release, name: str, scale: tuple[Numbers, Numbers] | N
         facts = {"num_classes": release.num_classes, "layout": Layout.NHWC}
         return {**dict(zip(ARRAYS, release.read(folder), strict=True)), **facts}
 
-    return Reader(f"{release.name}'s batches", release.is_in, read, release.folders, name, False, False, scale)
+    return Reader(f"{release.name}'s batches", release.is_in, read, release.folders, name, False, scale)
 
 
 READERS = (
@@ -112,5 +110,5 @@ def read_folder(
     def again(part: Slice) -> Mapping[str, Any]:
         return reader.read(folder, layout, part)
 
-    told = draw if draw is None else Sampling(draw, again if reader.heeds_draws else None)
+    told = draw if draw is None else Sampling(draw, again)
     return dataset_from(name, str(folder), given, layout, mean, std, task, told)

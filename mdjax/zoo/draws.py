@@ -74,7 +74,6 @@ class Reservoir:
         self.size, self.taken = size, 0
         self.rows = np.full(0, -1)
         self._random = random
-        self._order = np.zeros(0, int)
         self._ahead = np.zeros(0)
 
     def place(self) -> int | None:
@@ -143,8 +142,8 @@ class Sampling(NamedTuple):
     again: Callable[[Slice], Mapping[str, Any]] | None = None
 
 
-DRAWN = "drawn"
-"""Where readers put the `Drawn` beside the arrays."""
+DRAWN = "mdjax.drawn"
+"""Where readers put the `Drawn` beside the arrays, whatever else their users call theirs."""
 
 
 def drawn_rows(

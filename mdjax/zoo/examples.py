@@ -52,7 +52,6 @@ def arrays_of(
         Inputs are arrays, tensors of torch, lists, or images of Pillow.
     task: what the labels, or targets, are.
     layout: of the inputs, as for `mdjax.zoo.data.load`; it has to be said where channels may come first or last.
-
     draw: how many of them are kept. Of what has a length and is looked up by index only those are asked for; anything
         else is gone through once, and holds no more than these.
 

@@ -25,6 +25,7 @@ from mdjax.sweeps.local import measure
 from mdjax.sweeps.ray_crew import RayCrew
 from mdjax.sweeps.ray_worker import Place, RayWorker
 from mdjax.sweeps.worker import Assignment
+from mdjax.table import read_table
 from mdjax.zoo.grids import Grid
 from mdjax.zoo.training import train
 
@@ -141,6 +142,7 @@ def test_the_command_ends_with_its_workers_and_goes_on(zoo, cluster, tmp_path):
     table = tmp_path / "table"
     command = [sys.executable, "-m", "mdjax", "sweep", str(zoo), "--out", str(table), "--address", cluster.address]
     command += ["--preset", "fast", "--metrics", "losses,hessian", "--workers", "1"]  # enough to be interrupted in
+    command += ["--examples", "1000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         wait(lambda: shards_of(table))
         hired = workers_of(table) - {process.pid}
@@ -154,6 +156,7 @@ def test_the_command_ends_with_its_workers_and_goes_on(zoo, cluster, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{table}: 16 models (0 not ok), 0 pairs, 8 configurations\n"
+    assert (read_table(table).models["num_examples"] == 1000).all()
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ memory_growth     peak memory of the whole tree over that of a quarter of it, fo
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from torch_zoo import config, network
 from converters import convert
 from converters.families import to_state_dict
 from mdjax.files import write_file
+from mdjax.memory import process_memory
 from mdjax.zoo.store import Zoo
 
 SEEDS = 5
@@ -64,11 +64,11 @@ def write_tree(case: str, folder: Path, count: int) -> None:
 
 def convert_here(folder: Path, out: Path) -> dict:
     """Convert a tree in this process."""
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    base = process_memory().most // 2**20
     start, used = time.perf_counter(), time.process_time()
     report = convert(folder, out, show_progress=False)
     seconds, used = time.perf_counter() - start, time.process_time() - used
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = process_memory().most // 2**20
     converted = len(report.converted)
     timing = {"seconds": round(seconds, 3), "cpu_seconds": round(used, 3)}
     return {"converted": converted, **timing, "peak_mib": peak, "base_mib": base}

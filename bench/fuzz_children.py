@@ -9,11 +9,12 @@ import os
 import resource
 import select
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mdjax.memory import process_memory
 
 MEMORY = 3 * 2**30
 """Bytes of private memory that a child may take beyond what its parent holds."""
@@ -124,7 +125,7 @@ def _private_bytes() -> int:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return process_memory().most
 
 
 def fingerprint(value: Any) -> str:

@@ -9,7 +9,6 @@ standard error, hessian_products, peak_mib of the process, of which start_mib be
 
 import argparse
 import json
-import resource
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ from environment import environment
 
 import mdjax
 from mdjax.files import write_file
+from mdjax.memory import process_memory
 
 
 def dense(p, x):
@@ -86,7 +86,7 @@ def main() -> None:
     params = initial(options.width, options.layers, options.tokens, options.length)
     words = np.random.default_rng(1).integers(0, options.tokens, (options.examples, options.length + 1))
     jnp.zeros(1).block_until_ready()
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    start = process_memory().most // 2**20
     settings = [f"hessian.num_samples={options.samples}", "hessian.batch_size=4", "hessian.max_steps=16"]
     settings += ["hessian.min_steps=8", "hessian.max_probes=8", "hessian.tolerance=0.01", "hessian.trace_tolerance=0.2"]
     table = mdjax.measure(
@@ -112,7 +112,7 @@ def main() -> None:
         "hessian_trace_se": row["hessian_trace_se"],
         "hessian_products": int(row["hessian_products"]),
         "start_mib": start,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": process_memory().most // 2**20,
         "settings": {name: str(value) for name, value in vars(options).items()},
         **environment(),
     }

@@ -12,7 +12,6 @@ least, most     of the ratios
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from environment import environment
 
 from mdjax.engine import Plan
 from mdjax.files import write_file
+from mdjax.memory import process_memory
 from mdjax.models import Architecture
 from mdjax.sweeps import local, preparation, previews
 from mdjax.zoo.store import Zoo
@@ -64,7 +64,7 @@ def here(command: str, folder: Path, data: Path, metrics: str, chunk: int) -> di
         plan = previews.preview(folder, data=data, metrics=metrics, settings=settings)
         return {"planned": int(plan["process_memory"].max()), "compiler": int(plan["memory"].max())}
     local.measure(folder, data=data, metrics=metrics, settings=settings, show_progress=False)
-    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"peak": process_memory().most}
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ simulated         where asked for: makespan against the ideal, units that two wo
 import argparse
 import heapq
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -123,7 +122,7 @@ def simulated(plan: list[Unit], folder: Path, num_workers: int) -> dict:
         "simulated_seconds": now,
         "real_ms_a_unit": 1000 * (time.perf_counter() - real) / len(plan),
         "look_seconds": {"median": statistics.median(look_seconds or [0]), "most": max(look_seconds, default=0)},
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": process_memory().most // 2**20,
     }
 
 
@@ -176,7 +175,7 @@ def main() -> None:
         start = time.perf_counter()
         result["rows"] = len(Commits(LocalStore(table)).rows(plan, lambda places, rows: True))
         result["collect_seconds"] = time.perf_counter() - start
-    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    result["peak_mib"] = process_memory().most // 2**20
     result |= environment()
     if options.out:
         write_file(options.out, json.dumps(result, indent=1) + "\n")

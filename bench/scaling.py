@@ -15,7 +15,6 @@ per_example_ratio seconds per model and example of the largest data over those o
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from environment import environment, large_digits, matmul_peak
 
 import mdjax
 from mdjax.files import write_file
+from mdjax.memory import process_memory
 from mdjax.metrics import METRICS, select
 from mdjax.models import Architecture
 from mdjax.zoo.store import Zoo
@@ -83,7 +83,7 @@ def measure_here(folder: Path, data: Path, names: str) -> dict:
         "compile_seconds": round(sum(compiling), 2),
         "compilations": len(compiling),
         "seconds_per_model": round(float(sum(timed)) / len(table.models), 4),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": process_memory().most // 2**20,
         "not_ok": len(bad),
     }
 

@@ -44,6 +44,18 @@ def _resnet(width: int, num_classes: int, depth: int, convolution: Convolution, 
 
 _RESNETS = Family(_resnet, 18, f"one of {', '.join(map(str, sorted(BLOCKS)))}", lambda depth: depth in BLOCKS)
 
+
+def _transformer(name: str, module: Callable[[int, int, int, str], nn.Module]) -> Family:
+    return Family(
+        lambda w, c, d, f, v: module(w, c, d, v),
+        2,
+        variants=None,
+        sides=None,
+        spelled=functools.partial(spelled, name),
+        reads_tokens=True,
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "mlp": Family(lambda w, c, d, f, v: MLP(w, c, d), 2, sides=None),
     "cnn": Family(lambda w, c, d, f, v: CNN(w, c, d, f), 3),
@@ -69,22 +81,8 @@ FAMILIES: dict[str, Family] = {
         lambda w, c, d, f, v: WideResNet(w, c, d, f), 28, "6n + 4", lambda depth: wideresnet_blocks(depth) is not None
     ),
     "sequence": Family(lambda w, c, d, f, v: Sequence(v, f), 1, variants=None, sides=None),
-    "encoder": Family(
-        lambda w, c, d, f, v: Encoder(w, c, d, v),
-        2,
-        variants=None,
-        sides=None,
-        spelled=functools.partial(spelled, "encoder"),
-        reads_tokens=True,
-    ),
-    "decoder": Family(
-        lambda w, c, d, f, v: Decoder(w, c, d, v),
-        2,
-        variants=None,
-        sides=None,
-        spelled=functools.partial(spelled, "decoder"),
-        reads_tokens=True,
-    ),
+    "encoder": _transformer("encoder", Encoder),
+    "decoder": _transformer("decoder", Decoder),
 }
 """The ResNets differ in how their weights are named where they come from, and `resnet18` is the paper's own."""
 

@@ -1,7 +1,7 @@
 """Two tables, or two ways to diagnose one, side by side: which configurations are the same, and how they differ."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def compare_tables(
         causes = [str(names[row]) if row >= 0 else None for row in rows]
     found = _comparison(table, own, rows, causes, differences, title)
     told = f"{count(int(met.sum()), 'configuration')} of {count(len(table))} have one of the same {by} in {title}."
-    return Comparison(**{**vars(found), "lines": (told, *found.lines)})
+    return replace(found, lines=(told, *found.lines))
 
 
 def _comparison(
@@ -107,13 +107,9 @@ def _matched(table: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, str]
     names = _varied(table, other)
     if not names:
         return np.full(len(table), -1), "settings"
-    keys = [
-        pd.Series(
-            list(frame[names].astype(object).where(frame[names].notna(), None).itertuples(index=False, name=None))
-        )
-        for frame in (table, other)
-    ]
-    return _found(*keys), f"settings ({', '.join(name.replace('_', ' ') for name in names)})"
+    return _found(
+        _settings(table, names), _settings(other, names)
+    ), f"settings ({', '.join(name.replace('_', ' ') for name in names)})"
 
 
 def _settings(table: pd.DataFrame, names: list[str]) -> pd.Series:
